@@ -1,0 +1,256 @@
+//! What agents and bus nodes tell the manager: facts with identity, what they hold, how they are.
+//!
+//! JSON over `POST /api/v1/reports`. A [`Report`] has a number; it is kept and sent again with the
+//! same number until the manager has answered 200, and taking it twice changes nothing. Facts carry
+//! the identity of their batch, so the manager counts sets, never sums: a loss and a duplicate can
+//! not cancel (design section 12).
+//!
+//! Not for: what the manager shows to people (that is its API).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    header::MinuteCount,
+    ids::{AgentId, Epoch, GenerationId, Name, NodeId, StreamId, TaskId, Topic, Zone},
+    span::Span,
+};
+
+/// Where reports go, under the manager's URL.
+pub const REPORTS_PATH: &str = "/api/v1/reports";
+
+/// A place where batches are counted. A batch is counted once per hop, however often it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hop {
+    /// The agent cut it and wrote the cut to its checkpoint.
+    Read,
+    /// The agent gave it to a connection for the first time.
+    Sent,
+    /// A bus node took it in.
+    Received,
+    /// Every destination of its route has it.
+    Delivered,
+}
+
+impl Hop {
+    /// All hops in the order of a batch's way.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Sent, Self::Received, Self::Delivered];
+
+    /// The hop as text, as in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Sent => "sent",
+            Self::Received => "received",
+            Self::Delivered => "delivered",
+        }
+    }
+}
+
+/// Consecutive batches of one stream and epoch, with the records per minute of each.
+///
+/// `batches[i]` is the batch with sequence number `first_seq + i`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The topic of the stream.
+    pub topic: Topic,
+    /// The stream.
+    pub stream: StreamId,
+    /// The agent's life that cut these batches first.
+    pub epoch: Epoch,
+    /// Sequence number of the first one.
+    pub first_seq: u64,
+    /// Per batch its records per event minute.
+    pub batches: Vec<Vec<MinuteCount>>,
+}
+
+/// A run of batches that passed a hop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// Which hop.
+    pub hop: Hop,
+    /// Which batches.
+    #[serde(flatten)]
+    pub run: Run,
+}
+
+/// Repeats that a bus node recognised, acknowledged and did not forward. Events, not a set: the
+/// same batch may be repeated more than once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Duplicates {
+    /// The topic.
+    pub topic: Topic,
+    /// Removed records per event minute.
+    pub minutes: Vec<MinuteCount>,
+}
+
+/// Why an agent still holds batches that it has cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldState {
+    /// Waiting to be sent or acknowledged.
+    InFlight,
+    /// The bus refused it; its stream stands still until an operator acts.
+    Refused,
+}
+
+/// Batches that the agent holds at the moment of the report: a snapshot, replaced by the next one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Why.
+    pub state: HeldState,
+    /// Which batches.
+    #[serde(flatten)]
+    pub run: Run,
+}
+
+/// Source bytes that will never be sent, with their address and reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// The topic.
+    pub topic: Topic,
+    /// The task.
+    pub task: TaskId,
+    /// The file's last known path.
+    pub file: String,
+    /// Which physical file.
+    pub generation: GenerationId,
+    /// Which bytes of it; where the end is not known, as far as the file was seen.
+    pub span: Span,
+    /// Why, in words of the field: `truncated-unread`, `deleted-unread`, `line-truncated` …
+    pub reason: String,
+    /// Lost records where they can be counted.
+    pub records: Option<u64>,
+    /// The minute in which the loss was seen.
+    pub minute: u32,
+}
+
+/// Who reports.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "part", rename_all = "snake_case")]
+pub enum Reporter {
+    /// An agent.
+    Agent {
+        /// Its id.
+        id: AgentId,
+        /// Its host's name, for people.
+        host: String,
+        /// Its zone.
+        zone: Zone,
+    },
+    /// A bus node.
+    Bus {
+        /// Its id.
+        id: NodeId,
+        /// Its cluster.
+        cluster: Name,
+        /// Its zone.
+        zone: Zone,
+    },
+}
+
+/// One task as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskHealth {
+    /// The task.
+    pub task: TaskId,
+    /// Its topic.
+    pub topic: Topic,
+    /// Files that match now.
+    pub files: u64,
+    /// Bytes of those files that are not acknowledged.
+    pub bytes_behind: u64,
+    /// Age of the oldest byte that is not acknowledged, in ms; 0 when there is none.
+    pub oldest_unacked_ms: u64,
+    /// The last error in words; empty when there was none.
+    pub last_error: String,
+}
+
+/// A destination as a bus node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationHealth {
+    /// Its configured name.
+    pub name: Name,
+    /// `kafka` or `file`.
+    pub kind: String,
+    /// `up` or `down`.
+    pub state: String,
+    /// Why, in words; empty when up.
+    pub detail: String,
+}
+
+/// How the reporter is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Health {
+    /// Software and version.
+    pub software: String,
+    /// Resident memory, in bytes.
+    pub memory_bytes: u64,
+    /// Agent only: its tasks.
+    #[serde(default)]
+    pub tasks: Vec<TaskHealth>,
+    /// Bus only: open agent connections.
+    #[serde(default)]
+    pub connections: u64,
+    /// Bus only: its destinations.
+    #[serde(default)]
+    pub destinations: Vec<DestinationHealth>,
+}
+
+/// One report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Who.
+    pub reporter: Reporter,
+    /// The reporter's life.
+    pub epoch: Epoch,
+    /// 1, 2, 3 … within the epoch.
+    pub number: u64,
+    /// The reporter's clock, in ms since 1970; tells the manager the skew.
+    pub sent_at_ms: u64,
+    /// What happened since the last report. Facts of earlier lives are told again under this
+    /// epoch; their runs carry their own epoch.
+    pub facts: Vec<Fact>,
+    /// Removed repeats since the last report.
+    pub duplicates: Vec<Duplicates>,
+    /// Losses since the last report.
+    pub losses: Vec<Loss>,
+    /// Agent only: everything that it holds now, consistent with `facts`: each batch with a Read
+    /// fact up to this report is either here or has a Delivered fact up to this report.
+    pub held: Vec<Held>,
+    /// How it is.
+    pub health: Health,
+}
+
+/// The manager's answer to a report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportAnswer {
+    /// The number that was taken (or had been taken before).
+    pub number: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fact_is_flat_json() {
+        let fact = Fact {
+            hop: Hop::Read,
+            run: Run {
+                topic: Topic::new("web").unwrap(),
+                stream: StreamId(1),
+                epoch: Epoch(2),
+                first_seq: 3,
+                batches: vec![vec![MinuteCount { minute: 4, records: 5 }]],
+            },
+        };
+        let json = serde_json::to_string(&fact).unwrap();
+        assert_eq!(
+            json,
+            r#"{"hop":"read","topic":"web","stream":1,"epoch":2,"first_seq":3,"batches":[[{"minute":4,"records":5}]]}"#
+        );
+        assert_eq!(serde_json::from_str::<Fact>(&json).unwrap(), fact);
+    }
+}
