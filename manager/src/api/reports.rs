@@ -1,0 +1,169 @@
+//! `POST /api/v1/reports`: what agents and bus nodes tell.
+//!
+//! Bytes are bounded: a report takes a permit for its length before its body is read.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Request, header},
+};
+use bytes::Bytes;
+use serde::Serialize;
+use tributary_common::report::{Report, ReportAnswer};
+
+use crate::{
+    api::error::{ApiError, ErrorBody},
+    app::App,
+};
+
+/// The longest report, in bytes.
+pub(crate) const MAX_REPORT_BYTES: usize = 16 << 20;
+/// Reports in memory at once, in bytes: four of the longest.
+pub(crate) const MAX_REPORTS_BYTES: usize = 4 * MAX_REPORT_BYTES;
+/// A report longer than this is parsed on a blocking thread.
+const PARSE_INLINE_BYTES: usize = 256 << 10;
+
+/// The answer to a report.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ReportAnswer)]
+pub(crate) struct Answer {
+    /// The number that was taken, now or before.
+    pub(crate) number: u64,
+}
+
+impl From<ReportAnswer> for Answer {
+    fn from(ReportAnswer { number }: ReportAnswer) -> Self {
+        Self { number }
+    }
+}
+
+/// Takes a report of an agent or a bus node. Sending it again changes nothing.
+#[utoipa::path(
+    post, path = "/api/v1/reports", operation_id = "takeReport", tag = "reports",
+    request_body(content = Object, description = "A report as `tributary_common::report::Report` describes it."),
+    responses(
+        (status = 200, body = Answer),
+        (status = 400, body = ErrorBody, description = "No report."),
+        (status = 401, body = ErrorBody, description = "The report token is missing or wrong."),
+        (status = 413, body = ErrorBody, description = "Longer than 16 MiB."),
+        (status = 415, body = ErrorBody, description = "Not application/json."),
+        (status = 503, body = ErrorBody, description = "Busy or stopping; see Retry-After."),
+    )
+)]
+pub(crate) async fn take(
+    State(app): State<App>,
+    request: Request<Body>,
+) -> Result<Json<Answer>, ApiError> {
+    let received_ms = app.clock.now_ms();
+    let headers = request.headers();
+    check_token(app.report_token.as_deref(), headers)?;
+    check_content_type(headers)?;
+    let length = announced_bytes(headers)?;
+    let permits = u32::try_from(length.max(1)).unwrap_or(u32::MAX);
+    let _permit = Arc::clone(&app.report_bytes)
+        .try_acquire_many_owned(permits)
+        .or(Err(ApiError::Busy("reports")))?;
+    let body = axum::body::to_bytes(request.into_body(), length).await;
+    let body = body.map_err(|error| unread(&error, length))?;
+    let report = parse(body).await?;
+    let number = app.intake.take(report, received_ms).await?;
+    Ok(Json(ReportAnswer { number }.into()))
+}
+
+/// The bytes that the body may have: as announced, or the most where nothing is announced.
+fn announced_bytes(headers: &HeaderMap) -> Result<usize, ApiError> {
+    let Some(length) = headers.get(header::CONTENT_LENGTH) else {
+        return Ok(MAX_REPORT_BYTES);
+    };
+    let length: Option<usize> = length.to_str().ok().and_then(|text| text.parse().ok());
+    match length {
+        Some(length) if length <= MAX_REPORT_BYTES => Ok(length),
+        Some(_) => Err(ApiError::TooLarge {
+            limit_bytes: MAX_REPORT_BYTES,
+        }),
+        None => Err(ApiError::BadReport(
+            "content-length is no number".to_owned(),
+        )),
+    }
+}
+
+/// A body that ended early, or went on beyond the limit.
+fn unread(error: &axum::Error, length: usize) -> ApiError {
+    let cause = std::error::Error::source(error);
+    if cause.is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>()) {
+        return ApiError::TooLarge {
+            limit_bytes: length,
+        };
+    }
+    ApiError::BadReport(format!("the body broke off: {error}"))
+}
+
+async fn parse(body: Bytes) -> Result<Report, ApiError> {
+    let read = |body: &Bytes| {
+        serde_json::from_slice(body).map_err(|error| ApiError::BadReport(error.to_string()))
+    };
+    if body.len() <= PARSE_INLINE_BYTES {
+        return read(&body);
+    }
+    match tokio::task::spawn_blocking(move || read(&body)).await {
+        Ok(report) => report,
+        Err(error) => Err(ApiError::BadReport(format!("parsing broke off: {error}"))),
+    }
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let given = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let given = given.unwrap_or_default();
+    let kind = given.split(';').next().unwrap_or_default().trim();
+    if kind.eq_ignore_ascii_case("application/json") {
+        Ok(())
+    } else {
+        Err(ApiError::ContentType(given.to_owned()))
+    }
+}
+
+fn check_token(wanted: Option<&str>, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let given = given
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .unwrap_or_default();
+    if same(given.trim().as_bytes(), wanted.as_bytes()) {
+        Ok(())
+    } else {
+        Err(ApiError::Token)
+    }
+}
+
+/// Compares without telling by its time how much is right.
+fn same(given: &[u8], wanted: &[u8]) -> bool {
+    let differs = given
+        .iter()
+        .zip(wanted)
+        .fold(0u8, |sum, (a, b)| sum | (a ^ b));
+    given.len() == wanted.len() && differs == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_compared_whole() {
+        for (given, wanted, expected) in [
+            ("a", "a", true),
+            ("a", "b", false),
+            ("a", "ab", false),
+            ("", "a", false),
+        ] {
+            assert_eq!(same(given.as_bytes(), wanted.as_bytes()), expected);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The manager's settings: every key with its unit, default and reason.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tributary_common::{
+    config::{self, Checker, Env, Faults, Key, Kind, Loaded, Schema},
+    disk,
+    telemetry::{LOG, Log},
+};
+
+/// What stands in front of the path of a SQLite database.
+const SQLITE: &str = "sqlite://";
+
+/// The manager's settings, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the API and the console listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The SQLite file. It and its folder are made when they are missing.
+    pub database: PathBuf,
+    /// How the process logs.
+    pub log: Log,
+    /// The token that reports must bring; none: reports are taken from everybody who can connect.
+    pub report_token: Option<String>,
+    /// How long facts are kept after they were last touched.
+    pub keep_facts: Duration,
+}
+
+impl Config {
+    /// The settings of a manager on one machine, for `tributary up` and tests: defaults, with this
+    /// address and database file.
+    #[must_use]
+    pub fn local(listen: SocketAddr, database: PathBuf) -> Self {
+        Self {
+            listen,
+            database,
+            log: Log::default(),
+            report_token: None,
+            keep_facts: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+static AUTH: Schema = Schema::new(
+    "Who may do what. Reading needs no login in this version: listen on a private address.",
+    &[
+        Key::optional(
+            "report_token_file",
+            Kind::Path,
+            "A file with the token that agents and bus nodes must send with their reports (their \
+             manager.token_file); without it every report is taken.",
+        ),
+        Key::optional("users", Kind::Any, "Local users.")
+            .not_yet("listen on a private address instead"),
+        Key::optional("oidc", Kind::Any, "Single sign-on.")
+            .not_yet("listen on a private address instead"),
+    ],
+);
+
+static RETENTION: Schema = Schema::new(
+    "How long the manager remembers.",
+    &[Key::default(
+        "facts",
+        Kind::duration("1h", "3650d"),
+        "7d",
+        "How long counts, losses and nodes are kept after the last report that touched them.",
+    )],
+);
+
+/// The keys of `manager.toml`.
+pub static SCHEMA: Schema = Schema::new(
+    "The manager: takes the reports of agents and bus nodes, answers per topic, minute and hop, \
+     and serves the console.",
+    &[
+        Key::default(
+            "listen",
+            Kind::Socket,
+            "127.0.0.1:7500",
+            "Where the API and the console listen.",
+        ),
+        Key::default(
+            "database",
+            Kind::checked(
+                "database",
+                "sqlite:///var/lib/tributary/manager.db",
+                check_database,
+            ),
+            "sqlite:///var/lib/tributary/manager.db",
+            "The database file, made with its folder when it is missing.",
+        ),
+        Key::table("log", &LOG),
+        Key::table("auth", &AUTH),
+        Key::table("retention", &RETENTION),
+        Key::optional("tls", Kind::Any, "Certificate and key.")
+            .not_yet("put a TLS proxy in front of the manager"),
+        Key::optional("alerts", Kind::Any, "Whom to tell.")
+            .not_yet("watch /metrics and /api/v1/topics instead"),
+    ],
+);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    listen: SocketAddr,
+    database: String,
+    log: Log,
+    auth: RawAuth,
+    retention: RawRetention,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAuth {
+    report_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRetention {
+    /// In ms.
+    facts: u64,
+}
+
+fn check_database(text: &str) -> Result<(), String> {
+    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        return Err(format!(
+            "{text:?}: PostgreSQL is not in this version; allowed is sqlite:///path/to/file.db"
+        ));
+    }
+    match text.strip_prefix(SQLITE) {
+        Some(path) if path.starts_with('/') && !path.ends_with('/') => Ok(()),
+        Some(_) | None => Err(format!(
+            "{text:?} is no database; allowed is sqlite:// and an absolute path, such as \
+             sqlite:///var/lib/tributary/manager.db"
+        )),
+    }
+}
+
+fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
+    let report_token = match &raw.auth.report_token_file {
+        Some(path) => {
+            let secret = disk::read_secret(path);
+            Some(checker.take("auth.report_token_file", secret)?)
+        }
+        None => None,
+    };
+    if report_token.is_none() && !raw.listen.ip().is_loopback() {
+        checker.warn(
+            "listen",
+            "other hosts can reach the manager, and without auth.report_token_file it takes \
+             reports from all of them",
+        );
+    }
+    Some(Config {
+        listen: raw.listen,
+        database: raw.database.trim_start_matches(SQLITE).into(),
+        log: raw.log,
+        report_token,
+        keep_facts: Duration::from_millis(raw.retention.facts),
+    })
+}
+
+/// Loads the settings from a file.
+///
+/// # Errors
+/// All faults at once.
+pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
+    config::load("manager", &SCHEMA, path, env)?.check(check)
+}
+
+/// Loads the settings from text. `name` stands in faults where a file's name would.
+///
+/// # Errors
+/// All faults at once.
+pub fn parse(text: &str, name: &str, env: &Env) -> Result<Loaded<Config>, Faults> {
+    config::parse("manager", &SCHEMA, text, name, env)?.check(check)
+}

@@ -1,0 +1,458 @@
+//! What a fact does to the accounts: per (topic, stream, epoch) the set of batches that passed each
+//! hop, and the difference that a new fact makes to the sums.
+//!
+//! # Constraints
+//! Facts come late, twice, in any order, from agents and bus nodes; stating one again must change
+//! nothing, and a loss must never be hidden by a surplus. So the state is sets of sequence numbers,
+//! and a batch that was read is exactly one of: delivered, in flight, refused, missing.
+//!
+//! # Layout
+//! A state is stored as one version byte ([`VERSION`]) and the fields of [`StreamState`] by
+//! postcard. In the steady state each set is one range, so a state takes some 30 bytes.
+//!
+//! # Operation
+//! [`StreamState::fact`] and [`StreamState::hold`] change the state and add the difference per
+//! minute to [`Deltas`]. The sum of all differences equals what the states say.
+//!
+//! Pure. Only [`super::intake`] calls it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use tributary_common::{header::MinuteCount, report::Hop, span::RangeSet};
+
+use super::tally::Tally;
+
+/// The version of a stored state that this build writes and reads.
+const VERSION: u8 = 1;
+/// Batches that were read and not delivered whose minutes a state remembers. An agent's window is
+/// far below; beyond it the oldest ones count as they stood when they were forgotten.
+const MAX_OPEN: usize = 100_000;
+/// Bus lives whose deliveries are told apart; older ones are merged.
+const MAX_TELLERS: usize = 8;
+
+/// Why a stored state can not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// Written by another version of the manager.
+    #[error("stream state has version {0}; this build reads version {VERSION}")]
+    Version(u8),
+    /// No state.
+    #[error("stream state is empty")]
+    Empty,
+    /// The bytes do not parse.
+    #[error("stream state is damaged: {0}")]
+    Damaged(#[from] postcard::Error),
+}
+
+/// Differences per event minute.
+pub(crate) type Deltas = HashMap<u32, Tally>;
+
+/// Who states a fact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Teller {
+    /// The agent that cut the batch.
+    Agent,
+    /// A bus node.
+    Bus {
+        /// The database's number of the node.
+        node: i64,
+        /// The node's life.
+        epoch: u64,
+    },
+}
+
+/// What became of a batch that was read and not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    InFlight,
+    Refused,
+    Missing,
+}
+
+/// What one life of a bus node delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Deliveries {
+    node: i64,
+    epoch: u64,
+    set: RangeSet,
+}
+
+/// The accounts of one stream and agent life.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct StreamState {
+    read: RangeSet,
+    sent: RangeSet,
+    received: RangeSet,
+    delivered: RangeSet,
+    /// What bus nodes said that they delivered, newest life last.
+    by_bus: Vec<Deliveries>,
+    /// The agent's last snapshot.
+    in_flight: RangeSet,
+    /// The agent's last snapshot.
+    refused: RangeSet,
+    /// Read and not delivered, with the records per minute.
+    open: BTreeMap<u64, Vec<MinuteCount>>,
+}
+
+fn count(deltas: &mut Deltas, minutes: &[MinuteCount], change: impl Fn(&mut Tally, i64)) {
+    for minute in minutes {
+        change(
+            deltas.entry(minute.minute).or_default(),
+            i64::from(minute.records),
+        );
+    }
+}
+
+fn count_fate(deltas: &mut Deltas, minutes: &[MinuteCount], fate: Fate, sign: i64) {
+    count(deltas, minutes, |tally, records| {
+        let place = match fate {
+            Fate::InFlight => &mut tally.in_flight,
+            Fate::Refused => &mut tally.refused,
+            Fate::Missing => &mut tally.missing,
+        };
+        *place += sign * records;
+    });
+}
+
+impl StreamState {
+    /// Takes the fact that the batches `first_seq`, `first_seq + 1` … passed a hop. What is known
+    /// already changes nothing. Delivered implies Received.
+    pub(crate) fn fact(
+        &mut self,
+        teller: Teller,
+        hop: Hop,
+        first_seq: u64,
+        batches: &[Vec<MinuteCount>],
+        deltas: &mut Deltas,
+    ) {
+        for (seq, minutes) in (first_seq..).zip(batches) {
+            match hop {
+                Hop::Read => self.read(seq, minutes, deltas),
+                Hop::Sent => {
+                    if self.sent.insert(seq, seq + 1) == 1 {
+                        count(deltas, minutes, |tally, records| tally.sent += records);
+                    }
+                }
+                Hop::Received => self.received(seq, minutes, deltas),
+                Hop::Delivered => {
+                    self.received(seq, minutes, deltas);
+                    self.delivered(seq, minutes, deltas);
+                    if let Teller::Bus { node, epoch } = teller {
+                        self.delivered_by((node, epoch), seq, minutes, deltas);
+                    }
+                }
+            }
+        }
+        while self.open.len() > MAX_OPEN {
+            self.open.pop_first();
+        }
+    }
+
+    /// Replaces the snapshot of what the agent holds. Whether it differs from the one before.
+    pub(crate) fn hold(
+        &mut self,
+        in_flight: RangeSet,
+        refused: RangeSet,
+        deltas: &mut Deltas,
+    ) -> bool {
+        if self.in_flight == in_flight && self.refused == refused {
+            return false;
+        }
+        let before: Vec<Fate> = self.open.keys().map(|&seq| self.fate(seq)).collect();
+        self.in_flight = in_flight;
+        self.refused = refused;
+        for ((&seq, minutes), before) in self.open.iter().zip(before) {
+            let after = self.fate(seq);
+            if before != after {
+                count_fate(deltas, minutes, before, -1);
+                count_fate(deltas, minutes, after, 1);
+            }
+        }
+        true
+    }
+
+    /// Whether the agent's last snapshot holds anything here.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.in_flight.is_empty() || !self.refused.is_empty()
+    }
+
+    fn fate(&self, seq: u64) -> Fate {
+        if self.refused.contains(seq) {
+            Fate::Refused
+        } else if self.in_flight.contains(seq) {
+            Fate::InFlight
+        } else {
+            Fate::Missing
+        }
+    }
+
+    fn read(&mut self, seq: u64, minutes: &[MinuteCount], deltas: &mut Deltas) {
+        if self.read.insert(seq, seq + 1) == 0 {
+            return;
+        }
+        count(deltas, minutes, |tally, records| tally.read += records);
+        if self.delivered.contains(seq) {
+            count(deltas, minutes, |tally, records| tally.ahead -= records);
+        } else {
+            count_fate(deltas, minutes, self.fate(seq), 1);
+            self.open.insert(seq, minutes.to_vec());
+        }
+    }
+
+    fn received(&mut self, seq: u64, minutes: &[MinuteCount], deltas: &mut Deltas) {
+        if self.received.insert(seq, seq + 1) == 1 {
+            count(deltas, minutes, |tally, records| tally.received += records);
+        }
+    }
+
+    fn delivered(&mut self, seq: u64, minutes: &[MinuteCount], deltas: &mut Deltas) {
+        if self.delivered.insert(seq, seq + 1) == 0 {
+            return;
+        }
+        count(deltas, minutes, |tally, records| tally.delivered += records);
+        if self.read.contains(seq) {
+            let open = self.open.remove(&seq);
+            count_fate(
+                deltas,
+                open.as_deref().unwrap_or(minutes),
+                self.fate(seq),
+                -1,
+            );
+        } else {
+            count(deltas, minutes, |tally, records| tally.ahead += records);
+        }
+    }
+
+    /// A life of a bus node says that it delivered a batch. When another one said so before, the
+    /// batch is there twice; when it says so again, it only repeats itself.
+    fn delivered_by(
+        &mut self,
+        life: (i64, u64),
+        seq: u64,
+        minutes: &[MinuteCount],
+        deltas: &mut Deltas,
+    ) {
+        let is = |by: &Deliveries| (by.node, by.epoch) == life;
+        let before = self.by_bus.iter().any(|by| !is(by) && by.set.contains(seq));
+        let new = match self.by_bus.iter_mut().find(|by| is(by)) {
+            Some(by) => by.set.insert(seq, seq + 1) == 1,
+            None => {
+                let mut set = RangeSet::default();
+                set.insert(seq, seq + 1);
+                self.by_bus.push(Deliveries {
+                    node: life.0,
+                    epoch: life.1,
+                    set,
+                });
+                true
+            }
+        };
+        if new && before {
+            count(deltas, minutes, |tally, records| tally.doubled += records);
+        }
+        if self.by_bus.len() > MAX_TELLERS {
+            let oldest = self.by_bus.remove(0);
+            for (start, end) in oldest.set.iter() {
+                self.by_bus[0].set.insert(start, end);
+            }
+        }
+    }
+
+    /// The state as stored.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, StateError> {
+        Ok(postcard::to_extend(self, vec![VERSION])?)
+    }
+
+    /// Reads what [`StreamState::encode`] wrote.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+        match bytes.split_first() {
+            Some((&VERSION, body)) => Ok(postcard::from_bytes(body)?),
+            Some((&version, _)) => Err(StateError::Version(version)),
+            None => Err(StateError::Empty),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn one(records: u32) -> Vec<Vec<MinuteCount>> {
+        vec![vec![MinuteCount { minute: 7, records }]]
+    }
+
+    fn bus(epoch: u64) -> Teller {
+        Teller::Bus { node: 1, epoch }
+    }
+
+    /// Runs facts `(teller, hop, seq)` of 10 records each and returns the sums.
+    fn check(facts: &[(Teller, Hop, u64)]) -> Tally {
+        let (mut state, mut deltas) = (StreamState::default(), Deltas::new());
+        for &(teller, hop, seq) in facts {
+            state.fact(teller, hop, seq, &one(10), &mut deltas);
+        }
+        let state_again = StreamState::decode(&state.encode().unwrap()).unwrap();
+        assert_eq!(state_again, state);
+        deltas.get(&7).copied().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_fact_counts_once() {
+        let read = (Teller::Agent, Hop::Read, 1);
+        assert_eq!(
+            check(&[read, read]),
+            Tally {
+                read: 10,
+                missing: 10,
+                ..Tally::default()
+            }
+        );
+    }
+
+    #[test]
+    fn delivered_implies_received_and_ends_missing() {
+        let tally = check(&[
+            (Teller::Agent, Hop::Read, 1),
+            (Teller::Agent, Hop::Delivered, 1),
+        ]);
+        assert_eq!(
+            tally,
+            Tally {
+                read: 10,
+                received: 10,
+                delivered: 10,
+                ..Tally::default()
+            }
+        );
+    }
+
+    #[test]
+    fn a_surplus_does_not_hide_a_loss() {
+        let tally = check(&[(Teller::Agent, Hop::Read, 1), (bus(1), Hop::Delivered, 2)]);
+        assert_eq!((tally.missing, tally.ahead), (10, 10));
+        assert_eq!(tally.unexplained(), 10);
+    }
+
+    #[test]
+    fn two_lives_of_a_bus_that_deliver_the_same_double_it() {
+        let told = |life| (bus(life), Hop::Delivered, 1);
+        assert_eq!(check(&[told(1), told(1)]).doubled, 0);
+        assert_eq!(
+            check(&[told(1), (Teller::Agent, Hop::Delivered, 1)]).doubled,
+            0
+        );
+        assert_eq!(check(&[told(1), told(2)]).doubled, 10);
+        assert_eq!(check(&[told(1), told(2), told(1), told(2)]).doubled, 10);
+        let many: Vec<_> = (1..=20).map(told).collect();
+        assert_eq!(check(&many).doubled, 190);
+    }
+
+    #[test]
+    fn a_snapshot_moves_between_fates() {
+        let (mut state, mut deltas) = (StreamState::default(), Deltas::new());
+        let held = |seq: u64| {
+            let mut set = RangeSet::default();
+            set.insert(seq, seq + 1);
+            set
+        };
+        state.hold(held(1), RangeSet::default(), &mut deltas);
+        state.fact(Teller::Agent, Hop::Read, 1, &one(10), &mut deltas);
+        assert_eq!(
+            deltas[&7],
+            Tally {
+                read: 10,
+                in_flight: 10,
+                ..Tally::default()
+            }
+        );
+        state.hold(RangeSet::default(), held(1), &mut deltas);
+        assert_eq!(
+            deltas[&7],
+            Tally {
+                read: 10,
+                refused: 10,
+                ..Tally::default()
+            }
+        );
+        state.hold(RangeSet::default(), RangeSet::default(), &mut deltas);
+        assert_eq!(
+            deltas[&7],
+            Tally {
+                read: 10,
+                missing: 10,
+                ..Tally::default()
+            }
+        );
+    }
+
+    #[test]
+    fn another_version_is_refused_by_name() {
+        let error = StreamState::decode(&[9, 0]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "stream state has version 9; this build reads version 1"
+        );
+        assert!(StreamState::decode(&[]).is_err());
+    }
+
+    proptest! {
+        /// Facts and snapshots in any order and number: the sums equal plain sets.
+        #[test]
+        fn the_sums_equal_plain_sets(
+            steps in prop::collection::vec((0u8..7, 1u64..20, 1u64..5), 0..60)
+        ) {
+            use std::collections::BTreeSet;
+            let (mut state, mut deltas) = (StreamState::default(), Deltas::new());
+            let mut sets: [BTreeSet<u64>; 4] = Default::default();
+            let (mut in_flight, mut refused) = (BTreeSet::new(), BTreeSet::new());
+            for (kind, first, len) in steps {
+                let seqs = first..first + len;
+                let batches: Vec<_> = seqs.clone().flat_map(|seq| one(u32::try_from(seq).unwrap())).collect();
+                let range = |on: bool| {
+                    let mut set = RangeSet::default();
+                    if on { set.insert(first, first + len); }
+                    set
+                };
+                match kind {
+                    0..4 => {
+                        let hop = Hop::ALL[usize::from(kind)];
+                        state.fact(Teller::Agent, hop, first, &batches, &mut deltas);
+                        sets[usize::from(kind)].extend(seqs.clone());
+                        if hop == Hop::Delivered { sets[2].extend(seqs); }
+                    }
+                    4 => {
+                        state.fact(bus(first % 2), Hop::Delivered, first, &batches, &mut deltas);
+                        sets[3].extend(seqs.clone());
+                        sets[2].extend(seqs);
+                    }
+                    5 => {
+                        state.hold(range(true), range(false), &mut deltas);
+                        (in_flight, refused) = (seqs.collect(), BTreeSet::new());
+                    }
+                    _ => {
+                        state.hold(range(false), range(true), &mut deltas);
+                        (in_flight, refused) = (BTreeSet::new(), seqs.collect());
+                    }
+                }
+            }
+            let sum = |set: &mut dyn Iterator<Item = u64>| set.map(|seq| i64::try_from(seq).unwrap()).sum::<i64>();
+            let [read, sent, received, delivered] = &sets;
+            let open: BTreeSet<u64> = read.difference(delivered).copied().collect();
+            let tally = deltas.get(&7).copied().unwrap_or_default();
+            prop_assert_eq!(tally.read, sum(&mut read.iter().copied()));
+            prop_assert_eq!(tally.sent, sum(&mut sent.iter().copied()));
+            prop_assert_eq!(tally.received, sum(&mut received.iter().copied()));
+            prop_assert_eq!(tally.delivered, sum(&mut delivered.iter().copied()));
+            prop_assert_eq!(tally.in_flight, sum(&mut open.intersection(&in_flight).copied()));
+            prop_assert_eq!(tally.refused, sum(&mut open.intersection(&refused).copied()));
+            prop_assert_eq!(tally.ahead, sum(&mut delivered.difference(read).copied()));
+            prop_assert_eq!(
+                tally.read + tally.ahead,
+                tally.delivered + tally.in_flight + tally.refused + tally.missing
+            );
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The words for how a topic and a node are: one function each, used by lists, details, live
+//! events and metrics alike. `docs/states.md` says the same to people.
+//!
+//! Pure.
+
+use serde::{Deserialize, Serialize};
+
+use super::tally::Tally;
+
+/// A node is silent when it has not reported for this long, in ms: three times the interval of
+/// agents and bus nodes (5 s at rest).
+pub(crate) const SILENT_AFTER_MS: i64 = 15_000;
+
+/// How a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum NodeState {
+    /// It reported within the last 15 s.
+    Live,
+    /// It did not.
+    Silent,
+}
+
+impl NodeState {
+    /// The state of a node that reported last at `last_ms` (the manager's clock).
+    pub(crate) fn of(last_ms: i64, now_ms: i64) -> Self {
+        if now_ms.saturating_sub(last_ms) <= SILENT_AFTER_MS {
+            Self::Live
+        } else {
+            Self::Silent
+        }
+    }
+
+    /// When a node that reported last at `last_ms` came into this state, in ms. `first_ms` is its
+    /// first report of this life.
+    pub(crate) fn since_ms(self, first_ms: i64, last_ms: i64) -> i64 {
+        match self {
+            Self::Live => first_ms,
+            Self::Silent => last_ms.saturating_add(SILENT_AFTER_MS),
+        }
+    }
+}
+
+/// How a topic is within a range of event minutes. The worst that is true is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TopicState {
+    /// Records were read that are neither delivered, nor held, nor told as lost.
+    Losing,
+    /// Bytes were lost, with address and reason: see the losses.
+    Dropped,
+    /// The bus refuses batches; their streams stand still until somebody acts.
+    Refused,
+    /// Records were delivered twice.
+    Doubled,
+    /// An agent of the topic has not reported for 15 s: what it reads now nobody knows.
+    Silent,
+    /// Some records are still on their way; nothing is wrong.
+    InFlight,
+    /// Everything that was read is delivered.
+    Whole,
+    /// Nothing was counted in the range.
+    Idle,
+}
+
+impl TopicState {
+    /// The state of a topic with these sums, number of told losses and silent agents.
+    pub(crate) fn of(tally: &Tally, losses: i64, silent_agents: i64) -> Self {
+        if tally.unexplained() > 0 {
+            Self::Losing
+        } else if losses > 0 || tally.dropped > 0 {
+            Self::Dropped
+        } else if tally.refused > 0 {
+            Self::Refused
+        } else if tally.doubled > 0 {
+            Self::Doubled
+        } else if silent_agents > 0 {
+            Self::Silent
+        } else if tally.in_flight > 0 {
+            Self::InFlight
+        } else if tally.read > 0 || tally.delivered > 0 {
+            Self::Whole
+        } else {
+            Self::Idle
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(tally: Tally, losses: i64, silent: i64, expected: TopicState) {
+        assert_eq!(
+            TopicState::of(&tally, losses, silent),
+            expected,
+            "{tally:?}"
+        );
+    }
+
+    #[test]
+    fn the_worst_that_is_true_is_said() {
+        let whole = Tally {
+            read: 9,
+            delivered: 9,
+            ..Tally::default()
+        };
+        check(Tally::default(), 0, 0, TopicState::Idle);
+        check(whole, 0, 0, TopicState::Whole);
+        check(
+            Tally {
+                in_flight: 1,
+                ..whole
+            },
+            0,
+            0,
+            TopicState::InFlight,
+        );
+        check(
+            Tally {
+                in_flight: 1,
+                ..whole
+            },
+            0,
+            1,
+            TopicState::Silent,
+        );
+        check(
+            Tally {
+                doubled: 1,
+                ..whole
+            },
+            0,
+            1,
+            TopicState::Doubled,
+        );
+        check(
+            Tally {
+                refused: 1,
+                doubled: 1,
+                ..whole
+            },
+            0,
+            0,
+            TopicState::Refused,
+        );
+        check(
+            Tally {
+                refused: 1,
+                ..whole
+            },
+            1,
+            0,
+            TopicState::Dropped,
+        );
+        check(
+            Tally {
+                missing: 1,
+                dropped: 1,
+                ..whole
+            },
+            1,
+            0,
+            TopicState::Dropped,
+        );
+        check(
+            Tally {
+                missing: 2,
+                dropped: 1,
+                ..whole
+            },
+            1,
+            0,
+            TopicState::Losing,
+        );
+    }
+
+    #[test]
+    fn a_surplus_never_hides_a_loss() {
+        check(
+            Tally {
+                read: 9,
+                delivered: 9,
+                missing: 1,
+                ahead: 1,
+                ..Tally::default()
+            },
+            0,
+            0,
+            TopicState::Losing,
+        );
+    }
+
+    #[test]
+    fn a_node_is_silent_after_three_intervals() {
+        assert_eq!(NodeState::of(1_000, 16_000), NodeState::Live);
+        assert_eq!(NodeState::of(1_000, 16_001), NodeState::Silent);
+        assert_eq!(NodeState::Silent.since_ms(0, 1_000), 16_000);
+        assert_eq!(NodeState::of(i64::MAX, 0), NodeState::Live);
+    }
+}

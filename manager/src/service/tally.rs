@@ -1,0 +1,103 @@
+//! Counted records of one topic, minute or range: the columns of the ledger, added up.
+//!
+//! Pure. [`super::ledger`] makes differences of it, the store sums it, the API shows it.
+
+/// Records by what became of them. As a difference the numbers may be negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    /// Read by an agent.
+    pub(crate) read: i64,
+    /// Given to a connection.
+    pub(crate) sent: i64,
+    /// Taken in by a bus node.
+    pub(crate) received: i64,
+    /// In every destination.
+    pub(crate) delivered: i64,
+    /// Read, not delivered, held by the agent.
+    pub(crate) in_flight: i64,
+    /// Read, not delivered, refused by the bus and held by the agent.
+    pub(crate) refused: i64,
+    /// Read, not delivered, and held by nobody.
+    pub(crate) missing: i64,
+    /// Delivered, but no agent has told the reading (yet).
+    pub(crate) ahead: i64,
+    /// Repeats that a bus node removed.
+    pub(crate) duplicates: i64,
+    /// Delivered more than once.
+    pub(crate) doubled: i64,
+    /// Lost with a known address and reason.
+    pub(crate) dropped: i64,
+}
+
+impl Tally {
+    /// The columns in the order of the table.
+    pub(crate) const COLUMNS: usize = 11;
+
+    /// The numbers in the order of the table's columns.
+    pub(crate) fn columns(&self) -> [i64; Self::COLUMNS] {
+        [
+            self.read,
+            self.sent,
+            self.received,
+            self.delivered,
+            self.in_flight,
+            self.refused,
+            self.missing,
+            self.ahead,
+            self.duplicates,
+            self.doubled,
+            self.dropped,
+        ]
+    }
+
+    /// The tally with these columns.
+    pub(crate) fn from_columns(columns: [i64; Self::COLUMNS]) -> Self {
+        let [
+            read,
+            sent,
+            received,
+            delivered,
+            in_flight,
+            refused,
+            missing,
+            ahead,
+            duplicates,
+            doubled,
+            dropped,
+        ] = columns;
+        Self {
+            read,
+            sent,
+            received,
+            delivered,
+            in_flight,
+            refused,
+            missing,
+            ahead,
+            duplicates,
+            doubled,
+            dropped,
+        }
+    }
+
+    /// Adds the other's numbers.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let mut columns = self.columns();
+        for (mine, theirs) in columns.iter_mut().zip(other.columns()) {
+            *mine = mine.saturating_add(theirs);
+        }
+        *self = Self::from_columns(columns);
+    }
+
+    /// Whether every number is 0.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.columns() == [0; Self::COLUMNS]
+    }
+
+    /// Records that were read and that nothing explains: neither delivered, nor held, nor told as
+    /// lost. By identity, so a surplus elsewhere can not hide them. Negative when more losses were
+    /// told than records are missing, which is a fault of the teller.
+    pub(crate) fn unexplained(&self) -> i64 {
+        self.missing.saturating_sub(self.dropped)
+    }
+}
