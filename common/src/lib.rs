@@ -29,11 +29,14 @@
 //! | ledger | the accounts: per topic, event minute and hop, what came in, went out, was lost, doubled | |
 //! | hop | a place where batches are counted: read, sent, received, delivered | [`report::Hop`] |
 
+pub mod admin;
 pub mod backoff;
 pub mod batch;
 pub mod config;
+pub mod daemon;
 pub mod disk;
 pub mod header;
+pub mod http;
 pub mod ids;
 pub mod metrics;
 pub mod net;

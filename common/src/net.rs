@@ -1,1 +1,226 @@
-//! Being written.
+//! The only door to sockets: dial and listen, with the options that every connection of ours has.
+//!
+//! `TCP_NODELAY` because frames are written whole and an ack must not wait for Nagle; keep-alive
+//! because a dead peer behind a switch says nothing. Clients inside libraries (librdkafka, SQL)
+//! open their own sockets.
+//!
+//! Not for: TLS, HTTP (see [`crate::http`], [`crate::admin`]). Called by agent, bus, manager.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
+    time::timeout,
+};
+
+/// An idle connection is probed after this long.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// A probe without answer is repeated after this long.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// A connection is dead after this many probes without answer: 60 s in all.
+const KEEPALIVE_PROBES: u32 = 3;
+/// Connections that wait for their accept. A site's agents come back together after an outage; the
+/// kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The name has no address. Try again later or mend the name.
+    #[error("failed to resolve {addr}: {source}; expected is host:port")]
+    Resolve {
+        /// What was asked for.
+        addr: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nobody answered on any of its addresses. Try again later, or elsewhere.
+    #[error("failed to connect to {addr}: {source}")]
+    Connect {
+        /// What was asked for.
+        addr: String,
+        /// Why, of the last address tried.
+        source: io::Error,
+    },
+    /// No answer in time. Try again later, or elsewhere.
+    #[error("failed to connect to {addr}: no answer within {after:?}")]
+    Timeout {
+        /// What was asked for.
+        addr: String,
+        /// How long it was tried.
+        after: Duration,
+    },
+    /// Another process listens there. A matter for a person.
+    #[error(
+        "failed to listen on {addr}: address in use; choose another `{key}`, or stop the process \
+         that holds it"
+    )]
+    InUse {
+        /// The address.
+        addr: String,
+        /// The configuration key that named it.
+        key: &'static str,
+    },
+    /// It cannot be listened on. A matter for a person.
+    #[error("failed to listen on {addr}: {source}; check `{key}`")]
+    Listen {
+        /// The address.
+        addr: String,
+        /// The configuration key that named it.
+        key: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Connects to `addr` (`host:port`), trying all addresses of the name, within `limit` in all.
+///
+/// # Errors
+/// [`NetError`] with the address; all of them may pass by themselves.
+pub async fn dial(addr: &str, limit: Duration) -> Result<TcpStream, NetError> {
+    match timeout(limit, dial_any(addr)).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(NetError::Timeout { addr: addr.to_owned(), after: limit }),
+    }
+}
+
+/// Tries the addresses of a name one after the other.
+async fn dial_any(addr: &str) -> Result<TcpStream, NetError> {
+    let resolve = |source| NetError::Resolve { addr: addr.to_owned(), source };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for target in lookup_host(addr).await.map_err(resolve)? {
+        match dial_one(target).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(NetError::Connect { addr: addr.to_owned(), source: last })
+}
+
+/// Connects to one address.
+async fn dial_one(target: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(target).await?;
+    prepare(&stream)?;
+    Ok(stream)
+}
+
+/// Sets the options of every connection: no delay, keep-alive. Call it on accepted streams;
+/// [`dial`] has done it already.
+///
+/// # Errors
+/// When the connection is gone already.
+pub fn prepare(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(())
+}
+
+/// Listens on `addr` (`host:port`); port 0 takes a free one. The configuration key is `listen`.
+///
+/// # Errors
+/// [`NetError::InUse`] or [`NetError::Listen`], naming the address and what to do.
+pub async fn listen(addr: &str) -> Result<TcpListener, NetError> {
+    listen_for("listen", addr).await
+}
+
+/// As [`listen`], for the address of another configuration key, which the error names.
+///
+/// # Errors
+/// As [`listen`].
+pub async fn listen_for(key: &'static str, addr: &str) -> Result<TcpListener, NetError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => NetError::InUse { addr: addr.to_owned(), key },
+        _ => NetError::Listen { addr: addr.to_owned(), key, source },
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for target in lookup_host(addr).await.map_err(failed)? {
+        match listen_one(target) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+/// Listens on one address.
+fn listen_one(target: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for connections of the process before in TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(target)?;
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn a_dialled_connection_reaches_its_listener_without_delay() {
+        let listener = listen("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let (dialled, accepted) = tokio::join!(dial(&addr, SECOND), listener.accept());
+        let (dialled, (accepted, _)) = (dialled.unwrap(), accepted.unwrap());
+        prepare(&accepted).unwrap();
+        assert!(dialled.nodelay().unwrap() && accepted.nodelay().unwrap());
+        assert!(rustix::net::sockopt::socket_keepalive(&dialled).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named_with_its_key() {
+        let listener = listen("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        assert_eq!(
+            listen_for("admin", &addr).await.unwrap_err().to_string(),
+            format!(
+                "failed to listen on {addr}: address in use; choose another `admin`, or stop the \
+                 process that holds it"
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn a_port_is_free_again_after_its_listener() {
+        let listener = listen("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let (_dialled, accepted) = tokio::join!(dial(&addr, SECOND), listener.accept());
+        // The side that closes first keeps the port in TIME_WAIT.
+        drop(accepted);
+        drop(listener);
+        listen(&addr).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refused_or_unknown_address_is_named() {
+        let gone = listen("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        let error = dial(&gone, SECOND).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("failed to connect to {gone}: ")), "{error}");
+        let error = dial("127.0.0.1", SECOND).await.unwrap_err().to_string();
+        assert!(error.starts_with("failed to resolve 127.0.0.1: "), "{error}");
+        let error = listen("192.0.2.1:1").await.unwrap_err().to_string();
+        assert!(error.starts_with("failed to listen on 192.0.2.1:1: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_a_timeout() {
+        // A listener whose backlog is full drops further connections without a word.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let mut kept = Vec::new();
+        let error = loop {
+            match dial(&addr, Duration::from_millis(200)).await {
+                Ok(stream) => kept.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, NetError::Timeout { .. }), "{error}");
+    }
+}

@@ -1,0 +1,158 @@
+//! The admin port of agent and bus: `/metrics`, `/healthz`, `/readyz`, `/status`.
+//!
+//! What a person or a scraper asks must never harm the data path: few connections, a deadline for
+//! each, answers from memory only.
+//!
+//! Not for: the manager, which serves these paths beside its API. Called by the `run` of agent and
+//! bus.
+
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    select,
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{metrics, net};
+
+/// Connections at once: scrapers and people, no more.
+const MAX_CONNECTIONS: usize = 64;
+/// A request's head must be there within this time.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection's whole life; a scraper dials again.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// A listener out of descriptors is tried again after this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+type Ready = dyn Fn() -> Result<(), String> + Send + Sync;
+type Status = dyn Fn() -> serde_json::Value + Send + Sync;
+
+/// What the port answers with. Both functions shall be quick and must not block.
+#[derive(Clone)]
+pub struct Admin {
+    ready: Arc<Ready>,
+    status: Arc<Status>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// `ready` says whether the part can do its work, or why not; `status` is what a person asks
+    /// first, as JSON.
+    pub fn new(
+        ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+        status: impl Fn() -> serde_json::Value + Send + Sync + 'static,
+    ) -> Self {
+        Self { ready: Arc::new(ready), status: Arc::new(status) }
+    }
+
+    /// The answer to a request.
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        const TEXT: &str = "text/plain; charset=utf-8";
+        if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/status") {
+            let text = "not found; there are /metrics, /healthz, /readyz, /status\n";
+            return respond(StatusCode::NOT_FOUND, TEXT, text.into());
+        }
+        if method != Method::GET && method != Method::HEAD {
+            let text = "only GET and HEAD are allowed\n";
+            let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into());
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match path {
+            "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4", metrics::render()),
+            "/status" => respond(StatusCode::OK, "application/json", format!("{:#}\n", (self.status)())),
+            "/readyz" => match (self.ready)() {
+                Ok(()) => respond(StatusCode::OK, TEXT, "ready\n".into()),
+                Err(why) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
+            },
+            _healthz => respond(StatusCode::OK, TEXT, "ok\n".into()),
+        }
+    }
+}
+
+/// A response of one piece.
+fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// Serves until `stop`; open connections are cut then.
+///
+/// # Errors
+/// None at present: a listener that cannot accept for a while is tried again.
+pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) -> anyhow::Result<()> {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    connections.spawn(metrics::upkeep(stop.clone()));
+    loop {
+        let accepted = select! {
+            () = stop.cancelled() => return Ok(()),
+            Some(_done) = connections.join_next() => continue,
+            // The permit comes first: what waits in the kernel's queue costs nothing here.
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        match accepted {
+            Ok((stream, permit)) => {
+                let admin = admin.clone();
+                connections.spawn(async move {
+                    converse(stream, admin).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "admin port failed to accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Takes a permit, then a connection.
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed");
+    let (stream, _peer) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+/// Answers the requests of one connection.
+async fn converse(stream: TcpStream, admin: Admin) {
+    if net::prepare(&stream).is_err() {
+        return; // The peer has gone already.
+    }
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = admin.answer(request.method(), request.uri().path());
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(error = %error, "admin connection ended"),
+    }
+}

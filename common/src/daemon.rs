@@ -1,0 +1,304 @@
+//! The one entry of the daemons: arguments, configuration, logging, signals, exit codes.
+//!
+//! A part's `main.rs` is a [`Part`] and one call of [`main`]. Exit codes: 0 clean stop, 1 failure,
+//! 2 bad configuration or arguments, 3 the state directory is held by another process.
+//!
+//! Not for: what a part does, nor the `tributary` program. Called by the `main.rs` of the daemons.
+
+use std::{
+    future::Future,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    pin::pin,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use tokio::{
+    runtime::{Builder, Runtime},
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Env, Faults, Loaded},
+    disk::{LockError, LockHeld},
+    metrics,
+    telemetry::{self, Log},
+};
+
+/// A failure while running.
+const FAILURE: u8 = 1;
+/// A configuration or an argument that cannot be used.
+const BAD_CONFIG: u8 = 2;
+/// Another process holds the state directory.
+const HELD: u8 = 3;
+/// What background threads of libraries may take after everything of ours is done.
+const LAST_GRACE: Duration = Duration::from_secs(1);
+
+/// What makes one daemon different from another.
+pub struct Part<C> {
+    /// `agent`, `bus` or `manager`: part of the program's name, the default path, the environment.
+    pub name: &'static str,
+    /// What it is, in one sentence, for `--help`.
+    pub about: &'static str,
+    /// Its version: `env!("CARGO_PKG_VERSION")`.
+    pub version: &'static str,
+    /// Threads for async work.
+    pub workers: usize,
+    /// Loads and checks its configuration.
+    pub load: fn(&Path, &Env) -> Result<Loaded<C>, Faults>,
+    /// Its `[log]` table.
+    pub log: fn(&C) -> &Log,
+}
+
+impl<C> std::fmt::Debug for Part<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What the outside asks of a running part.
+#[derive(Debug)]
+pub struct Signals {
+    /// Cancelled by SIGTERM or SIGINT.
+    pub stop: CancellationToken,
+    /// SIGHUP. A part that drops it says by that that it cannot reload.
+    pub reload: Reload,
+}
+
+/// Hears SIGHUP.
+#[derive(Debug)]
+pub struct Reload(watch::Receiver<u64>);
+
+impl Reload {
+    /// Waits for the next SIGHUP; several of them since the last wait count as one. Never returns
+    /// once the daemon is ending.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// What the arguments ask for.
+enum Wish {
+    Run,
+    Check,
+    Print,
+}
+
+/// Runs a part as a daemon until it is told to stop, and gives the exit code.
+pub fn main<C, F, R>(part: &Part<C>, run: R) -> ExitCode
+where
+    C: Send + 'static,
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    R: FnOnce(C, Signals) -> F,
+{
+    let matches = match command(part).try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let (wish, path) = wish(&matches);
+    let loaded = match (part.load)(path, &Env::of_process()) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            tell(io::stderr(), &faults.to_string());
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    match wish {
+        Wish::Check => {
+            for warning in loaded.warnings() {
+                tell(io::stderr(), &format!("warning: {warning}"));
+            }
+            tell(io::stdout(), &format!("{} is good", path.display()));
+            ExitCode::SUCCESS
+        }
+        Wish::Print => {
+            tell(io::stdout(), loaded.effective().trim_end());
+            ExitCode::SUCCESS
+        }
+        Wish::Run => start(part, loaded, run),
+    }
+}
+
+/// The arguments of every daemon.
+fn command<C>(part: &Part<C>) -> Command {
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
+    Command::new(format!("tributary-{}", part.name))
+        .about(part.about)
+        .version(part.version)
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .default_value(format!("/etc/tributary/{}.toml", part.name))
+                .help("The configuration file"),
+        )
+        .arg(flag("check", "Print all faults of the configuration, then exit with 0 or 2"))
+        .arg(
+            flag("print-config", "Print the configuration that counts, without secrets, then exit")
+                .conflicts_with("check"),
+        )
+        .after_help(format!(
+            "TRIBUTARY_{}_<KEY> overrides a single value of the configuration. SIGTERM stops, a \
+             second one aborts; SIGHUP reloads.\nExit codes: 0 clean stop, 1 failure, 2 bad \
+             configuration or arguments, 3 state directory held by another process.",
+            part.name.to_uppercase()
+        ))
+}
+
+/// What was asked for, and the configuration's path.
+fn wish(matches: &ArgMatches) -> (Wish, &Path) {
+    let wish = match (matches.get_flag("check"), matches.get_flag("print-config")) {
+        (true, _) => Wish::Check,
+        (false, true) => Wish::Print,
+        (false, false) => Wish::Run,
+    };
+    let path = matches.get_one::<PathBuf>("config").expect("the argument has a default");
+    (wish, path)
+}
+
+/// Prints help, version or a usage error where each belongs.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe is no reason for another exit code.
+    drop(error.print());
+    if error.use_stderr() { ExitCode::from(BAD_CONFIG) } else { ExitCode::SUCCESS }
+}
+
+/// Writes a line for the person who called.
+fn tell(mut out: impl Write, text: &str) {
+    // A closed pipe (`| head`) is no reason for another exit code.
+    drop(writeln!(out, "{text}"));
+}
+
+/// Starts logging, figures and the runtime, and runs the part to its end.
+fn start<C, F, R>(part: &Part<C>, loaded: Loaded<C>, run: R) -> ExitCode
+where
+    C: Send + 'static,
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    R: FnOnce(C, Signals) -> F,
+{
+    let log = (part.log)(&loaded.value);
+    telemetry::init(log.format, &log.level);
+    metrics::install();
+    for warning in loaded.warnings() {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(version = part.version, pid = std::process::id(), "{} starts", part.name);
+    let runtime = match Builder::new_multi_thread().worker_threads(part.workers).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(error = %error, "failed to start threads");
+            return ExitCode::from(FAILURE);
+        }
+    };
+    let result = supervise(&runtime, part.name, loaded.value, run);
+    runtime.shutdown_timeout(LAST_GRACE);
+    match result {
+        Ok(()) => {
+            tracing::info!("{} has stopped", part.name);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "{} failed", part.name);
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+/// The exit code of an error.
+fn code_of(error: &anyhow::Error) -> u8 {
+    let held = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<LockHeld>() || matches!(cause.downcast_ref(), Some(LockError::Held(_)))
+    };
+    if error.chain().any(held) {
+        HELD
+    } else if error.chain().any(|cause| cause.is::<Faults>()) {
+        BAD_CONFIG
+    } else {
+        FAILURE
+    }
+}
+
+/// Runs the part beside the signals.
+fn supervise<C, F, R>(runtime: &Runtime, name: &str, config: C, run: R) -> anyhow::Result<()>
+where
+    C: Send + 'static,
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    R: FnOnce(C, Signals) -> F,
+{
+    runtime.block_on(async {
+        let mut hear = Hear::new()?;
+        let stop = CancellationToken::new();
+        let (hup, reload) = watch::channel(0);
+        let mut upkeep = pin!(metrics::upkeep(CancellationToken::new()));
+        // A task of its own, so that a part that blocks cannot keep the second signal from us.
+        let mut part = JoinSet::new();
+        part.spawn(run(config, Signals { stop: stop.clone(), reload: Reload(reload) }));
+        loop {
+            select! {
+                Some(done) = part.join_next() => return match done {
+                    Ok(result) => result,
+                    Err(error) => Err(anyhow::Error::new(error).context("the main task failed")),
+                },
+                () = &mut upkeep => unreachable!("its token is never cancelled"),
+                asked = hear.next() => match asked {
+                    Asked::Stop if stop.is_cancelled() => {
+                        anyhow::bail!("aborted by a second signal");
+                    }
+                    Asked::Stop => {
+                        tracing::info!("{name} stops");
+                        stop.cancel();
+                    }
+                    Asked::Reload if hup.send(*hup.borrow() + 1).is_ok() => {
+                        tracing::info!("{name} reloads its configuration");
+                    }
+                    Asked::Reload => {
+                        tracing::warn!("{name} cannot reload its configuration; restart it instead");
+                    }
+                },
+            }
+        }
+    })
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Reload,
+}
+
+/// The signals that a daemon hears.
+struct Hear {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Hear {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        select! {
+            Some(()) = self.term.recv() => Asked::Stop,
+            Some(()) = self.int.recv() => Asked::Stop,
+            Some(()) = self.hup.recv() => Asked::Reload,
+            else => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! A small HTTP/1.1 client: one request, one bounded answer, one deadline for the whole call.
+//!
+//! A [`Client`] keeps its connection open between calls; [`get`] and [`post_json`] are for the one
+//! call. Plain `http` only in this version.
+//!
+//! Not for: the framed stream (that is [`crate::wire`] over an upgrade), many calls at once. Called
+//! by agent and bus to reach the manager, and by the `tributary` program.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    Method, Request, StatusCode, Uri,
+    client::conn::http1::{SendRequest, handshake},
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, InvalidHeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{task::JoinSet, time::timeout};
+
+use crate::net::{self, NetError};
+
+/// The longest answer that is read, in bytes.
+pub const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The URL cannot be used. A matter for a person.
+    #[error("{url:?} cannot be used: {why}")]
+    Url {
+        /// As given.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// The token holds characters that no header takes. A matter for a person.
+    #[error("the token holds characters that an HTTP header cannot carry")]
+    Token(#[source] InvalidHeaderValue),
+    /// No connection; try again later.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// No whole answer in time; try again later. The server may have acted on it.
+    #[error("{url} did not answer within {after:?}")]
+    Timeout {
+        /// The request's URL.
+        url: String,
+        /// How long it was waited.
+        after: Duration,
+    },
+    /// The connection broke or spoke no HTTP; try again later. The server may have acted on it.
+    #[error("the connection to {url} failed: {source}")]
+    Broken {
+        /// The request's URL.
+        url: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The answer is longer than [`MAX_ANSWER_BYTES`].
+    #[error("the answer of {url} is longer than {MAX_ANSWER_BYTES} bytes")]
+    TooLong {
+        /// The request's URL.
+        url: String,
+    },
+}
+
+/// Gets `url` within `limit`.
+///
+/// # Errors
+/// [`HttpError`]; a status that is no success is an answer, no error.
+pub async fn get(
+    url: &str,
+    token: Option<&str>,
+    limit: Duration,
+) -> Result<(StatusCode, Bytes), HttpError> {
+    Client::new(url, token)?.get("", limit).await
+}
+
+/// Posts a JSON document to `url` within `limit`.
+///
+/// # Errors
+/// As [`get`].
+pub async fn post_json(
+    url: &str,
+    token: Option<&str>,
+    body: Vec<u8>,
+    limit: Duration,
+) -> Result<(StatusCode, Bytes), HttpError> {
+    Client::new(url, token)?.post_json("", body, limit).await
+}
+
+/// A client of one server, which keeps its connection between calls.
+#[derive(Debug)]
+pub struct Client {
+    base: String,
+    addr: String,
+    host: HeaderValue,
+    auth: Option<HeaderValue>,
+    idle: Option<SendRequest<Full<Bytes>>>,
+    /// Drives the connection; at most the one of `idle`.
+    driver: JoinSet<()>,
+}
+
+impl Client {
+    /// A client for the server of `base`, for instance `http://127.0.0.1:7500`. `token` is sent as
+    /// a bearer token. Connects with the first call.
+    ///
+    /// # Errors
+    /// [`HttpError::Url`] or [`HttpError::Token`].
+    pub fn new(base: &str, token: Option<&str>) -> Result<Self, HttpError> {
+        let wrong = |why: &str| HttpError::Url { url: base.to_owned(), why: why.to_owned() };
+        let uri: Uri = base.parse().map_err(|error| wrong(&format!("{error}")))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(wrong("https is not in this version; use http, or a TLS proxy before it"));
+            }
+            Some(_) | None => return Err(wrong("expected is http://host:port/path")),
+        }
+        let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
+        let addr = match authority.port_u16() {
+            Some(port) => format!("{}:{port}", authority.host()),
+            None => format!("{}:80", authority.host()),
+        };
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|error| wrong(&error.to_string()))?;
+        let bearer = |token: &str| {
+            let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
+            value.set_sensitive(true);
+            Ok(value)
+        };
+        let auth = token.map(bearer).transpose().map_err(HttpError::Token)?;
+        let base = base.trim_end_matches('/').to_owned();
+        Ok(Self { base, addr, host, auth, idle: None, driver: JoinSet::new() })
+    }
+
+    /// Gets `path` (with its leading `/`; empty for the base itself) within `limit`.
+    ///
+    /// # Errors
+    /// As [`get`].
+    pub async fn get(&mut self, path: &str, limit: Duration) -> Result<(StatusCode, Bytes), HttpError> {
+        self.call(Method::GET, path, Bytes::new(), limit).await
+    }
+
+    /// Posts a JSON document to `path` within `limit`.
+    ///
+    /// # Errors
+    /// As [`get`].
+    pub async fn post_json(
+        &mut self,
+        path: &str,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> Result<(StatusCode, Bytes), HttpError> {
+        self.call(Method::POST, path, body.into(), limit).await
+    }
+
+    /// One call. A kept connection that the server has closed meanwhile is replaced once.
+    async fn call(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<(StatusCode, Bytes), HttpError> {
+        let url = format!("{}{path}", self.base);
+        let request = self.request(method, &url, body)?;
+        let call = async {
+            let mut connection = match self.idle.take().filter(|idle| !idle.is_closed()) {
+                Some(idle) => idle,
+                None => self.connect(limit, &url).await?,
+            };
+            let broken = |source: hyper::Error| HttpError::Broken { url: url.clone(), source: source.into() };
+            let answer = match connection.try_send_request(request).await {
+                Ok(answer) => answer,
+                Err(mut error) => match error.take_message() {
+                    // Nothing of it was sent: the kept connection had gone, so it is safe to try anew.
+                    Some(request) => {
+                        connection = self.connect(limit, &url).await?;
+                        connection.send_request(request).await.map_err(broken)?
+                    }
+                    None => return Err(broken(error.into_error())),
+                },
+            };
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(
+                |source| match source.is::<LengthLimitError>() {
+                    true => HttpError::TooLong { url: url.clone() },
+                    false => HttpError::Broken { url: url.clone(), source },
+                },
+            )?;
+            self.idle = Some(connection);
+            Ok((status, body.to_bytes()))
+        };
+        let done = timeout(limit, call).await;
+        done.unwrap_or_else(|_elapsed| Err(HttpError::Timeout { url, after: limit }))
+    }
+
+    /// The request of a call.
+    fn request(&self, method: Method, url: &str, body: Bytes) -> Result<Request<Full<Bytes>>, HttpError> {
+        let wrong = |why: String| HttpError::Url { url: url.to_owned(), why };
+        let uri: Uri = url.parse().map_err(|error| wrong(format!("{error}")))?;
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let mut request = Request::builder().method(&method).uri(target).header(HOST, &self.host);
+        if let Some(auth) = &self.auth {
+            request = request.header(AUTHORIZATION, auth);
+        }
+        if method == Method::POST {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        request.body(Full::new(body)).map_err(|error| wrong(error.to_string()))
+    }
+
+    /// A new connection, driven by a task of this client.
+    async fn connect(
+        &mut self,
+        limit: Duration,
+        url: &str,
+    ) -> Result<SendRequest<Full<Bytes>>, HttpError> {
+        let stream = net::dial(&self.addr, limit).await?;
+        let broken = |source: hyper::Error| HttpError::Broken { url: url.to_owned(), source: source.into() };
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        self.driver.abort_all();
+        while self.driver.try_join_next().is_some() {}
+        // How it ends is told by the request that was on it.
+        self.driver.spawn(async { drop(connection.await) });
+        Ok(sender)
+    }
+}

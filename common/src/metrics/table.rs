@@ -1,0 +1,197 @@
+//! Every metric: name, type, unit, labels and meaning, in one table.
+//!
+//! A name is `tributary_<part>_<thing>_<unit>[_total]`, in base units. Labels are few and bounded:
+//! `topic`, `class`, `destination`, `reason`; never a file or a host on the bus. Rows of a part
+//! stand together.
+//!
+//! Not for: setting figures; that is done where things happen.
+
+/// What a figure does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; the rate is what tells.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts values in buckets.
+    Histogram,
+}
+
+impl Kind {
+    /// The word of the documentation.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// What a figure counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Seconds.
+    Seconds,
+    /// Log records.
+    Records,
+    /// Things, as the name says.
+    Count,
+}
+
+impl Unit {
+    /// The word of the documentation.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Seconds => "seconds",
+            Self::Records => "records",
+            Self::Count => "count",
+        }
+    }
+
+    /// The facade's unit.
+    fn facade(self) -> metrics::Unit {
+        match self {
+            Self::Bytes => metrics::Unit::Bytes,
+            Self::Seconds => metrics::Unit::Seconds,
+            Self::Records | Self::Count => metrics::Unit::Count,
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Its whole name.
+    pub name: &'static str,
+    /// What it does.
+    pub kind: Kind,
+    /// What it counts.
+    pub unit: Unit,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it tells, in one sentence.
+    pub meaning: &'static str,
+}
+
+impl Metric {
+    /// The part that shows it: `agent`, `bus`, `manager`, or `process` for all of them.
+    #[must_use]
+    pub fn part(&self) -> &'static str {
+        self.name
+            .strip_prefix("tributary_")
+            .and_then(|rest| rest.split_once('_'))
+            .map_or("process", |(part, _thing)| part)
+    }
+}
+
+/// A counter's row.
+const fn counter(
+    name: &'static str,
+    unit: Unit,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Counter, unit, labels, meaning }
+}
+
+/// A gauge's row.
+const fn gauge(
+    name: &'static str,
+    unit: Unit,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Gauge, unit, labels, meaning }
+}
+
+/// A histogram's row. `_seconds` and `_bytes` have buckets of their own.
+const fn histogram(
+    name: &'static str,
+    unit: Unit,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Histogram, unit, labels, meaning }
+}
+
+/// Every metric, the rows of a part together.
+pub const TABLE: &[Metric] = &[
+    // agent
+    // bus
+    // manager
+    // process
+    gauge(
+        "process_resident_memory_bytes",
+        Unit::Bytes,
+        &[],
+        "Memory that the process holds in RAM.",
+    ),
+    gauge("process_cpu_seconds_total", Unit::Seconds, &[], "User and system CPU time so far."),
+    gauge("process_open_fds", Unit::Count, &[], "Open file descriptors."),
+];
+
+/// Tells the recorder what each name means.
+pub(super) fn describe() {
+    for metric in TABLE {
+        let unit = metric.unit.facade();
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, unit, metric.meaning),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, unit, metric.meaning),
+            Kind::Histogram => metrics::describe_histogram!(metric.name, unit, metric.meaning),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rule() {
+        let mut seen = std::collections::HashSet::new();
+        for metric in TABLE {
+            let name = metric.name;
+            assert!(seen.insert(name), "{name} stands twice");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{name}"
+            );
+            assert!(
+                ["agent", "bus", "manager", "process"].contains(&metric.part()),
+                "{name}: part {} is unknown",
+                metric.part()
+            );
+            assert!(metric.meaning.ends_with('.') && metric.meaning.len() < 200, "{name}");
+            if metric.kind == Kind::Counter {
+                assert!(name.ends_with("_total"), "{name} is a counter");
+            }
+            if metric.unit != Unit::Count {
+                assert!(name.contains(metric.unit.as_str()), "{name} lacks its unit");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_a_part_stand_together() {
+        let mut parts: Vec<_> = TABLE.iter().map(Metric::part).collect();
+        parts.dedup();
+        let unique: std::collections::HashSet<_> = parts.iter().collect();
+        assert_eq!(unique.len(), parts.len(), "{parts:?}");
+    }
+
+    #[test]
+    fn every_kind_of_row_can_be_made() {
+        let rows = [
+            counter("tributary_bus_a_bytes_total", Unit::Bytes, &["topic"], "A."),
+            gauge("tributary_bus_b_records", Unit::Records, &[], "B."),
+            histogram("tributary_agent_c_seconds", Unit::Seconds, &[], "C."),
+        ];
+        assert_eq!(rows.map(|row| row.part()), ["bus", "bus", "agent"]);
+    }
+}
