@@ -3,32 +3,49 @@
 //! # Constraints
 //! The bytes that an agent writes go over the wire, into the spill and into Kafka unchanged, so
 //! they must be what a broker and every consumer take. Writing must cost little beside the
-//! compression, reading must survive any bytes: it comes from the network.
+//! compression; reading must survive any bytes, for they come from the network.
 //!
 //! # Layout
-//! See `docs/formats.md`, section Batch, and KIP-98
-//! (<https://kafka.apache.org/documentation/#recordbatch>).
+//! See `docs/formats.md`, section Batch, after KIP-98 and
+//! <https://kafka.apache.org/documentation/#recordbatch>.
 //!
-//! Not for: what is known of a batch without opening it (see [`crate::header`]). The agent encodes,
-//! the bus decodes.
+//! # Operation
+//! The agent: [`Encoder::begin`], [`Encoder::push`] while [`Encoder::has_room`],
+//! [`Encoder::finish`]. The bus: [`Decoder::decode`], [`Decoded::check`] against the header,
+//! [`Decoder::recycle`].
+//!
+//! Not for: what is known of a batch without opening it (see [`crate::header`]).
 
+mod compress;
 mod decode;
+mod decompress;
 mod encode;
 mod error;
+mod layout;
+mod lz4;
+mod minutes;
+#[cfg(test)]
+mod tests;
+mod varint;
 
 pub use self::{
     decode::{Decoded, Decoder, Record, decode},
     encode::{Encoded, Encoder},
     error::BatchError,
+    minutes::minute_of,
 };
 
-/// The target bound of a batch, in bytes: the records before compression, with their framing, stay
+/// The target bound of a batch, in bytes: its records before compression, framing included, stay
 /// within it, unless a single record is larger; that one stands alone in its batch.
 pub const MAX_RAW_BYTES: usize = 900 << 10;
 
 /// The most bytes that the records of a batch may take before compression, framing included: a
-/// single record of 1 MiB with room for its framing. What a reader gives to [`decode`].
+/// single record of 1 MiB with its framing. It is the limit that readers give to [`decode`].
 pub const MAX_DECODED_BYTES: usize = (1 << 20) + (32 << 10);
+
+/// The most event minutes that the records of a batch may touch, so that the header, which counts
+/// the records of each, fits its frame.
+pub const MAX_MINUTES: usize = 4096;
 
 /// The key of the record header that carries the batch id, on the first record of each batch.
 pub const ID_HEADER: &str = "tributary";
@@ -40,7 +57,7 @@ pub enum Codec {
     None,
     /// Gzip, level 6.
     Gzip,
-    /// LZ4 frames of independent blocks, as Kafka's reader needs them.
+    /// One LZ4 frame of independent blocks, as Kafka's reader needs it.
     Lz4,
     /// Zstandard, level 1: the default.
     #[default]
@@ -60,5 +77,48 @@ impl Codec {
             Self::Lz4 => "lz4",
             Self::Zstd => "zstd",
         }
+    }
+
+    /// Kafka's number for it, bits 0 to 2 of the attributes.
+    #[must_use]
+    pub fn id(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Gzip => 1,
+            Self::Lz4 => 3,
+            Self::Zstd => 4,
+        }
+    }
+
+    /// The codec of a Kafka number.
+    ///
+    /// # Errors
+    /// [`BatchError::Snappy`] for 2, [`BatchError::Codec`] for a number that Kafka does not have.
+    pub fn from_id(id: u8) -> Result<Self, BatchError> {
+        match id {
+            0 => Ok(Self::None),
+            1 => Ok(Self::Gzip),
+            2 => Err(BatchError::Snappy),
+            3 => Ok(Self::Lz4),
+            4 => Ok(Self::Zstd),
+            unknown => Err(BatchError::Codec(unknown)),
+        }
+    }
+}
+
+impl std::fmt::Display for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Codec {
+    type Err = BatchError;
+
+    fn from_str(text: &str) -> Result<Self, BatchError> {
+        Self::ALL
+            .into_iter()
+            .find(|codec| codec.as_str() == text)
+            .ok_or_else(|| BatchError::CodecName(text.to_owned()))
     }
 }

@@ -1,7 +1,21 @@
-//! Being written.
+//! Reads batches that may hold any bytes: everything is checked before a record is given out.
+//!
+//! Not for: deciding what becomes of a bad batch (the bus refuses it). The bus calls it, and the
+//! command line where it shows what a topic holds.
 
-use super::BatchError;
-use crate::{header::MinuteCount, ids::BatchId};
+use std::fmt;
+
+use super::{
+    BatchError, Codec, ID_HEADER,
+    decompress::Decompressors,
+    layout::{self, BEFORE_LENGTH_ENDS, CODEC_MASK, HEAD_BYTES, Head, MAGIC},
+    minutes::Minutes,
+    varint,
+};
+use crate::{
+    header::{BatchHeader, MinuteCount},
+    ids::BatchId,
+};
 
 /// One record of a batch, borrowed from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,78 +24,382 @@ pub struct Record<'a> {
     pub timestamp_ms: i64,
     /// The key, where there is one.
     pub key: Option<&'a [u8]>,
-    /// The line.
+    /// The line, without its newline.
     pub value: &'a [u8],
     /// The id of the batch that begins with this record.
     pub batch_id: Option<BatchId>,
 }
 
-/// A batch, read, decompressed and checked.
-#[derive(Debug)]
+/// A batch, decompressed and checked. Its records lie in one buffer and are not copied.
 pub struct Decoded {
+    /// The records in its first `end` bytes.
     data: Vec<u8>,
+    end: usize,
+    codec: Codec,
+    base_timestamp: i64,
+    totals: Totals,
+}
+
+/// What the records of a batch come to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Totals {
+    records: u32,
+    raw_bytes: u64,
+    content_sum: u32,
+    minutes: Vec<MinuteCount>,
+    /// The id on the first record.
+    id: Option<BatchId>,
+    /// How many records carry an id.
+    ids: u32,
+}
+
+impl fmt::Debug for Decoded {
+    /// Without contents: they are not for logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoded")
+            .field("codec", &self.codec)
+            .field("totals", &self.totals)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Decoded {
     /// The records in order.
     pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        std::iter::empty()
+        let mut reader = RecordReader::new(&self.data[..self.end], self.base_timestamp);
+        // All of them were read once before the batch was given out, so none is an error.
+        (0..self.totals.records).map_while(move |_index| reader.next().ok())
     }
 
     /// How many records there are, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "a batch without records does not decode")]
     #[must_use]
     pub fn len(&self) -> u32 {
-        0
+        self.totals.records
     }
 
-    /// CRC-32C over all record values in order.
+    /// How the records were compressed.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// The batch id on the first record.
+    #[must_use]
+    pub fn id(&self) -> Option<BatchId> {
+        self.totals.id
+    }
+
+    /// CRC-32C over all record values in order, without separators.
     #[must_use]
     pub fn content_sum(&self) -> u32 {
-        0
+        self.totals.content_sum
     }
 
     /// Bytes of all record values together.
     #[must_use]
     pub fn raw_bytes(&self) -> u64 {
-        self.data.len() as u64
+        self.totals.raw_bytes
     }
 
     /// Records per event minute, ascending.
     #[must_use]
     pub fn minutes(&self) -> &[MinuteCount] {
-        &[]
+        &self.totals.minutes
+    }
+
+    /// Whether this is the batch that `header` speaks of: identity, counts, bytes, minutes, sum,
+    /// and no other batch's id anywhere.
+    ///
+    /// # Errors
+    /// [`BatchError::Disagrees`] with the first difference: refuse the batch.
+    pub fn check(&self, header: &BatchHeader) -> Result<(), BatchError> {
+        let totals = &self.totals;
+        let ids = || match totals.id {
+            Some(id) => id.to_string(),
+            None => "none".to_owned(),
+        };
+        if totals.id != Some(header.id()) {
+            return disagrees("batch id", &header.id(), &ids());
+        }
+        if totals.ids != 1 {
+            return disagrees("number of batches", &1, &totals.ids);
+        }
+        if totals.records != header.records {
+            return disagrees("records", &header.records, &totals.records);
+        }
+        if totals.raw_bytes != header.raw_bytes {
+            return disagrees("raw bytes", &header.raw_bytes, &totals.raw_bytes);
+        }
+        if totals.content_sum != header.content_sum {
+            return disagrees("content sum", &header.content_sum, &totals.content_sum);
+        }
+        if totals.minutes != header.minutes {
+            return disagrees(
+                "event minutes",
+                &format_args!("{} of them", header.minutes.len()),
+                &format_args!("{} of them, or with other counts", totals.minutes.len()),
+            );
+        }
+        Ok(())
     }
 }
 
-/// Reads batches. Owns its decompressors: use one for many batches.
+fn disagrees(
+    what: &'static str,
+    header: &dyn fmt::Display,
+    payload: &dyn fmt::Display,
+) -> Result<(), BatchError> {
+    Err(BatchError::Disagrees { what, header: header.to_string(), payload: payload.to_string() })
+}
+
+/// Reads batches. It owns its decompressors and one buffer: use one for many batches.
 #[derive(Debug, Default)]
-pub struct Decoder {}
+pub struct Decoder {
+    decompressors: Decompressors,
+    /// The buffer of a batch that came back.
+    spare: Vec<u8>,
+    minutes: Minutes,
+}
 
 impl Decoder {
-    /// A decoder.
+    /// A decoder. It takes no memory before its first batch.
     #[must_use]
     pub fn new() -> Self {
-        Self {}
+        Self::default()
     }
 
-    /// Like [`decode`].
+    /// Reads a batch and checks all of it: length, magic, CRC, codec, every record.
+    /// `max_raw_bytes` bounds the records before compression, framing included;
+    /// [`super::MAX_DECODED_BYTES`] fits every batch. No more memory than that is taken for the
+    /// records, whatever the payload announces, and as much again at most for counting minutes.
     ///
     /// # Errors
     /// [`BatchError`]: refuse the batch.
-    pub fn decode(&mut self, _payload: &[u8], _max_raw_bytes: usize) -> Result<Decoded, BatchError> {
-        Err(BatchError::Empty)
+    pub fn decode(&mut self, payload: &[u8], max_raw_bytes: usize) -> Result<Decoded, BatchError> {
+        let (head, codec) = check_head(payload)?;
+        let mut data = std::mem::take(&mut self.spare);
+        let packed = payload.get(HEAD_BYTES..).unwrap_or_default();
+        let decoded = self
+            .decompressors
+            .decompress(codec, packed, &mut data, max_raw_bytes)
+            .and_then(|end| Ok((end, self.check_records(&data[..end], head)?)));
+        match decoded {
+            Ok((end, totals)) => {
+                Ok(Decoded { data, end, codec, base_timestamp: head.base_timestamp, totals })
+            }
+            Err(error) => {
+                self.spare = data;
+                Err(error)
+            }
+        }
     }
 
     /// Takes back the memory of a batch that is no longer needed, for the next one.
-    pub fn recycle(&mut self, _decoded: Decoded) {}
+    pub fn recycle(&mut self, decoded: Decoded) {
+        if decoded.data.capacity() > self.spare.capacity() {
+            self.spare = decoded.data;
+        }
+    }
+
+    fn check_records(&mut self, data: &[u8], head: Head) -> Result<Totals, BatchError> {
+        self.minutes.clear();
+        let mut totals = Totals::default();
+        let mut reader = RecordReader::new(data, head.base_timestamp);
+        let mut latest = i64::MIN;
+        for index in 0..head.records.cast_unsigned() {
+            let record = reader.next()?;
+            if index == 0 {
+                totals.id = record.batch_id;
+            }
+            totals.ids += u32::from(record.batch_id.is_some());
+            totals.raw_bytes += record.value.len() as u64;
+            totals.content_sum = crc32c::crc32c_append(totals.content_sum, record.value);
+            latest = latest.max(record.timestamp_ms);
+            self.minutes.add(record.timestamp_ms);
+        }
+        totals.records = reader.index;
+        if reader.at != data.len() {
+            return Err(BatchError::Trailing(data.len() - reader.at));
+        }
+        if latest != head.max_timestamp {
+            return Err(BatchError::MaxTimestamp { stated: head.max_timestamp, counted: latest });
+        }
+        totals.minutes = self.minutes.counts();
+        Ok(totals)
+    }
 }
 
-/// Reads a batch and checks all of it: length, magic, CRC, codec, every record. `max_raw_bytes`
-/// bounds the records before compression, framing included; [`super::MAX_DECODED_BYTES`] fits all batches.
+/// [`Decoder::decode`] for a single batch.
 ///
 /// # Errors
 /// [`BatchError`]: refuse the batch.
 pub fn decode(payload: &[u8], max_raw_bytes: usize) -> Result<Decoded, BatchError> {
     Decoder::new().decode(payload, max_raw_bytes)
+}
+
+/// Checks what can be known before decompression.
+fn check_head(payload: &[u8]) -> Result<(Head, Codec), BatchError> {
+    let head = Head::read(payload).ok_or(BatchError::Short { bytes: payload.len() })?;
+    if head.magic != MAGIC {
+        return Err(BatchError::Magic(head.magic));
+    }
+    let bytes = payload.len() - BEFORE_LENGTH_ENDS;
+    if usize::try_from(head.length) != Ok(bytes) {
+        return Err(BatchError::Length { announced: head.length, bytes });
+    }
+    let counted = layout::checksum(payload);
+    if counted != head.crc {
+        return Err(BatchError::Crc { stated: head.crc, counted });
+    }
+    if head.attributes & !CODEC_MASK != 0 {
+        return Err(BatchError::Attributes(head.attributes));
+    }
+    let [_high, codec] = head.attributes.to_be_bytes();
+    let codec = Codec::from_id(codec)?;
+    let (records, last_offset_delta) = (head.records, head.last_offset_delta);
+    if records == 0 {
+        return Err(BatchError::Empty);
+    }
+    if records < 0 || last_offset_delta != records - 1 {
+        return Err(BatchError::Counts { records, last_offset_delta });
+    }
+    Ok((head, codec))
+}
+
+/// Goes through the records one by one.
+struct RecordReader<'a> {
+    data: &'a [u8],
+    at: usize,
+    index: u32,
+    base_timestamp: i64,
+}
+
+impl<'a> RecordReader<'a> {
+    fn new(data: &'a [u8], base_timestamp: i64) -> Self {
+        Self { data, at: 0, index: 0, base_timestamp }
+    }
+
+    #[inline]
+    fn next(&mut self) -> Result<Record<'a>, BatchError> {
+        let malformed = |fault: Fault| BatchError::Record { index: self.index, why: fault.text() };
+        let mut outer = Fields { bytes: self.data, at: self.at };
+        let body = outer.bytes("length").map_err(malformed)?.ok_or(Fault::Null("length"));
+        let record = body.and_then(|body| self.parse(body)).map_err(malformed)?;
+        self.at = outer.at;
+        self.index += 1;
+        Ok(record)
+    }
+
+    fn parse(&self, body: &'a [u8]) -> Result<Record<'a>, Fault> {
+        // The first byte is the record's attributes, of which Kafka has none.
+        let mut fields = Fields { bytes: body, at: 1 };
+        let timestamp_delta = fields.long("timestamp delta")?;
+        let offset_delta = fields.int("offset delta")?;
+        if u32::try_from(offset_delta) != Ok(self.index) {
+            return Err(Fault::Offset(offset_delta));
+        }
+        let key = fields.bytes("key length")?;
+        let value = fields.bytes("value length")?.ok_or(Fault::Null("value"))?;
+        let batch_id = fields.headers()?;
+        if fields.at != body.len() {
+            return Err(Fault::Trailing(body.len() - fields.at));
+        }
+        // Kafka's own readers wrap around as well.
+        let timestamp_ms = self.base_timestamp.wrapping_add(timestamp_delta);
+        Ok(Record { timestamp_ms, key, value, batch_id })
+    }
+}
+
+/// What is wrong with a record; text only once somebody asks, for this is the hot path.
+enum Fault {
+    /// A varint ends too early or has too many bits.
+    Varint(&'static str),
+    /// A length is negative, or more than what follows.
+    Length { what: &'static str, len: i32, rest: usize },
+    /// A field must not be null.
+    Null(&'static str),
+    /// The offset delta is not the record's place.
+    Offset(i32),
+    /// The number of headers is negative.
+    Headers(i32),
+    /// The header `tributary` is no batch id.
+    Id(usize),
+    /// The header `tributary` stands there twice.
+    TwoIds,
+    /// Bytes follow the last field.
+    Trailing(usize),
+}
+
+impl Fault {
+    fn text(&self) -> String {
+        match self {
+            Self::Varint(what) => format!("its {what} is no varint"),
+            Self::Length { what, len, rest } => format!("its {what} is {len} before {rest} bytes"),
+            Self::Null(what) => format!("its {what} is null"),
+            Self::Offset(delta) => format!("its offset delta is {delta}"),
+            Self::Headers(count) => format!("it has {count} headers"),
+            Self::Id(len) => {
+                format!("its batch id has {len} bytes; a batch id has {}", BatchId::BYTES)
+            }
+            Self::TwoIds => "it has two batch ids".to_owned(),
+            Self::Trailing(bytes) => format!("it has {bytes} bytes after its headers"),
+        }
+    }
+}
+
+/// Fields, read one after the other.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Fields<'a> {
+    #[inline]
+    fn int(&mut self, what: &'static str) -> Result<i32, Fault> {
+        let (value, end) = varint::read_int(self.bytes, self.at).ok_or(Fault::Varint(what))?;
+        self.at = end;
+        Ok(value)
+    }
+
+    #[inline]
+    fn long(&mut self, what: &'static str) -> Result<i64, Fault> {
+        let (value, end) = varint::read_long(self.bytes, self.at).ok_or(Fault::Varint(what))?;
+        self.at = end;
+        Ok(value)
+    }
+
+    /// A length and as many bytes; `None` for the length -1, Kafka's null.
+    #[inline]
+    fn bytes(&mut self, what: &'static str) -> Result<Option<&'a [u8]>, Fault> {
+        let len = self.int(what)?;
+        if len == -1 {
+            return Ok(None);
+        }
+        let rest = &self.bytes[self.at..];
+        let taken = usize::try_from(len).ok().and_then(|len| rest.get(..len));
+        let taken = taken.ok_or(Fault::Length { what, len, rest: rest.len() })?;
+        self.at += taken.len();
+        Ok(Some(taken))
+    }
+
+    /// All headers; returns the batch id, should one of them be it. Others are allowed.
+    fn headers(&mut self) -> Result<Option<BatchId>, Fault> {
+        let count = self.int("number of headers")?;
+        if count < 0 {
+            return Err(Fault::Headers(count));
+        }
+        let mut id = None;
+        for _header in 0..count {
+            let key = self.bytes("header key length")?.ok_or(Fault::Null("header key"))?;
+            let value = self.bytes("header value length")?.unwrap_or_default();
+            if key == ID_HEADER.as_bytes() {
+                let this = BatchId::from_bytes(value).ok_or(Fault::Id(value.len()))?;
+                if id.replace(this).is_some() {
+                    return Err(Fault::TwoIds);
+                }
+            }
+        }
+        Ok(id)
+    }
 }

@@ -1,0 +1,99 @@
+//! The fixed fields of a RecordBatch v2 and where they stand.
+//!
+//! Not for: the records after them (see `encode` and `decode`).
+
+use std::ops::Range;
+
+/// Bytes of the fixed fields; the records follow.
+pub(super) const HEAD_BYTES: usize = 61;
+/// The only version of the format that is written and read.
+pub(super) const MAGIC: i8 = 2;
+/// The bits of the attributes that name the codec.
+pub(super) const CODEC_MASK: u16 = 0b111;
+/// What the length field does not count: the base offset and itself.
+pub(super) const BEFORE_LENGTH_ENDS: usize = 12;
+
+const BASE_OFFSET: Range<usize> = 0..8;
+const LENGTH: Range<usize> = 8..12;
+const LEADER_EPOCH: Range<usize> = 12..16;
+const MAGIC_AT: usize = 16;
+const CRC: Range<usize> = 17..21;
+/// The checksum covers everything from here.
+const CRC_FROM: usize = 21;
+const ATTRIBUTES: Range<usize> = 21..23;
+const LAST_OFFSET_DELTA: Range<usize> = 23..27;
+const BASE_TIMESTAMP: Range<usize> = 27..35;
+const MAX_TIMESTAMP: Range<usize> = 35..43;
+/// Producer id, producer epoch, base sequence: -1 each, a producer patches them.
+const PRODUCER: Range<usize> = 43..57;
+const RECORDS: Range<usize> = 57..61;
+
+/// The fixed fields that vary between batches. All others are as a producer without idempotence
+/// writes them, and ignored by the reader: base offset, leader epoch, producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Bytes after the length field.
+    pub(super) length: i32,
+    /// The version of the format.
+    pub(super) magic: i8,
+    /// CRC-32C of everything from the attributes on.
+    pub(super) crc: u32,
+    /// Codec, kind of timestamp, transactional, control.
+    pub(super) attributes: u16,
+    /// Records less 1.
+    pub(super) last_offset_delta: i32,
+    /// Timestamp of the first record, in ms.
+    pub(super) base_timestamp: i64,
+    /// Latest timestamp, in ms.
+    pub(super) max_timestamp: i64,
+    /// Records.
+    pub(super) records: i32,
+}
+
+impl Head {
+    /// Reads the fixed fields; `None` when there are too few bytes. Nothing is checked.
+    pub(super) fn read(batch: &[u8]) -> Option<Self> {
+        let head: &[u8; HEAD_BYTES] = batch.first_chunk()?;
+        Some(Self {
+            length: i32::from_be_bytes(field(head, LENGTH)),
+            magic: i8::from_be_bytes([head[MAGIC_AT]]),
+            crc: u32::from_be_bytes(field(head, CRC)),
+            attributes: u16::from_be_bytes(field(head, ATTRIBUTES)),
+            last_offset_delta: i32::from_be_bytes(field(head, LAST_OFFSET_DELTA)),
+            base_timestamp: i64::from_be_bytes(field(head, BASE_TIMESTAMP)),
+            max_timestamp: i64::from_be_bytes(field(head, MAX_TIMESTAMP)),
+            records: i32::from_be_bytes(field(head, RECORDS)),
+        })
+    }
+
+    /// Writes all fixed fields in front of the records of `batch`, the checksum last. `magic` and
+    /// `crc` are not taken from `self`.
+    ///
+    /// # Panics
+    /// When `batch` is shorter than [`HEAD_BYTES`].
+    pub(super) fn write(self, batch: &mut [u8]) {
+        batch[BASE_OFFSET].fill(0);
+        batch[LENGTH].copy_from_slice(&self.length.to_be_bytes());
+        batch[LEADER_EPOCH].fill(0xff);
+        batch[MAGIC_AT] = MAGIC.to_be_bytes()[0];
+        batch[ATTRIBUTES].copy_from_slice(&self.attributes.to_be_bytes());
+        batch[LAST_OFFSET_DELTA].copy_from_slice(&self.last_offset_delta.to_be_bytes());
+        batch[BASE_TIMESTAMP].copy_from_slice(&self.base_timestamp.to_be_bytes());
+        batch[MAX_TIMESTAMP].copy_from_slice(&self.max_timestamp.to_be_bytes());
+        batch[PRODUCER].fill(0xff);
+        batch[RECORDS].copy_from_slice(&self.records.to_be_bytes());
+        let crc = checksum(batch);
+        batch[CRC].copy_from_slice(&crc.to_be_bytes());
+    }
+}
+
+/// The CRC-32C of a batch: over everything from the attributes on.
+pub(super) fn checksum(batch: &[u8]) -> u32 {
+    crc32c::crc32c(batch.get(CRC_FROM..).unwrap_or_default())
+}
+
+fn field<const N: usize>(head: &[u8; HEAD_BYTES], at: Range<usize>) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&head[at]);
+    bytes
+}
