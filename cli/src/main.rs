@@ -1,2 +1,71 @@
-//! Stub.
-fn main() {}
+//! `tributary`: everything for one machine and for people.
+//!
+//! Parses arguments and turns results into exit codes: 0 clean, 1 failure, 2 bad config or
+//! arguments. Each command lives in a file of its own.
+
+mod bench;
+mod check;
+mod demo;
+mod inspect;
+mod out;
+mod table;
+mod up;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+use tributary_common::{daemon, telemetry};
+
+/// Collects logs from files and brings each line, counted, to where it is used.
+#[derive(Debug, Parser)]
+#[command(name = "tributary", version, about)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Collect your own logs: agent, bus and manager in one process.
+    Up(up::UpArgs),
+    /// Watch it work: programs write and rotate logs, the destination goes away and comes back.
+    Demo(demo::DemoArgs),
+    /// Validate a config file of any part and print all its faults.
+    Check {
+        /// The file.
+        file: PathBuf,
+        /// Whose config it is, where name and keys do not tell.
+        #[arg(long)]
+        part: Option<check::Part>,
+    },
+    /// Look into a checkpoint, a bus's journal, or a file of captured frames; offline.
+    Inspect {
+        /// A file or folder.
+        path: PathBuf,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: inspect::Format,
+    },
+    /// Measure on this machine.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Command::Up(args) => run_parts(|stop| async move { up::run(&args, stop).await }),
+        Command::Demo(args) => run_parts(|stop| demo::run(args, stop)),
+        Command::Check { file, part } => match check::run(&file, part) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(daemon::EXIT_CONFIG),
+            Err(error) => Err(error),
+        },
+        Command::Inspect { path, output } => inspect::run(&path, output),
+        Command::Bench(bench) => bench::run(&bench),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => daemon::exit_code(&error),
+    }
+}

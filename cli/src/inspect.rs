@@ -1,0 +1,315 @@
+//! `tributary inspect PATH`: what is in a checkpoint, a bus journal, or a file of captured frames.
+//!
+//! Offline and read only: it never locks, repairs or writes. The kind of a file is told by its
+//! magic, of a folder by what it holds. Not for: a running daemon (ask its `/status`).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use serde::Serialize;
+use tributary_common::{
+    batch,
+    header::BatchHeader,
+    wire::{self, Frame, PRELUDE_BYTES, Prelude},
+};
+
+use crate::out;
+
+/// The largest file of captured frames that is read: it is held in memory.
+const MAX_CAPTURE_BYTES: u64 = 1 << 30;
+/// Bytes that a payload may have once decompressed.
+const MAX_RAW_BYTES: usize = 64 << 20;
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// Prints what is in `path`.
+///
+/// # Errors
+/// When nothing is there, it cannot be read, or it is none of the known kinds.
+pub(crate) fn run(path: &Path, format: Format) -> anyhow::Result<()> {
+    let kind = fs::metadata(path).with_context(|| format!("failed to look at {}", path.display()))?;
+    let value = if kind.is_dir() {
+        folder(path)?
+    } else if tributary_agent::checkpoint::is_checkpoint(path)? {
+        serde_json::to_value(tributary_agent::checkpoint::inspect(path)?)?
+    } else if tributary_bus::journal::is_journal(path)? {
+        serde_json::to_value(tributary_bus::journal::inspect(path)?)?
+    } else {
+        let capture = frames(path, kind.len())?;
+        if format == Format::Text {
+            capture.print();
+            return Ok(());
+        }
+        serde_json::to_value(capture)?
+    };
+    match format {
+        Format::Text => print_tree(&value, 0),
+        Format::Json => out::line(serde_json::to_string_pretty(&value)?),
+    }
+    Ok(())
+}
+
+/// A state folder of an agent, a data folder of a bus, or one of their parts.
+fn folder(path: &Path) -> anyhow::Result<serde_json::Value> {
+    let inside = |name: &str| -> Option<PathBuf> { Some(path.join(name)).filter(|p| p.is_dir()) };
+    let checkpoint = inside("checkpoint").unwrap_or_else(|| path.to_owned());
+    if tributary_agent::checkpoint::is_checkpoint(&checkpoint)? {
+        return Ok(serde_json::to_value(tributary_agent::checkpoint::inspect(&checkpoint)?)?);
+    }
+    let journal = inside("dedupe").unwrap_or_else(|| path.to_owned());
+    if tributary_bus::journal::is_journal(&journal)? {
+        return Ok(serde_json::to_value(tributary_bus::journal::inspect(&journal)?)?);
+    }
+    bail!(
+        "{} holds neither an agent's checkpoint nor a bus's journal; name a state_dir, a data_dir, \
+         or a file in one of them",
+        path.display()
+    )
+}
+
+/// One frame of a capture.
+#[derive(Debug, Serialize)]
+struct Seen {
+    /// Where its prelude begins, in bytes from the start of the file.
+    offset: usize,
+    /// Its kind in words.
+    kind: &'static str,
+    /// Bytes of header and payload.
+    bytes: usize,
+    /// What it says, in words.
+    says: String,
+    /// A batch's header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<BatchHeader>,
+    /// Whether a batch's payload is sound: `ok`, or what is wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<String>,
+}
+
+/// All frames of a capture, up to the first that does not parse.
+#[derive(Debug, Serialize)]
+struct Capture {
+    /// Bytes of HTTP before the first frame.
+    http_bytes: usize,
+    frames: Vec<Seen>,
+    /// Why reading ended before the end of the file, with the offset.
+    stopped: Option<String>,
+}
+
+impl Capture {
+    fn print(&self) {
+        if self.http_bytes > 0 {
+            out::line(format_args!("{:>10}  http      {} bytes", 0, self.http_bytes));
+        }
+        for frame in &self.frames {
+            let payload = frame.payload.as_deref().map_or(String::new(), |p| format!(" · payload {p}"));
+            out::line(format_args!(
+                "{:>10}  {:<8}  {} bytes · {}{payload}",
+                frame.offset, frame.kind, frame.bytes, frame.says
+            ));
+        }
+        let end = self.stopped.as_ref().map_or(String::new(), |why| format!("; stopped: {why}"));
+        out::line(format_args!("{} frames{end}", self.frames.len()));
+    }
+}
+
+fn frames(path: &Path, len: u64) -> anyhow::Result<Capture> {
+    if len > MAX_CAPTURE_BYTES {
+        bail!("{} has {len} bytes; a capture may have {MAX_CAPTURE_BYTES}", path.display());
+    }
+    let bytes = fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
+    let capture = read_frames(Bytes::from(bytes));
+    if capture.frames.is_empty() && capture.stopped.is_some() {
+        bail!(
+            "{} is no checkpoint, journal or capture of frames of {}: {}",
+            path.display(),
+            wire::PROTOCOL,
+            capture.stopped.unwrap_or_default()
+        );
+    }
+    Ok(capture)
+}
+
+/// A capture may begin with the HTTP request or answer of the upgrade.
+fn http_bytes(bytes: &[u8]) -> usize {
+    if !bytes.starts_with(b"GET ") && !bytes.starts_with(b"HTTP/1.1 ") {
+        return 0;
+    }
+    bytes.windows(4).position(|window| window == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4)
+}
+
+fn read_frames(bytes: Bytes) -> Capture {
+    let http_bytes = http_bytes(&bytes);
+    let mut capture = Capture { http_bytes, frames: Vec::new(), stopped: None };
+    let mut at = http_bytes;
+    while at < bytes.len() {
+        match next_frame(&bytes, at) {
+            Ok((seen, end)) => {
+                capture.frames.push(seen);
+                at = end;
+            }
+            Err(why) => {
+                capture.stopped = Some(format!("at byte {at}: {why}"));
+                break;
+            }
+        }
+    }
+    capture
+}
+
+fn next_frame(bytes: &Bytes, at: usize) -> Result<(Seen, usize), String> {
+    let left = bytes.len() - at;
+    let body = at + PRELUDE_BYTES;
+    let prelude: [u8; PRELUDE_BYTES] = bytes
+        .get(at..body)
+        .and_then(|prelude| prelude.try_into().ok())
+        .ok_or_else(|| format!("{left} bytes are no prelude"))?;
+    let prelude = Prelude::decode(prelude).map_err(|error| error.to_string())?;
+    let end = body + prelude.frame_bytes();
+    if end > bytes.len() {
+        return Err(format!("the frame has {} bytes, the file only {left} more", end - at));
+    }
+    let frame = wire::decode(prelude, bytes.slice(body..end)).map_err(|error| error.to_string())?;
+    Ok((describe(at, prelude, frame), end))
+}
+
+fn describe(offset: usize, prelude: Prelude, frame: Frame) -> Seen {
+    let bytes = prelude.frame_bytes();
+    let plain = |kind, says| Seen { offset, kind, bytes, says, header: None, payload: None };
+    match frame {
+        Frame::Hello(hello) => plain(
+            "hello",
+            format!("agent {} on {} in {}, {}", hello.agent, hello.host, hello.zone, hello.software),
+        ),
+        Frame::Welcome(welcome) => plain(
+            "welcome",
+            format!(
+                "node {} of {}, window {} batches, {} bytes",
+                welcome.node, welcome.cluster, welcome.window_batches, welcome.window_bytes
+            ),
+        ),
+        Frame::Batch(header, payload) => Seen {
+            says: format!(
+                "{} to {}, {} records of {} bytes [{}, {})",
+                header.id(), header.topic, header.records, header.file, header.span.start,
+                header.span.end
+            ),
+            payload: Some(check_payload(&header, &payload)),
+            header: Some(*header),
+            ..plain("batch", String::new())
+        },
+        Frame::Receipts(receipts) => {
+            let ids: Vec<String> = receipts.iter().map(|r| r.batch.to_string()).collect();
+            plain("receipts", format!("{}: {}", receipts.len(), ids.join(", ")))
+        }
+        Frame::Busy(busy) => plain(
+            "busy",
+            format!("{} again in {} ms: {}", busy.batch, busy.retry_after_ms, busy.reason),
+        ),
+        Frame::Refuse(refusal) => plain(
+            "refuse",
+            format!("{} {}: {}", refusal.batch, refusal.reason.as_str(), refusal.detail),
+        ),
+        Frame::GoAway { reconnect_within_ms } => {
+            plain("goaway", format!("reconnect within {reconnect_within_ms} ms"))
+        }
+        Frame::Error(text) => plain("error", text),
+        Frame::Ping(number) => plain("ping", number.to_string()),
+        Frame::Pong(number) => plain("pong", number.to_string()),
+    }
+}
+
+fn check_payload(header: &BatchHeader, payload: &[u8]) -> String {
+    match batch::decode(payload, MAX_RAW_BYTES) {
+        Ok(decoded) if decoded.len() != header.records => {
+            format!("has {} records, its header says {}", decoded.len(), header.records)
+        }
+        Ok(decoded) if decoded.content_sum() != header.content_sum => {
+            "has another content sum than its header says".to_owned()
+        }
+        Ok(_sound) => "ok".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// A JSON value as indented text: keys, then values.
+fn print_tree(value: &serde_json::Value, depth: usize) {
+    let pad = "  ".repeat(depth);
+    let nested = |value: &serde_json::Value| value.is_object() || value.is_array();
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                if nested(value) {
+                    out::line(format_args!("{pad}{key}:"));
+                    print_tree(value, depth + 1);
+                } else {
+                    out::line(format_args!("{pad}{key}: {}", scalar(value)));
+                }
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for item in items {
+                if nested(item) {
+                    out::line(format_args!("{pad}-"));
+                    print_tree(item, depth + 1);
+                } else {
+                    out::line(format_args!("{pad}- {}", scalar(item)));
+                }
+            }
+        }
+        scalar_value => out::line(format_args!("{pad}{}", scalar(scalar_value))),
+    }
+}
+
+fn scalar(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ping_bytes() -> Vec<u8> {
+        wire::encode(&Frame::Ping(7)).unwrap()
+    }
+
+    #[test]
+    fn a_capture_is_read_behind_its_http_head() {
+        let mut bytes = b"GET /v1/stream HTTP/1.1\r\nupgrade: tributary/1\r\n\r\n".to_vec();
+        let head = bytes.len();
+        bytes.extend(ping_bytes());
+        let capture = read_frames(Bytes::from(bytes));
+        assert_eq!((capture.http_bytes, capture.stopped), (head, None));
+        assert_eq!((capture.frames[0].offset, capture.frames[0].kind), (head, "ping"));
+    }
+
+    #[test]
+    fn reading_stops_at_the_first_bad_frame_and_says_where() {
+        let mut bytes = ping_bytes();
+        let bad = bytes.len();
+        bytes.extend([0xff; 20]);
+        let capture = read_frames(Bytes::from(bytes));
+        assert_eq!(capture.frames.len(), 1);
+        let why = capture.stopped.unwrap();
+        assert!(why.starts_with(&format!("at byte {bad}: frame announces 4294967295")), "{why}");
+    }
+
+    #[test]
+    fn a_torn_frame_is_named() {
+        let mut bytes = ping_bytes();
+        bytes.pop();
+        let why = read_frames(Bytes::from(bytes)).stopped.unwrap();
+        assert!(why.contains("the file only"), "{why}");
+    }
+}

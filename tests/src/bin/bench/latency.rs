@@ -1,0 +1,132 @@
+//! A steady load: CPU of agent and bus, and how long a line takes until a consumer can read it.
+
+use std::{
+    fs::File,
+    io::Write as _,
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+};
+use tokio::time::Instant;
+use tributary_tests::kafka::Kafka;
+
+use crate::{
+    Delay, as_float,
+    cpu::{Usage, usage},
+    line::{Line, Task},
+    load::{now_us, push_line, stamp_us},
+};
+
+/// Lines are written so often.
+const TICK: Duration = Duration::from_millis(5);
+/// The first seconds are not counted: connections, metadata, first files.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// How long the last lines may take.
+const DRAIN: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// What was seen.
+#[derive(Debug)]
+pub(crate) struct Steady {
+    pub(crate) bytes: u64,
+    pub(crate) wall: Duration,
+    pub(crate) agent: Usage,
+    pub(crate) bus: Usage,
+    pub(crate) delay: Delay,
+}
+
+/// Writes `bytes_per_s` for `time` into one file and consumes it from Kafka as it arrives.
+///
+/// # Errors
+/// When a line does not arrive.
+pub(crate) fn steady(
+    kafka: &Kafka,
+    line: Line,
+    task: &Task,
+    bytes_per_s: u64,
+    time: Duration,
+) -> Result<Steady> {
+    let consumer = consumer(kafka, &task.topic)?;
+    let path = line.logs.join("steady.log");
+    // The CPU of the whole life counts, the warm-up included: its bytes count, too.
+    let before = (usage(line.agent.pid())?, usage(line.bus.pid())?);
+    let begun = Instant::now();
+    let writer = thread::spawn(move || write(&path, bytes_per_s, time));
+    let mut delays_us: Vec<u64> = Vec::new();
+    let (mut arrived, mut written) = (0_u64, None);
+    let mut writer = Some(writer);
+    let counted_from_us = now_us() + u64::try_from(WARM_UP.as_micros())?;
+    while written.is_none_or(|(_, lines)| arrived < lines) {
+        if begun.elapsed() > time + DRAIN {
+            return Err(anyhow!("{arrived} of {written:?} lines arrived in time"));
+        }
+        if let Some(message) = consumer.poll(Duration::from_millis(1)) {
+            let message = message?;
+            arrived += 1;
+            let stamp = stamp_us(message.payload().unwrap_or_default()).context("a foreign line")?;
+            if stamp >= counted_from_us {
+                delays_us.push(now_us().saturating_sub(stamp));
+            }
+        }
+        if let Some(done) = writer.take_if(|writer| writer.is_finished()) {
+            written = Some(done.join().map_err(|_panic| anyhow!("the writer panicked"))??);
+        }
+    }
+    let wall = begun.elapsed();
+    let (agent, bus) = (usage(line.agent.pid())?, usage(line.bus.pid())?);
+    delays_us.sort_unstable();
+    let at = |share: f64| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+        let index = (as_float(delays_us.len() as u64) * share) as usize;
+        let last = delays_us.len().saturating_sub(1);
+        as_float(delays_us.get(index.min(last)).copied().unwrap_or_default()) / 1e3
+    };
+    Ok(Steady {
+        bytes: written.map_or(0, |(bytes, _)| bytes),
+        wall,
+        agent: agent.since(before.0),
+        bus: bus.since(before.1),
+        delay: Delay { p50_ms: at(0.5), p99_ms: at(0.99), max_ms: at(1.0) },
+    })
+}
+
+fn write(path: &PathBuf, bytes_per_s: u64, time: Duration) -> Result<(u64, u64)> {
+    let mut file = File::create(path)?;
+    let mut random = fastrand::Rng::with_seed(3);
+    let (mut text, mut bytes, mut lines) = (String::new(), 0_u64, 0_u64);
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        let due = u64::try_from(begun.elapsed().as_micros())? * bytes_per_s / 1_000_000;
+        text.clear();
+        while bytes + (text.len() as u64) < due {
+            push_line(&mut text, &mut random, now_us());
+            lines += 1;
+        }
+        file.write_all(text.as_bytes())?;
+        bytes += text.len() as u64;
+        thread::sleep(TICK);
+    }
+    Ok((bytes, lines))
+}
+
+fn consumer(kafka: &Kafka, topic: &str) -> Result<BaseConsumer> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("group.id", "bench")
+        .set("enable.auto.commit", "false")
+        .set("fetch.wait.max.ms", "5")
+        .create()?;
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER_LIMIT)?;
+    let mut list = TopicPartitionList::new();
+    for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+        list.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
+    }
+    consumer.assign(&list)?;
+    Ok(consumer)
+}

@@ -1,0 +1,120 @@
+//! One agent and one bus as processes of their own, in front of a real Kafka.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::time::Instant;
+use tributary_tests::{
+    child::{Child, Plan},
+    http,
+    kafka::{Kafka, free_port},
+    poll,
+    scratch,
+};
+
+use crate::cpu::{Usage, usage};
+
+const READY_LIMIT: Duration = Duration::from_secs(30);
+const BACKLOG_LIMIT: Duration = Duration::from_secs(600);
+const PARTITIONS: i32 = 8;
+
+/// Which class into which topic.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) class: &'static str,
+    pub(crate) topic: String,
+}
+
+/// The two processes.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) agent: Child,
+    pub(crate) bus: Child,
+    pub(crate) logs: PathBuf,
+}
+
+/// An optimised program of ours; `make bench` has built it.
+///
+/// # Errors
+/// When it was not built.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let path = scratch::repository().join("target/release").join(name);
+    if !path.try_exists()? {
+        bail!("{} is not there; run `make bench`", path.display());
+    }
+    Ok(path)
+}
+
+impl Line {
+    /// Starts both and waits until they are ready. The agent tails `<folder>/logs/*.log`.
+    ///
+    /// # Errors
+    /// When one does not come up.
+    pub(crate) fn start(kafka: &Kafka, folder: &Path, task: &Task) -> Result<Self> {
+        let logs = folder.join("logs");
+        fs::create_dir_all(&logs)?;
+        kafka.create_topic(&task.topic, PARTITIONS)?;
+        let (listen, bus_admin, agent_admin) = (free_port()?, free_port()?, free_port()?);
+        let dir = folder.display();
+        let bus = start("bus", folder, bus_admin, &format!(
+            "zone = \"z\"\ncluster = \"c\"\nnode = \"n\"\nlisten = \"127.0.0.1:{listen}\"\n\
+             admin = \"127.0.0.1:{bus_admin}\"\ndata_dir = \"{dir}/bus\"\n\
+             [[destination]]\nname = \"k\"\nkind = \"kafka\"\nbootstrap = [\"{}\"]\nproducer = \"rdkafka\"\n\
+             [[route]]\ntopic = \"*\"\nto = [{{ destination = \"k\" }}]\n",
+            kafka.bootstrap(),
+        ))?;
+        let agent = start("agent", folder, agent_admin, &format!(
+            "zone = \"z\"\nstate_dir = \"{dir}/agent\"\nadmin = \"127.0.0.1:{agent_admin}\"\n\
+             [[bus]]\nname = \"c\"\nnodes = [\"127.0.0.1:{listen}\"]\n\
+             [[task]]\nid = \"t\"\ntopic = \"{}\"\nclass = \"{}\"\npaths = [\"{}/*.log\"]\n",
+            task.topic, task.class, logs.display(),
+        ))?;
+        Ok(Self { agent, bus, logs })
+    }
+}
+
+fn start(part: &str, folder: &Path, admin: u16, config: &str) -> Result<Child> {
+    let file = folder.join(format!("{part}.toml"));
+    fs::write(&file, config)?;
+    let plan = Plan::new(program(&format!("tributary-{part}"))?)
+        .args(["--config".to_owned(), file.display().to_string()]);
+    let child = Child::start(part, &plan, &folder.join(format!("{part}.log")))?;
+    let url = format!("127.0.0.1:{admin}");
+    poll::until(&format!("{part} to be ready"), READY_LIMIT, || {
+        // Until it listens the question itself fails.
+        Ok(http::get(&url, "/readyz").ok().filter(|answer| answer.status == 200).map(drop))
+    })
+    .with_context(|| child.log_tail())?;
+    Ok(child)
+}
+
+/// What a backlog cost.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    pub(crate) agent: Usage,
+    pub(crate) bus: Usage,
+    pub(crate) wall: Duration,
+}
+
+/// Gives a whole file to a fresh line and waits until Kafka has every line of it.
+///
+/// # Errors
+/// When that takes too long.
+pub(crate) fn backlog(kafka: &Kafka, folder: &Path, file: &Path, lines: u64) -> Result<Backlog> {
+    let task = Task { class: "P2", topic: "backlog".into() };
+    let line = Line::start(kafka, folder, &task)?;
+    let begun = Instant::now();
+    fs::hard_link(file, line.logs.join("backlog.log"))?;
+    poll::until("the whole backlog to be in Kafka", BACKLOG_LIMIT, || {
+        Ok((kafka.end_offsets(&task.topic)? >= lines).then_some(()))
+    })
+    .with_context(|| format!("{}\n{}", line.agent.log_tail(), line.bus.log_tail()))?;
+    let wall = begun.elapsed();
+    // The last acknowledgements are on their way back to the agent.
+    std::thread::sleep(Duration::from_secs(1));
+    Ok(Backlog { agent: usage(line.agent.pid())?, bus: usage(line.bus.pid())?, wall })
+}

@@ -1,0 +1,219 @@
+//! `make bench`: what the main job costs, measured against a real Kafka, as a table to quote.
+//!
+//! CPU seconds come from the kernel's accounting, each process apart, in units of z: what a bare loop
+//! needs to read the same file and compress it with zstd-1 in 256 KiB blocks, taken in the same run.
+//! Not for: tests (machines are noisy; nothing here passes or fails).
+//!
+//! Arguments: `--gb N` the size of the backlog (default 1), `--write FILE` keeps the table.
+
+mod cpu;
+mod latency;
+mod line;
+mod load;
+
+use std::{fmt::Write as _, fs, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use tributary_tests::{kafka::Kafka, say, scratch};
+
+use self::line::{Line, Task};
+
+/// How often z is taken; the median counts.
+const Z_RUNS: usize = 3;
+/// The steady load: bytes a second, and for how long.
+const STEADY_BYTES_PER_S: u64 = 10_000_000;
+const STEADY_FOR: Duration = Duration::from_secs(30);
+
+struct Args {
+    gb: f64,
+    write: Option<PathBuf>,
+}
+
+fn arguments() -> Result<Args> {
+    let mut parsed = Args { gb: 1.0, write: None };
+    let mut given = std::env::args().skip(1);
+    while let Some(name) = given.next() {
+        let value = given.next().with_context(|| format!("{name} needs a value"))?;
+        match name.as_str() {
+            "--gb" => parsed.gb = value.parse().context("--gb is a number of 10^9 bytes")?,
+            "--write" => parsed.write = Some(value.into()),
+            _ => bail!("{name} is unknown; allowed are --gb N and --write FILE"),
+        }
+    }
+    Ok(parsed)
+}
+
+fn main() -> Result<()> {
+    let args = arguments()?;
+    let folder = scratch::create("bench")?;
+    let file = folder.join("backlog.log");
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size by hand")]
+    let (bytes, lines) = load::write_log(&file, (args.gb * 1e9) as u64)?;
+    say(&format!("{bytes} bytes, {lines} lines; taking z"));
+    let z = z_seconds(&file)?;
+    let per_gb = |seconds: f64| seconds * 1e9 / as_float(bytes);
+    let z_per_gb = per_gb(z);
+
+    let kafka = Kafka::start(&folder.join("kafka"))?;
+    say("the backlog");
+    let backlog = line::backlog(&kafka, &folder.join("b"), &file, lines)?;
+    let mut table = Table::new(z_per_gb);
+    let wall_s = backlog.wall.as_secs_f64();
+    table.row("z: bare read + zstd-1", z_per_gb, None, None, "");
+    let bar = |what: &str| format!("bar {what}");
+    table.row(
+        "agent, backlog to acknowledged",
+        per_gb(backlog.agent.cpu_s()),
+        Some(backlog.agent),
+        None,
+        &bar("1.8 z, 64 MiB"),
+    );
+    table.row(
+        "bus (rdkafka), backlog",
+        per_gb(backlog.bus.cpu_s()),
+        Some(backlog.bus),
+        None,
+        &bar("3 z"),
+    );
+    table.note(&format!(
+        "backlog: {lines} lines, {:.0} MB/s end to end on {} cores shared with Kafka, {:.1} bytes a line",
+        as_float(bytes) / 1e6 / wall_s,
+        std::thread::available_parallelism()?,
+        as_float(bytes) / as_float(lines),
+    ));
+    for (class, wanted) in [("P2", "p99 700 ms"), ("P0", "p99 150 ms")] {
+        say(&format!("steady 10 MB/s, {class}"));
+        let task = Task { class, topic: format!("steady-{}", class.to_lowercase()) };
+        let line = Line::start(&kafka, &folder.join(class), &task)?;
+        let steady = latency::steady(&kafka, line, &task, STEADY_BYTES_PER_S, STEADY_FOR)?;
+        let gb = as_float(steady.bytes) / 1e9;
+        let share = 100.0 * steady.agent.cpu_s() / steady.wall.as_secs_f64();
+        table.row(
+            &format!("agent, 10 MB/s, {class}"),
+            steady.agent.cpu_s() / gb,
+            Some(steady.agent),
+            Some(steady.delay),
+            &format!("{share:.1} % of a core; bar 2 z, {wanted}"),
+        );
+        table.row(
+            &format!("bus, 10 MB/s, {class}"),
+            steady.bus.cpu_s() / gb,
+            Some(steady.bus),
+            None,
+            "",
+        );
+    }
+    let text = table.finish()?;
+    say(&text);
+    if let Some(path) = &args.write {
+        fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))?;
+    }
+    drop(kafka);
+    fs::remove_dir_all(&folder).context("failed to remove the bench's folder")
+}
+
+/// The median CPU seconds of the bare loop over the file.
+fn z_seconds(file: &std::path::Path) -> Result<f64> {
+    let mut runs = Vec::new();
+    for _ in 0..=Z_RUNS {
+        let output = Command::new(line::program("tributary")?).args(["bench", "z"]).arg(file).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let cpu = said
+            .split(", ")
+            .find_map(|part| part.trim().strip_suffix(" CPU s")?.parse::<f64>().ok())
+            .with_context(|| format!("`tributary bench z` said {said:?}"))?;
+        runs.push(cpu);
+    }
+    // The first run warms the page cache.
+    let mut counted = runs.split_off(1);
+    counted.sort_by(f64::total_cmp);
+    counted.get(Z_RUNS / 2).copied().context("z was not taken")
+}
+
+/// Percentiles of line written to line readable in Kafka, in ms.
+#[derive(Debug, Clone, Copy)]
+struct Delay {
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+}
+
+struct Table {
+    z_per_gb: f64,
+    text: String,
+    notes: Vec<String>,
+}
+
+impl Table {
+    fn new(z_per_gb: f64) -> Self {
+        let text = "| what | CPU s/GB | z | user | sys | peak MiB | p50 / p99 / max ms | |\n\
+                    |---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+        Self { z_per_gb, text, notes: Vec::new() }
+    }
+
+    fn row(
+        &mut self,
+        what: &str,
+        cpu_per_gb: f64,
+        usage: Option<cpu::Usage>,
+        delay: Option<Delay>,
+        remark: &str,
+    ) {
+        let usage = usage.map_or(["-".to_owned(), "-".to_owned(), "-".to_owned()], |usage| {
+            [
+                format!("{:.2}", usage.user_s),
+                format!("{:.2}", usage.system_s),
+                format!("{:.0}", usage.peak_mib),
+            ]
+        });
+        let delay = delay.map_or("-".to_owned(), |delay| {
+            format!("{:.0} / {:.0} / {:.0}", delay.p50_ms, delay.p99_ms, delay.max_ms)
+        });
+        // Writing into a String cannot fail.
+        writeln!(
+            self.text,
+            "| {what} | {cpu_per_gb:.2} | {:.2} | {} | {} | {} | {delay} | {remark} |",
+            cpu_per_gb / self.z_per_gb,
+            usage[0],
+            usage[1],
+            usage[2],
+        )
+        .unwrap_or_default();
+    }
+
+    fn note(&mut self, note: &str) {
+        self.notes.push(note.to_owned());
+    }
+
+    fn finish(self) -> Result<String> {
+        let cpu = fs::read_to_string("/proc/cpuinfo")?;
+        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+        let memory = fs::read_to_string("/proc/meminfo")?;
+        let kib: f64 = memory
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
+            .unwrap_or_default();
+        let cores = std::thread::available_parallelism()?;
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        let mut text = self.text;
+        text.push('\n');
+        for note in &self.notes {
+            text.push_str(note);
+            text.push('\n');
+        }
+        let model = model.unwrap_or("unknown processor");
+        writeln!(
+            text,
+            "machine: {cores} cores of {model}, {:.0} GiB, Linux {}",
+            kib / 1048576.0,
+            kernel.trim()
+        )?;
+        Ok(text)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn as_float(number: u64) -> f64 {
+    number as f64
+}
