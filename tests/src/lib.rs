@@ -1,1 +1,41 @@
-//! Stub.
+//! The rig: real servers, the real programs, real faults, and an oracle that knows what must arrive.
+//!
+//! A scenario in `it/` reads like a sentence: start Kafka, a manager, a bus and an agent; write
+//! stamped lines; kill something; ask the oracle and the ledger. Everything blocks and polls with a
+//! deadline; nothing sleeps to wait for something.
+//!
+//! | room | for |
+//! |---|---|
+//! | [`scratch`] | a folder per scenario, kept when it fails |
+//! | [`child`] | processes: logs, signals, none left behind |
+//! | [`kafka`] | a real Kafka, its tools, a stock consumer |
+//! | [`product`] | our own programs with their configuration |
+//! | [`cluster`] | manager, bus and agents wired together |
+//! | [`writer`], [`oracle`] | stamped lines, and the verdict over what arrived |
+//! | [`ledger`] | what the manager says of the same lines |
+//! | [`proxy`] | a TCP hop that breaks on command |
+//! | [`nginx`] | a real web server under load, rotated by logrotate |
+//!
+//! Not for: the products; none of them depends on this package.
+
+pub mod child;
+pub mod cluster;
+pub mod http;
+pub mod kafka;
+pub mod ledger;
+pub mod nginx;
+pub mod oracle;
+pub mod poll;
+pub mod product;
+pub mod proxy;
+pub mod scratch;
+pub mod writer;
+
+/// A line for the person who watches the run.
+#[expect(
+    clippy::print_stderr,
+    reason = "the rig's one way to talk to the person who runs it"
+)]
+pub fn say(line: &str) {
+    eprintln!("{line}");
+}

@@ -42,8 +42,12 @@ pub(crate) fn usage(pid: u32) -> anyhow::Result<Usage> {
     };
     let stat = read("stat")?;
     // After the name in parentheses come fields 3 …; user and system time are fields 14 and 15.
-    let fields: Vec<&str> =
-        stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
     let seconds = |field: usize| -> anyhow::Result<f64> {
         let ticks: f64 = fields.get(field - 3).context("stat is short")?.parse()?;
         Ok(ticks / TICKS_PER_SECOND)
@@ -51,7 +55,17 @@ pub(crate) fn usage(pid: u32) -> anyhow::Result<Usage> {
     let status = read("status")?;
     let peak_kib: f64 = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .find_map(|line| {
+            line.strip_prefix("VmHWM:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse()
+                .ok()
+        })
         .context("status has no VmHWM")?;
-    Ok(Usage { user_s: seconds(14)?, system_s: seconds(15)?, peak_mib: peak_kib / 1024.0 })
+    Ok(Usage {
+        user_s: seconds(14)?,
+        system_s: seconds(15)?,
+        peak_mib: peak_kib / 1024.0,
+    })
 }

@@ -1,12 +1,6 @@
 //! A steady load: CPU of agent and bus, and how long a line takes until a consumer can read it.
 
-use std::{
-    fs::File,
-    io::Write as _,
-    path::PathBuf,
-    thread,
-    time::Duration,
-};
+use std::{fs::File, io::Write as _, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use rdkafka::{
@@ -69,20 +63,28 @@ pub(crate) fn steady(
         if let Some(message) = consumer.poll(Duration::from_millis(1)) {
             let message = message?;
             arrived += 1;
-            let stamp = stamp_us(message.payload().unwrap_or_default()).context("a foreign line")?;
+            let stamp =
+                stamp_us(message.payload().unwrap_or_default()).context("a foreign line")?;
             if stamp >= counted_from_us {
                 delays_us.push(now_us().saturating_sub(stamp));
             }
         }
         if let Some(done) = writer.take_if(|writer| writer.is_finished()) {
-            written = Some(done.join().map_err(|_panic| anyhow!("the writer panicked"))??);
+            written = Some(
+                done.join()
+                    .map_err(|_panic| anyhow!("the writer panicked"))??,
+            );
         }
     }
     let wall = begun.elapsed();
     let (agent, bus) = (usage(line.agent.pid())?, usage(line.bus.pid())?);
     delays_us.sort_unstable();
     let at = |share: f64| {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index"
+        )]
         let index = (as_float(delays_us.len() as u64) * share) as usize;
         let last = delays_us.len().saturating_sub(1);
         as_float(delays_us.get(index.min(last)).copied().unwrap_or_default()) / 1e3
@@ -92,7 +94,11 @@ pub(crate) fn steady(
         wall,
         agent: agent.since(before.0),
         bus: bus.since(before.1),
-        delay: Delay { p50_ms: at(0.5), p99_ms: at(0.99), max_ms: at(1.0) },
+        delay: Delay {
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            max_ms: at(1.0),
+        },
     })
 }
 
@@ -124,7 +130,11 @@ fn consumer(kafka: &Kafka, topic: &str) -> Result<BaseConsumer> {
         .create()?;
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER_LIMIT)?;
     let mut list = TopicPartitionList::new();
-    for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+    for partition in metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+    {
         list.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
     }
     consumer.assign(&list)?;

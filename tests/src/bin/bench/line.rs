@@ -12,8 +12,7 @@ use tributary_tests::{
     child::{Child, Plan},
     http,
     kafka::{Kafka, free_port},
-    poll,
-    scratch,
+    poll, scratch,
 };
 
 use crate::cpu::{Usage, usage};
@@ -60,19 +59,31 @@ impl Line {
         kafka.create_topic(&task.topic, PARTITIONS)?;
         let (listen, bus_admin, agent_admin) = (free_port()?, free_port()?, free_port()?);
         let dir = folder.display();
-        let bus = start("bus", folder, bus_admin, &format!(
-            "zone = \"z\"\ncluster = \"c\"\nnode = \"n\"\nlisten = \"127.0.0.1:{listen}\"\n\
+        let bus = start(
+            "bus",
+            folder,
+            bus_admin,
+            &format!(
+                "zone = \"z\"\ncluster = \"c\"\nnode = \"n\"\nlisten = \"127.0.0.1:{listen}\"\n\
              admin = \"127.0.0.1:{bus_admin}\"\ndata_dir = \"{dir}/bus\"\n\
              [[destination]]\nname = \"k\"\nkind = \"kafka\"\nbootstrap = [\"{}\"]\nproducer = \"rdkafka\"\n\
              [[route]]\ntopic = \"*\"\nto = [{{ destination = \"k\" }}]\n",
-            kafka.bootstrap(),
-        ))?;
-        let agent = start("agent", folder, agent_admin, &format!(
-            "zone = \"z\"\nstate_dir = \"{dir}/agent\"\nadmin = \"127.0.0.1:{agent_admin}\"\n\
+                kafka.bootstrap(),
+            ),
+        )?;
+        let agent = start(
+            "agent",
+            folder,
+            agent_admin,
+            &format!(
+                "zone = \"z\"\nstate_dir = \"{dir}/agent\"\nadmin = \"127.0.0.1:{agent_admin}\"\n\
              [[bus]]\nname = \"c\"\nnodes = [\"127.0.0.1:{listen}\"]\n\
              [[task]]\nid = \"t\"\ntopic = \"{}\"\nclass = \"{}\"\npaths = [\"{}/*.log\"]\n",
-            task.topic, task.class, logs.display(),
-        ))?;
+                task.topic,
+                task.class,
+                logs.display(),
+            ),
+        )?;
         Ok(Self { agent, bus, logs })
     }
 }
@@ -86,7 +97,10 @@ fn start(part: &str, folder: &Path, admin: u16, config: &str) -> Result<Child> {
     let url = format!("127.0.0.1:{admin}");
     poll::until(&format!("{part} to be ready"), READY_LIMIT, || {
         // Until it listens the question itself fails.
-        Ok(http::get(&url, "/readyz").ok().filter(|answer| answer.status == 200).map(drop))
+        Ok(http::get(&url, "/readyz")
+            .ok()
+            .filter(|answer| answer.status == 200)
+            .map(drop))
     })
     .with_context(|| child.log_tail())?;
     Ok(child)
@@ -105,7 +119,10 @@ pub(crate) struct Backlog {
 /// # Errors
 /// When that takes too long.
 pub(crate) fn backlog(kafka: &Kafka, folder: &Path, file: &Path, lines: u64) -> Result<Backlog> {
-    let task = Task { class: "P2", topic: "backlog".into() };
+    let task = Task {
+        class: "P2",
+        topic: "backlog".into(),
+    };
     let line = Line::start(kafka, folder, &task)?;
     let begun = Instant::now();
     fs::hard_link(file, line.logs.join("backlog.log"))?;
@@ -116,5 +133,9 @@ pub(crate) fn backlog(kafka: &Kafka, folder: &Path, file: &Path, lines: u64) -> 
     let wall = begun.elapsed();
     // The last acknowledgements are on their way back to the agent.
     std::thread::sleep(Duration::from_secs(1));
-    Ok(Backlog { agent: usage(line.agent.pid())?, bus: usage(line.bus.pid())?, wall })
+    Ok(Backlog {
+        agent: usage(line.agent.pid())?,
+        bus: usage(line.bus.pid())?,
+        wall,
+    })
 }

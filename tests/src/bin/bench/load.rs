@@ -12,8 +12,18 @@ use std::{
 };
 
 const PATHS: [&str; 12] = [
-    "/", "/cart", "/checkout/payment", "/search", "/item", "/api/v2/orders", "/api/v2/stock",
-    "/assets/app.7f3a.js", "/assets/main.91cc.css", "/account/login", "/img/hero.webp", "/help",
+    "/",
+    "/cart",
+    "/checkout/payment",
+    "/search",
+    "/item",
+    "/api/v2/orders",
+    "/api/v2/stock",
+    "/assets/app.7f3a.js",
+    "/assets/main.91cc.css",
+    "/account/login",
+    "/img/hero.webp",
+    "/help",
 ];
 const REFERERS: [&str; 6] = [
     "https://shop.example/",
@@ -56,14 +66,20 @@ pub(crate) fn push_line(text: &mut String, random: &mut fastrand::Rng, stamp_us:
 
 /// Now, in µs since 1970.
 pub(crate) fn now_us() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The stamp that [`push_line`] put at the end of a line.
 pub(crate) fn stamp_us(line: &[u8]) -> Option<u64> {
     let at = line.iter().rposition(|&b| b == b'=')?;
-    std::str::from_utf8(line.get(at + 1..)?).ok()?.trim_end().parse().ok()
+    std::str::from_utf8(line.get(at + 1..)?)
+        .ok()?
+        .trim_end()
+        .parse()
+        .ok()
 }
 
 /// Writes a log of at least `bytes`; returns its bytes and lines.

@@ -30,10 +30,15 @@ struct Args {
 }
 
 fn arguments() -> Result<Args> {
-    let mut parsed = Args { gb: 1.0, write: None };
+    let mut parsed = Args {
+        gb: 1.0,
+        write: None,
+    };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
-        let value = given.next().with_context(|| format!("{name} needs a value"))?;
+        let value = given
+            .next()
+            .with_context(|| format!("{name} needs a value"))?;
         match name.as_str() {
             "--gb" => parsed.gb = value.parse().context("--gb is a number of 10^9 bytes")?,
             "--write" => parsed.write = Some(value.into()),
@@ -47,7 +52,11 @@ fn main() -> Result<()> {
     let args = arguments()?;
     let folder = scratch::create("bench")?;
     let file = folder.join("backlog.log");
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size by hand")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a size by hand"
+    )]
     let (bytes, lines) = load::write_log(&file, (args.gb * 1e9) as u64)?;
     say(&format!("{bytes} bytes, {lines} lines; taking z"));
     let z = z_seconds(&file)?;
@@ -83,7 +92,10 @@ fn main() -> Result<()> {
     ));
     for (class, wanted) in [("P2", "p99 700 ms"), ("P0", "p99 150 ms")] {
         say(&format!("steady 10 MB/s, {class}"));
-        let task = Task { class, topic: format!("steady-{}", class.to_lowercase()) };
+        let task = Task {
+            class,
+            topic: format!("steady-{}", class.to_lowercase()),
+        };
         let line = Line::start(&kafka, &folder.join(class), &task)?;
         let steady = latency::steady(&kafka, line, &task, STEADY_BYTES_PER_S, STEADY_FOR)?;
         let gb = as_float(steady.bytes) / 1e9;
@@ -116,7 +128,10 @@ fn main() -> Result<()> {
 fn z_seconds(file: &std::path::Path) -> Result<f64> {
     let mut runs = Vec::new();
     for _ in 0..=Z_RUNS {
-        let output = Command::new(line::program("tributary")?).args(["bench", "z"]).arg(file).output()?;
+        let output = Command::new(line::program("tributary")?)
+            .args(["bench", "z"])
+            .arg(file)
+            .output()?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let cpu = said
             .split(", ")
@@ -149,7 +164,11 @@ impl Table {
         let text = "| what | CPU s/GB | z | user | sys | peak MiB | p50 / p99 / max ms | |\n\
                     |---|---|---|---|---|---|---|---|\n"
             .to_owned();
-        Self { z_per_gb, text, notes: Vec::new() }
+        Self {
+            z_per_gb,
+            text,
+            notes: Vec::new(),
+        }
     }
 
     fn row(
@@ -168,7 +187,10 @@ impl Table {
             ]
         });
         let delay = delay.map_or("-".to_owned(), |delay| {
-            format!("{:.0} / {:.0} / {:.0}", delay.p50_ms, delay.p99_ms, delay.max_ms)
+            format!(
+                "{:.0} / {:.0} / {:.0}",
+                delay.p50_ms, delay.p99_ms, delay.max_ms
+            )
         });
         // Writing into a String cannot fail.
         writeln!(
@@ -188,11 +210,19 @@ impl Table {
 
     fn finish(self) -> Result<String> {
         let cpu = fs::read_to_string("/proc/cpuinfo")?;
-        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+        let model = cpu
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
         let memory = fs::read_to_string("/proc/meminfo")?;
         let kib: f64 = memory
             .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
+            .find_map(|line| {
+                line.strip_prefix("MemTotal:")?
+                    .trim()
+                    .strip_suffix(" kB")?
+                    .parse()
+                    .ok()
+            })
             .unwrap_or_default();
         let cores = std::thread::available_parallelism()?;
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;

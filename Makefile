@@ -1,0 +1,46 @@
+# What a person types. Everything installs what it is missing first; `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+SETUP := deploy/setup/setup.sh
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+CONSOLE := manager/console
+CONSOLE_SOURCES = $(shell find $(CONSOLE) -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
+
+.PHONY: help demo up test setup setup-run setup-test console build bench
+
+help: ## this list
+	@echo "Tributary: log lines from files to Kafka, counted at every hop."
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s @
+	@echo
+	@echo "  make up WATCH='/var/log/nginx/*.log' collects your own logs; the console is on http://127.0.0.1:7500"
+
+demo: build ## write, rotate and collect logs, break the destination for ten seconds, show that the counts agree
+	target/release/tributary demo
+
+up: build ## collect your own files: make up WATCH='/var/log/nginx/*.log'
+	@[ -n "$(WATCH)" ] || { echo "say which files: make up WATCH='/var/log/nginx/*.log'"; exit 2; }
+	target/release/tributary up --watch "$(WATCH)"
+
+test: ## everything that must hold before a change lands (real servers, browser, fuzzing; about half an hour)
+	@tests/run
+
+setup: setup-test ## install what is missing to build, run and test (prints it first)
+
+setup-run:
+	@$(SETUP) run
+
+setup-test:
+	@$(SETUP) test
+
+console: setup-run $(CONSOLE)/dist/index.html ## build the web console
+
+$(CONSOLE)/dist/index.html: $(CONSOLE_SOURCES)
+	cd $(CONSOLE) && npm run build
+
+build: console ## build the programs, optimised
+	cargo build --release --locked -p tributary -p tributary-agent -p tributary-bus -p tributary-manager
+
+bench: build ## measure speed and memory against a real Kafka (see docs/benchmarks.md)
+	@$(SETUP) test
+	target/release/tributary bench

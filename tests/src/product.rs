@@ -1,0 +1,286 @@
+//! Our own programs, started as a person starts them: a config file, a process, its admin port.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::{self, ExitStatus},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use rustix::process::Signal;
+
+use crate::{
+    child::{Child, Plan},
+    http, poll, scratch,
+};
+
+/// A start takes a tenth of a second; on a machine that also compiles it may take long.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// An orderly stop must be done by then.
+pub const STOP_LIMIT: Duration = Duration::from_secs(40);
+
+/// A daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// `tributary-agent`
+    Agent,
+    /// `tributary-bus`
+    Bus,
+    /// `tributary-manager`
+    Manager,
+}
+
+impl Part {
+    /// The program's name.
+    #[must_use]
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Agent => "tributary-agent",
+            Self::Bus => "tributary-bus",
+            Self::Manager => "tributary-manager",
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.program())
+    }
+}
+
+/// A program of ours, built from the sources as they are.
+///
+/// `TRIBUTARY_BIN_DIR` names a folder where somebody has built them already; without it they are
+/// built here, once per run, in the profile of the tests.
+///
+/// # Errors
+/// When they do not build.
+pub fn program(name: &str) -> Result<PathBuf> {
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let folder = FOLDER
+        .get_or_init(|| programs().map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|text| anyhow!("no programs to test: {text}"))?;
+    let path = folder.join(name);
+    ensure!(path.is_file(), "{} is missing", path.display());
+    Ok(path)
+}
+
+fn programs() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("TRIBUTARY_BIN_DIR") {
+        return Ok(folder.into());
+    }
+    // …/target/<profile>/deps/it-0123456789abcdef
+    let tests = std::env::current_exe()?;
+    let folder = tests
+        .ancestors()
+        .nth(2)
+        .context("the test binary lies in no target folder")?;
+    let parts = [
+        "tributary",
+        "tributary-agent",
+        "tributary-bus",
+        "tributary-manager",
+    ];
+    let mut cargo = Plan::new(env!("CARGO"))
+        .folder(scratch::repository())
+        .args(["build", "--locked", "--quiet", "--bins"])
+        .args(parts.iter().flat_map(|part| ["-p", part]));
+    if folder.ends_with("release") {
+        cargo = cargo.args(["--release"]);
+    }
+    cargo.output()?;
+    Ok(folder.to_owned())
+}
+
+/// Runs a program of ours to its end; for arguments, bad input, exit codes.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn run(name: &str, args: &[&str], folder: &Path) -> Result<process::Output> {
+    Plan::new(program(name)?)
+        .args(args.iter().copied())
+        .folder(folder)
+        .run()
+}
+
+/// One daemon with its folder, which outlives its processes.
+#[derive(Debug)]
+pub struct Node {
+    part: Part,
+    folder: PathBuf,
+    admin: String,
+    process: Option<Child>,
+}
+
+impl Node {
+    /// A daemon that is not running yet. `admin` is where it answers `/healthz`.
+    ///
+    /// # Errors
+    /// When its folder cannot be written.
+    pub fn new(part: Part, folder: &Path, admin: &str, config: &str) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("config.toml"), config)?;
+        let (folder, admin) = (folder.to_owned(), admin.to_owned());
+        Ok(Self {
+            part,
+            folder,
+            admin,
+            process: None,
+        })
+    }
+
+    /// Where it answers `/healthz`; for a manager, where its API is.
+    #[must_use]
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Replaces its configuration; the next start reads it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure(&self, config: &str) -> Result<()> {
+        Ok(fs::write(self.folder.join("config.toml"), config)?)
+    }
+
+    /// Starts it and waits until it answers `/healthz`.
+    ///
+    /// # Errors
+    /// When it ends or does not answer, with the end of its log.
+    pub fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        let admin = self.admin.clone();
+        let what = format!("{} to answer on {admin}", self.part);
+        let process = self.running()?;
+        poll::until(&what, START_LIMIT, || {
+            process.must_run()?;
+            let answer = http::get(&admin, "/healthz").ok();
+            Ok(answer.filter(|answer| answer.status == 200))
+        })
+        .with_context(|| process.log_tail())
+        .map(drop)
+    }
+
+    /// Starts it and does not wait for anything.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
+        let plan = Plan::new(program(self.part.program())?)
+            .args(["--config", "config.toml"])
+            .folder(&self.folder);
+        let log = self.folder.join("log");
+        self.process = Some(Child::start(self.part.program(), &plan, &log)?);
+        Ok(())
+    }
+
+    /// The running process.
+    ///
+    /// # Errors
+    /// When it was never started.
+    pub fn running(&mut self) -> Result<&mut Child> {
+        self.process
+            .as_mut()
+            .with_context(|| format!("{} was not started", self.part))
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// When it has ended before by itself.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running()?.kill()
+    }
+
+    /// `kill -9`, and a new start.
+    ///
+    /// # Errors
+    /// As [`Node::kill`] and [`Node::start`].
+    pub fn kill_and_start(&mut self) -> Result<()> {
+        self.kill()?;
+        self.start()
+    }
+
+    /// SIGTERM; it must end by itself in time.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.running()?.terminate(STOP_LIMIT)
+    }
+
+    /// SIGTERM; it must end in time with exit code 0.
+    ///
+    /// # Errors
+    /// When it does not, with the end of its log.
+    pub fn stop_cleanly(&mut self) -> Result<()> {
+        let status = self.stop()?;
+        ensure!(
+            status.success(),
+            "{} ended with {status}:\n{}",
+            self.part,
+            self.log()?
+        );
+        Ok(())
+    }
+
+    /// SIGSTOP: it hangs.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pause(&mut self) -> Result<()> {
+        self.running()?.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn resume(&mut self) -> Result<()> {
+        self.running()?.signal(Signal::CONT)
+    }
+
+    /// `GET /status` as JSON.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        http::get(&self.admin, "/status")?.json()
+    }
+
+    /// `GET /metrics`: the sum of a metric over all its labels; 0 when there is none.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let text = http::get(&self.admin, "/metrics")?.text();
+        let mut sum = 0.0;
+        for line in text.lines() {
+            let (key, value) = line.rsplit_once(' ').unwrap_or_default();
+            if key.split('{').next() == Some(name) {
+                sum += value
+                    .parse::<f64>()
+                    .with_context(|| format!("no number: {line}"))?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// All that it has logged, over all its lives.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        let bytes = fs::read(self.folder.join("log"))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
