@@ -37,6 +37,7 @@ pub(crate) fn routes(app: App) -> Router {
     api.into_iter()
         .fold(Router::new(), add)
         .route("/api", get(unknown).fallback(unknown))
+        .route("/api/", get(unknown).fallback(unknown))
         .route("/api/{*rest}", get(unknown).fallback(unknown))
         .fallback(get(console::serve).fallback(other_method))
         .layer(middleware::from_fn(with_security_headers))

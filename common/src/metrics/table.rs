@@ -125,6 +125,30 @@ pub const TABLE: &[Metric] = &[
     // agent
     // bus
     // manager
+    counter(
+        "tributary_manager_reports_total",
+        Unit::Count,
+        &["outcome"],
+        "Reports that came to the database: taken, or failed.",
+    ),
+    counter(
+        "tributary_manager_refused_requests_total",
+        Unit::Count,
+        &["reason"],
+        "Requests that were answered with an error, by its code.",
+    ),
+    histogram(
+        "tributary_manager_write_seconds",
+        Unit::Seconds,
+        &[],
+        "Time to write a group of reports to the disk.",
+    ),
+    gauge(
+        "tributary_manager_live_pages_count",
+        Unit::Count,
+        &[],
+        "Open pages that get live events.",
+    ),
     // process
     gauge(
         "process_resident_memory_bytes",

@@ -71,16 +71,34 @@ pub(crate) async fn events(
     let permit = Arc::clone(&app.live.subscribers)
         .try_acquire_owned()
         .or(Err(ApiError::Busy("live pages")))?;
-    let now = Instant::now();
+    let (counted, now) = (Counted::new(permit), Instant::now());
     let feed = Feed {
         app,
         range,
         seen: None,
         last_sent: now,
         fresh_until: now,
-        _permit: permit,
+        _counted: counted,
     };
     Ok(Sse::new(feed.into_stream()).into_response())
+}
+
+/// Counts a subscriber as long as it lives.
+struct Counted {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Counted {
+    fn new(permit: OwnedSemaphorePermit) -> Self {
+        metrics::gauge!("tributary_manager_live_pages_count").increment(1.0);
+        Self { _permit: permit }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        metrics::gauge!("tributary_manager_live_pages_count").decrement(1.0);
+    }
 }
 
 /// One subscriber.
@@ -92,7 +110,7 @@ struct Feed {
     last_sent: Instant,
     /// Rates fall to 0 for a while after the last change, so events go on until then.
     fresh_until: Instant,
-    _permit: OwnedSemaphorePermit,
+    _counted: Counted,
 }
 
 impl Feed {

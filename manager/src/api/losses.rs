@@ -115,8 +115,8 @@ pub(crate) async fn list(
         .await?;
     Ok(Json(LossesPage {
         generated_at_ms: now_ms,
-        from_ms: minutes.from_ms(),
-        to_ms: minutes.to_ms(),
+        from_ms: minutes.start_ms(),
+        to_ms: minutes.end_ms(),
         total,
         losses: rows.into_iter().map(LossItem::from).collect(),
     }))

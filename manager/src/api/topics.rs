@@ -229,8 +229,8 @@ pub(crate) async fn page(app: &App, minutes: Minutes, now_ms: i64) -> Result<Top
     let rows = app.store.topics(minutes, now_ms).await?;
     Ok(TopicsPage {
         generated_at_ms: now_ms,
-        from_ms: minutes.from_ms(),
-        to_ms: minutes.to_ms(),
+        from_ms: minutes.start_ms(),
+        to_ms: minutes.end_ms(),
         topics: rows.into_iter().map(|row| summary(app, row)).collect(),
     })
 }
@@ -276,8 +276,8 @@ pub(crate) async fn show(
     let hosts = app.store.topic_hosts(row.id).await?;
     Ok(Json(TopicDetail {
         generated_at_ms: now_ms,
-        from_ms: minutes.from_ms(),
-        to_ms: minutes.to_ms(),
+        from_ms: minutes.start_ms(),
+        to_ms: minutes.end_ms(),
         summary: summary(&app, row),
         hosts: sorted_hosts(&topic, hosts, now_ms),
     }))
@@ -344,8 +344,8 @@ pub(crate) async fn counts(
     let (totals, minutes) = dense(range, rows);
     Ok(Json(TopicCounts {
         generated_at_ms: now_ms,
-        from_ms: range.from_ms(),
-        to_ms: range.to_ms(),
+        from_ms: range.start_ms(),
+        to_ms: range.end_ms(),
         topic,
         totals,
         minutes,

@@ -8,7 +8,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tributary_common::report::{Report, Reporter, Run};
 
 use super::{live::Live, rates::Rates};
@@ -41,12 +44,15 @@ pub(crate) enum IntakeError {
     Failed,
 }
 
+/// Where a report's number goes once it is safe.
+type Answer = oneshot::Sender<Result<u64, IntakeError>>;
+
 /// What the writing task is asked to do.
 #[derive(Debug)]
 enum Command {
     Report {
-        incoming: Incoming,
-        answer: oneshot::Sender<Result<u64, IntakeError>>,
+        incoming: Box<Incoming>,
+        answer: Answer,
     },
     Forget {
         cutoff_ms: i64,
@@ -89,7 +95,7 @@ impl Intake {
     pub(crate) async fn take(&self, report: Report, now_ms: i64) -> Result<u64, IntakeError> {
         check(&report).map_err(IntakeError::Invalid)?;
         let (answer, answered) = oneshot::channel();
-        let incoming = Incoming { report, now_ms };
+        let incoming = Box::new(Incoming { report, now_ms });
         self.queue
             .try_send(Command::Report { incoming, answer })
             .map_err(|error| match error {
@@ -147,12 +153,14 @@ impl Task {
         }
     }
 
-    async fn write(&mut self, reports: Vec<(Incoming, oneshot::Sender<Result<u64, IntakeError>>)>) {
+    async fn write(&mut self, reports: Vec<(Box<Incoming>, Answer)>) {
         if reports.is_empty() {
             return;
         }
         let (incoming, answers): (Vec<_>, Vec<_>) = reports.into_iter().unzip();
+        let began = Instant::now();
         let whole = self.writer.write(&incoming).await;
+        metrics::histogram!("tributary_manager_write_seconds").record(began.elapsed());
         let alone = match &whole {
             Ok(()) => false,
             Err(error) => {
@@ -249,12 +257,13 @@ fn check_run(run: &Run) -> Result<(), String> {
             "{at} begins at {first}; sequence numbers begin at 1 and end below 2^64"
         ));
     }
-    for (seq, batch) in (run.first_seq..).zip(&run.batches) {
+    for (place, batch) in run.batches.iter().enumerate() {
         let records = batch
             .iter()
             .map(|minute| u64::from(minute.records))
             .sum::<u64>();
         if records > MAX_BATCH_RECORDS {
+            let seq = run.first_seq + place as u64;
             return Err(format!(
                 "{at} has {records} records in batch {seq}; a batch has at most {MAX_BATCH_RECORDS}"
             ));

@@ -28,7 +28,7 @@ const VERSION: u8 = 1;
 /// Batches that were read and not delivered whose minutes a state remembers. An agent's window is
 /// far below; beyond it the oldest ones count as they stood when they were forgotten.
 const MAX_OPEN: usize = 100_000;
-/// Bus lives whose deliveries are told apart; older ones are merged.
+/// Bus nodes whose deliveries of one stream are told apart; older ones are merged.
 const MAX_TELLERS: usize = 8;
 
 /// Why a stored state can not be read.
@@ -53,13 +53,8 @@ pub(crate) type Deltas = HashMap<u32, Tally>;
 pub(crate) enum Teller {
     /// The agent that cut the batch.
     Agent,
-    /// A bus node.
-    Bus {
-        /// The database's number of the node.
-        node: i64,
-        /// The node's life.
-        epoch: u64,
-    },
+    /// A bus node, by the database's number for it.
+    Bus(i64),
 }
 
 /// What became of a batch that was read and not delivered.
@@ -70,11 +65,10 @@ enum Fate {
     Missing,
 }
 
-/// What one life of a bus node delivered.
+/// What one bus node delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Deliveries {
     node: i64,
-    epoch: u64,
     set: RangeSet,
 }
 
@@ -85,7 +79,7 @@ pub(crate) struct StreamState {
     sent: RangeSet,
     received: RangeSet,
     delivered: RangeSet,
-    /// What bus nodes said that they delivered, newest life last.
+    /// What bus nodes said that they delivered, the newest node last.
     by_bus: Vec<Deliveries>,
     /// The agent's last snapshot.
     in_flight: RangeSet,
@@ -117,7 +111,8 @@ fn count_fate(deltas: &mut Deltas, minutes: &[MinuteCount], fate: Fate, sign: i6
 
 impl StreamState {
     /// Takes the fact that the batches `first_seq`, `first_seq + 1` … passed a hop. What is known
-    /// already changes nothing. Delivered implies Received.
+    /// already changes nothing. Delivered implies Received. The caller has checked that
+    /// `first_seq + batches.len()` is a number.
     pub(crate) fn fact(
         &mut self,
         teller: Teller,
@@ -126,7 +121,8 @@ impl StreamState {
         batches: &[Vec<MinuteCount>],
         deltas: &mut Deltas,
     ) {
-        for (seq, minutes) in (first_seq..).zip(batches) {
+        for (place, minutes) in batches.iter().enumerate() {
+            let seq = first_seq + place as u64;
             match hop {
                 Hop::Read => self.read(seq, minutes, deltas),
                 Hop::Sent => {
@@ -138,8 +134,8 @@ impl StreamState {
                 Hop::Delivered => {
                     self.received(seq, minutes, deltas);
                     self.delivered(seq, minutes, deltas);
-                    if let Teller::Bus { node, epoch } = teller {
-                        self.delivered_by((node, epoch), seq, minutes, deltas);
+                    if let Teller::Bus(node) = teller {
+                        self.delivered_by(node, seq, minutes, deltas);
                     }
                 }
             }
@@ -224,27 +220,20 @@ impl StreamState {
         }
     }
 
-    /// A life of a bus node says that it delivered a batch. When another one said so before, the
-    /// batch is there twice; when it says so again, it only repeats itself.
-    fn delivered_by(
-        &mut self,
-        life: (i64, u64),
-        seq: u64,
-        minutes: &[MinuteCount],
-        deltas: &mut Deltas,
-    ) {
-        let is = |by: &Deliveries| (by.node, by.epoch) == life;
-        let before = self.by_bus.iter().any(|by| !is(by) && by.set.contains(seq));
-        let new = match self.by_bus.iter_mut().find(|by| is(by)) {
+    /// A bus node says that it delivered a batch. When another node said so before, the batch is
+    /// there twice. When the same node says so again it only repeats itself: after a restart it
+    /// tells what it had delivered before, and its journal keeps it from delivering it again.
+    fn delivered_by(&mut self, node: i64, seq: u64, minutes: &[MinuteCount], deltas: &mut Deltas) {
+        let before = self
+            .by_bus
+            .iter()
+            .any(|by| by.node != node && by.set.contains(seq));
+        let new = match self.by_bus.iter_mut().find(|by| by.node == node) {
             Some(by) => by.set.insert(seq, seq + 1) == 1,
             None => {
                 let mut set = RangeSet::default();
                 set.insert(seq, seq + 1);
-                self.by_bus.push(Deliveries {
-                    node: life.0,
-                    epoch: life.1,
-                    set,
-                });
+                self.by_bus.push(Deliveries { node, set });
                 true
             }
         };
@@ -282,10 +271,6 @@ mod tests {
 
     fn one(records: u32) -> Vec<Vec<MinuteCount>> {
         vec![vec![MinuteCount { minute: 7, records }]]
-    }
-
-    fn bus(epoch: u64) -> Teller {
-        Teller::Bus { node: 1, epoch }
     }
 
     /// Runs facts `(teller, hop, seq)` of 10 records each and returns the sums.
@@ -331,14 +316,17 @@ mod tests {
 
     #[test]
     fn a_surplus_does_not_hide_a_loss() {
-        let tally = check(&[(Teller::Agent, Hop::Read, 1), (bus(1), Hop::Delivered, 2)]);
+        let tally = check(&[
+            (Teller::Agent, Hop::Read, 1),
+            (Teller::Bus(1), Hop::Delivered, 2),
+        ]);
         assert_eq!((tally.missing, tally.ahead), (10, 10));
         assert_eq!(tally.unexplained(), 10);
     }
 
     #[test]
-    fn two_lives_of_a_bus_that_deliver_the_same_double_it() {
-        let told = |life| (bus(life), Hop::Delivered, 1);
+    fn two_bus_nodes_that_deliver_the_same_double_it() {
+        let told = |node| (Teller::Bus(node), Hop::Delivered, 1);
         assert_eq!(check(&[told(1), told(1)]).doubled, 0);
         assert_eq!(
             check(&[told(1), (Teller::Agent, Hop::Delivered, 1)]).doubled,
@@ -424,7 +412,7 @@ mod tests {
                         if hop == Hop::Delivered { sets[2].extend(seqs); }
                     }
                     4 => {
-                        state.fact(bus(first % 2), Hop::Delivered, first, &batches, &mut deltas);
+                        state.fact(Teller::Bus(i64::try_from(first % 2).unwrap()), Hop::Delivered, first, &batches, &mut deltas);
                         sets[3].extend(seqs.clone());
                         sets[2].extend(seqs);
                     }

@@ -139,12 +139,12 @@ impl Minutes {
     }
 
     /// Start in ms.
-    pub(crate) fn from_ms(self) -> i64 {
+    pub(crate) fn start_ms(self) -> i64 {
         self.from * MINUTE_MS
     }
 
     /// End in ms; the first instant outside.
-    pub(crate) fn to_ms(self) -> i64 {
+    pub(crate) fn end_ms(self) -> i64 {
         self.to * MINUTE_MS
     }
 
@@ -188,7 +188,7 @@ mod tests {
         to: Option<i64>,
     ) -> Result<(i64, i64), String> {
         Minutes::from_query(range, from, to, Named::H1, NOW)
-            .map(|m| (m.from_ms(), m.to_ms()))
+            .map(|m| (m.start_ms(), m.end_ms()))
             .map_err(|e| e.to_string())
     }
 

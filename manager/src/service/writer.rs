@@ -113,7 +113,7 @@ impl Writer {
     }
 
     /// Writes reports, all or none.
-    pub(crate) async fn write(&mut self, reports: &[Incoming]) -> Result<(), StoreError> {
+    pub(crate) async fn write(&mut self, reports: &[Box<Incoming>]) -> Result<(), StoreError> {
         if self.accounts.len() > MAX_CACHED || self.topics.len() > MAX_TOPICS {
             self.clear();
         }
@@ -130,7 +130,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn transaction(&mut self, reports: &[Incoming]) -> Result<Sums, StoreError> {
+    async fn transaction(&mut self, reports: &[Box<Incoming>]) -> Result<Sums, StoreError> {
         let mut tx = self.store.writer().begin_with("BEGIN IMMEDIATE").await?;
         let mut sums = Sums::default();
         for incoming in reports {
@@ -228,10 +228,7 @@ impl Writer {
         let report = &incoming.report;
         let teller = match report.reporter {
             Reporter::Agent { .. } => Teller::Agent,
-            Reporter::Bus { .. } => Teller::Bus {
-                node,
-                epoch: report.epoch.0,
-            },
+            Reporter::Bus { .. } => Teller::Bus(node),
         };
         let mut snapshots: HashMap<StreamKey, Snapshot> = HashMap::new();
         if newest && teller == Teller::Agent {
@@ -340,7 +337,7 @@ impl Writer {
         for duplicates in &report.duplicates {
             let topic = self.topic(&duplicates.topic);
             sums.count(topic, &duplicates.minutes, |tally, records| {
-                tally.duplicates += records
+                tally.duplicates += records;
             });
         }
         for loss in &report.losses {

@@ -116,7 +116,7 @@ impl Store {
         .await?;
         let (before, hours, after) = range.split();
         let only = name.and(rows.first()).map(|row| row.id);
-        let mut sums = HashMap::new();
+        let mut sums: HashMap<i64, Tally> = HashMap::new();
         for (grain, part) in [(MINUTE, before), (HOUR, hours), (MINUTE, after)] {
             if part.from < part.to {
                 add_sums(&mut tx, only, grain, part, &mut sums).await?;
@@ -177,7 +177,7 @@ async fn add_sums(
     .fetch_all(tx)
     .await?;
     for (id, part) in rows {
-        sums.entry(id).or_insert_with(Tally::default).add(&part);
+        sums.entry(id).or_default().add(&part);
     }
     Ok(())
 }

@@ -1,0 +1,16 @@
+//! The manager as a whole: in this process, on a free port, on a real database file.
+
+#[cfg(test)]
+mod console;
+#[cfg(test)]
+mod ledger;
+#[cfg(test)]
+mod live;
+#[cfg(test)]
+mod reports;
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod speed;
+#[cfg(test)]
+mod topics;
