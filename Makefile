@@ -43,4 +43,4 @@ build: console ## build the programs, optimised
 
 bench: build ## measure speed and memory against a real Kafka (see docs/benchmarks.md)
 	@$(SETUP) test
-	target/release/tributary bench
+	cargo run --release --locked -p tributary-tests --bin bench -- --write docs/benchmarks.md
