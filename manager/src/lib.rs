@@ -15,6 +15,7 @@ pub mod config;
 mod console;
 mod jobs;
 mod router;
+mod server;
 mod service;
 mod store;
 
@@ -83,7 +84,7 @@ pub async fn serve(
     );
     parts.spawn("http", async move {
         let _answered = answered.drop_guard();
-        http(listener, app, stop).await
+        server::serve(listener, router::routes(app), stop, REQUEST_GRACE).await
     });
     tracing::info!(address = %address, database = %config.database.display(), "the manager listens");
     if bound.send(address).is_err() {
@@ -92,26 +93,4 @@ pub async fn serve(
     let result = parts.join().await;
     store.close().await;
     result
-}
-
-/// Answers requests until `stop`, then lets open ones finish for a while.
-async fn http(
-    listener: tokio::net::TcpListener,
-    app: App,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let stopped = stop.clone();
-    let server = axum::serve(listener, router::routes(app))
-        .with_graceful_shutdown(async move { stopped.cancelled().await });
-    let deadline = async {
-        stop.cancelled().await;
-        tokio::time::sleep(REQUEST_GRACE).await;
-    };
-    tokio::select! {
-        done = server => done.context("failed to serve HTTP"),
-        () = deadline => {
-            tracing::warn!("some requests were not done when the manager stopped");
-            Ok(())
-        }
-    }
 }

@@ -3,6 +3,8 @@
 //! Every error answer of the API has the same shape:
 //! `{"error": {"code": "unknown_topic", "message": "…"}}`.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -52,6 +54,9 @@ pub(crate) enum ApiError {
         /// The limit.
         limit_bytes: usize,
     },
+    /// The body did not come in time.
+    #[error("the report did not arrive within {0:?}; send it again")]
+    Slow(Duration),
     /// The token is missing or another.
     #[error(
         "the report token is missing or wrong; send `Authorization: Bearer <token>` with the token of the manager's auth.report_token_file"
@@ -98,6 +103,7 @@ impl ApiError {
             Self::BadReport(_) => (StatusCode::BAD_REQUEST, "bad_report"),
             Self::ContentType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, "slow"),
             Self::Token => (StatusCode::UNAUTHORIZED, "bad_token"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),

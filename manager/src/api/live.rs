@@ -25,8 +25,8 @@ use crate::{
     },
     app::App,
     service::{
-        range::{Minutes, Named, RangeError},
-        rates::WINDOW_S,
+        range::{MINUTE_MS, Minutes, Named, RangeError},
+        states::SILENT_AFTER_MS,
     },
     store::StoreError,
 };
@@ -35,6 +35,8 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(1);
 /// Longest silence.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// When nothing changes by itself any more: rates are 0 before that, silent nodes are silent.
+const SETTLED_AFTER: Duration = Duration::from_millis(SILENT_AFTER_MS.unsigned_abs() + 2_000);
 
 /// Which range the events are about.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -78,6 +80,7 @@ pub(crate) async fn events(
         seen: None,
         last_sent: now,
         fresh_until: now,
+        minute: 0,
         _counted: counted,
     };
     Ok(Sse::new(feed.into_stream()).into_response())
@@ -108,8 +111,11 @@ struct Feed {
     /// The change that was sent last; none before the first event.
     seen: Option<u64>,
     last_sent: Instant,
-    /// Rates fall to 0 for a while after the last change, so events go on until then.
+    /// Rates fall to 0 and nodes fall silent for a while after the last change, so events go on
+    /// until then.
     fresh_until: Instant,
+    /// The range's last minute when a page was sent last: a range moves without any change.
+    minute: i64,
     _counted: Counted,
 }
 
@@ -133,9 +139,11 @@ impl Feed {
             }
             let (now, change) = (Instant::now(), self.app.live.change());
             if self.seen != Some(change) {
-                self.fresh_until = now + Duration::from_secs(u64::from(WINDOW_S) + 1);
+                self.fresh_until = now + SETTLED_AFTER;
             }
-            let event = if self.seen != Some(change) || now < self.fresh_until {
+            let minute = self.app.clock.now_ms() / MINUTE_MS;
+            let event = if now < self.fresh_until || minute != self.minute {
+                self.minute = minute;
                 self.topics(change).await
             } else if now >= self.last_sent + HEARTBEAT {
                 let beat = Heartbeat {

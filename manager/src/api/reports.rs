@@ -2,7 +2,7 @@
 //!
 //! Bytes are bounded: a report takes a permit for its length before its body is read.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -23,6 +23,8 @@ use crate::{
 pub(crate) const MAX_REPORT_BYTES: usize = 16 << 20;
 /// Reports in memory at once, in bytes: four of the longest.
 pub(crate) const MAX_REPORTS_BYTES: usize = 4 * MAX_REPORT_BYTES;
+/// How long the body of a report may take to arrive.
+const BODY_WITHIN: Duration = Duration::from_secs(20);
 /// A report longer than this is parsed on a blocking thread.
 const PARSE_INLINE_BYTES: usize = 256 << 10;
 
@@ -66,7 +68,9 @@ pub(crate) async fn take(
     let _permit = Arc::clone(&app.report_bytes)
         .try_acquire_many_owned(permits)
         .or(Err(ApiError::Busy("reports")))?;
-    let body = axum::body::to_bytes(request.into_body(), length).await;
+    let reading = axum::body::to_bytes(request.into_body(), length);
+    let body = tokio::time::timeout(BODY_WITHIN, reading).await;
+    let body = body.or(Err(ApiError::Slow(BODY_WITHIN)))?;
     let body = body.map_err(|error| unread(&error, length))?;
     let report = parse(body).await?;
     let number = app.intake.take(report, received_ms).await?;

@@ -271,3 +271,85 @@ fn check_run(run: &Run) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tempfile::TempDir;
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::service::range::{MINUTE_MS, Minutes, Named};
+
+    const NOW_MS: i64 = 1_700_000_000_000;
+
+    /// One batch read, with what is held and delivered of it.
+    fn told(number: u64, held: bool, delivered: bool) -> Report {
+        let run = json!({
+            "topic": "web", "stream": 1, "epoch": 9, "first_seq": 1, "hop": "read",
+            "state": "refused", "batches": [[{ "minute": NOW_MS / MINUTE_MS, "records": 10 }]],
+        });
+        let mut facts = vec![run.clone()];
+        if delivered {
+            facts.push(run.clone());
+            facts[1]["hop"] = "delivered".into();
+        }
+        serde_json::from_value(json!({
+            "reporter": { "part": "agent", "id": "a1", "host": "h", "zone": "z" },
+            "epoch": 1, "number": number, "sent_at_ms": NOW_MS, "duplicates": [], "losses": [],
+            "facts": facts, "held": if held { vec![run] } else { vec![] },
+            "health": { "software": "", "memory_bytes": 0 },
+        }))
+        .unwrap()
+    }
+
+    /// Tells reports at times, forgets what is older than a cutoff, and returns the topics' counts
+    /// of records read and refused.
+    async fn check(reports: Vec<(i64, Report)>, cutoff_ms: i64) -> Vec<(i64, i64)> {
+        let folder = TempDir::new().unwrap();
+        let store = Store::open(&folder.path().join("manager.db"))
+            .await
+            .unwrap();
+        let (intake, task) = new(store.clone(), Arc::new(Rates::new()), Arc::new(Live::new()));
+        let (done, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        tasks.spawn(task.run(done.clone()));
+        for (now_ms, report) in reports {
+            intake.take(report, now_ms).await.unwrap();
+        }
+        while intake.forget(cutoff_ms).await.unwrap() > 0 {}
+        let range = Minutes::named(Named::H1, NOW_MS);
+        let topics = store.topics(range, NOW_MS).await.unwrap();
+        done.cancel();
+        tasks.join_next().await.unwrap().unwrap().unwrap();
+        assert!(matches!(
+            intake.take(told(9, false, false), 0).await,
+            Err(IntakeError::Stopping)
+        ));
+        topics
+            .iter()
+            .map(|row| (row.tally.read, row.tally.refused))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_not_touched_for_long_is_forgotten() {
+        let once = || vec![(NOW_MS, told(1, false, true))];
+        assert_eq!(check(once(), NOW_MS).await, [(10, 0)]);
+        assert_eq!(check(once(), NOW_MS + 1).await, []);
+    }
+
+    #[tokio::test]
+    async fn what_a_living_agent_holds_is_not_forgotten() {
+        let week = 7 * 24 * 60 * MINUTE_MS;
+        let held = vec![
+            (NOW_MS, told(1, true, false)),
+            (NOW_MS + week, told(2, true, false)),
+        ];
+        assert_eq!(check(held, NOW_MS + week).await, [(10, 10)]);
+        assert_eq!(
+            check(vec![(NOW_MS, told(1, true, false))], NOW_MS + week).await,
+            []
+        );
+    }
+}

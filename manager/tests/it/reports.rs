@@ -1,6 +1,7 @@
 //! Reports: told twice, in pieces, late, across a restart, and bad ones.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::rig::{Rig, agent, bus, fact, held, loss, report, run};
 
@@ -280,4 +281,27 @@ async fn only_who_knows_the_token_may_report() {
         assert_eq!(answer.status, status, "{auth}");
         assert!(!String::from_utf8_lossy(&answer.body).contains("s3cret"));
     }
+}
+
+#[tokio::test]
+async fn reports_beyond_the_memory_for_them_are_told_to_wait() {
+    let rig = Rig::start().await;
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let mut stream = rig.connect().await;
+        let head = format!("POST /api/v1/reports HTTP/1.1\r\nhost: x\r\n{JSON}");
+        let head = format!("{head}content-length: 16777216\r\nexpect: 100-continue\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // `100 Continue` comes when the manager begins to read the body, behind its permit.
+        let mut line = [0; 12];
+        stream.read_exact(&mut line).await.unwrap();
+        assert_eq!(&line, b"HTTP/1.1 100");
+        stalled.push(stream);
+    }
+    let answer = rig.post(&report(&agent(), 5, 1)).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "busy"));
+    assert!(answer.head.contains("retry-after: 1"));
+    assert_eq!(rig.get("/healthz").await.status, 200);
+    drop(stalled);
+    while rig.post(&report(&agent(), 5, 1)).await.status != 200 {}
 }
