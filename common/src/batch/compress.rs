@@ -35,9 +35,10 @@ impl Compressor {
     pub(super) fn new(codec: Codec) -> Self {
         match codec {
             Codec::None => Self::None,
-            Codec::Gzip => {
-                Self::Gzip(Compress::new_gzip(Compression::new(GZIP_LEVEL), GZIP_WINDOW_BITS))
-            }
+            Codec::Gzip => Self::Gzip(Compress::new_gzip(
+                Compression::new(GZIP_LEVEL),
+                GZIP_WINDOW_BITS,
+            )),
             Codec::Lz4 => Self::Lz4(CompressTable::large()),
             Codec::Zstd => {
                 let mut context = CCtx::create();
@@ -101,7 +102,10 @@ fn compress_gzip(
     out: &mut Vec<u8>,
     start: usize,
 ) -> Result<usize, BatchError> {
-    let failed = |why: String| BatchError::Compress { codec: Codec::Gzip, why };
+    let failed = |why: String| BatchError::Compress {
+        codec: Codec::Gzip,
+        why,
+    };
     gzip.reset();
     let (mut from, mut at) = (0, start);
     // Mostly once: logs compress, so that the first size is enough.

@@ -72,7 +72,10 @@ impl Decoded {
     }
 
     /// How many records there are, at least 1.
-    #[expect(clippy::len_without_is_empty, reason = "a batch without records does not decode")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a batch without records does not decode"
+    )]
     #[must_use]
     pub fn len(&self) -> u32 {
         self.totals.records
@@ -150,7 +153,11 @@ fn disagrees(
     header: &dyn fmt::Display,
     payload: &dyn fmt::Display,
 ) -> Result<(), BatchError> {
-    Err(BatchError::Disagrees { what, header: header.to_string(), payload: payload.to_string() })
+    Err(BatchError::Disagrees {
+        what,
+        header: header.to_string(),
+        payload: payload.to_string(),
+    })
 }
 
 /// Reads batches. It owns its decompressors and one buffer: use one for many batches.
@@ -185,9 +192,13 @@ impl Decoder {
             .decompress(codec, packed, &mut data, max_raw_bytes)
             .and_then(|end| Ok((end, self.check_records(&data[..end], head)?)));
         match decoded {
-            Ok((end, totals)) => {
-                Ok(Decoded { data, end, codec, base_timestamp: head.base_timestamp, totals })
-            }
+            Ok((end, totals)) => Ok(Decoded {
+                data,
+                end,
+                codec,
+                base_timestamp: head.base_timestamp,
+                totals,
+            }),
             Err(error) => {
                 self.spare = data;
                 Err(error)
@@ -200,6 +211,12 @@ impl Decoder {
         if decoded.data.capacity() > self.spare.capacity() {
             self.spare = decoded.data;
         }
+    }
+
+    /// Bytes that the decoder keeps for records.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.spare.capacity()
     }
 
     fn check_records(&mut self, data: &[u8], head: Head) -> Result<Totals, BatchError> {
@@ -223,7 +240,10 @@ impl Decoder {
             return Err(BatchError::Trailing(data.len() - reader.at));
         }
         if latest != head.max_timestamp {
-            return Err(BatchError::MaxTimestamp { stated: head.max_timestamp, counted: latest });
+            return Err(BatchError::MaxTimestamp {
+                stated: head.max_timestamp,
+                counted: latest,
+            });
         }
         totals.minutes = self.minutes.counts();
         Ok(totals)
@@ -240,17 +260,25 @@ pub fn decode(payload: &[u8], max_raw_bytes: usize) -> Result<Decoded, BatchErro
 
 /// Checks what can be known before decompression.
 fn check_head(payload: &[u8]) -> Result<(Head, Codec), BatchError> {
-    let head = Head::read(payload).ok_or(BatchError::Short { bytes: payload.len() })?;
+    let head = Head::read(payload).ok_or(BatchError::Short {
+        bytes: payload.len(),
+    })?;
     if head.magic != MAGIC {
         return Err(BatchError::Magic(head.magic));
     }
     let bytes = payload.len() - BEFORE_LENGTH_ENDS;
     if usize::try_from(head.length) != Ok(bytes) {
-        return Err(BatchError::Length { announced: head.length, bytes });
+        return Err(BatchError::Length {
+            announced: head.length,
+            bytes,
+        });
     }
     let counted = layout::checksum(payload);
     if counted != head.crc {
-        return Err(BatchError::Crc { stated: head.crc, counted });
+        return Err(BatchError::Crc {
+            stated: head.crc,
+            counted,
+        });
     }
     if head.attributes & !CODEC_MASK != 0 {
         return Err(BatchError::Attributes(head.attributes));
@@ -262,7 +290,10 @@ fn check_head(payload: &[u8]) -> Result<(Head, Codec), BatchError> {
         return Err(BatchError::Empty);
     }
     if records < 0 || last_offset_delta != records - 1 {
-        return Err(BatchError::Counts { records, last_offset_delta });
+        return Err(BatchError::Counts {
+            records,
+            last_offset_delta,
+        });
     }
     Ok((head, codec))
 }
@@ -277,14 +308,28 @@ struct RecordReader<'a> {
 
 impl<'a> RecordReader<'a> {
     fn new(data: &'a [u8], base_timestamp: i64) -> Self {
-        Self { data, at: 0, index: 0, base_timestamp }
+        Self {
+            data,
+            at: 0,
+            index: 0,
+            base_timestamp,
+        }
     }
 
     #[inline]
     fn next(&mut self) -> Result<Record<'a>, BatchError> {
-        let malformed = |fault: Fault| BatchError::Record { index: self.index, why: fault.text() };
-        let mut outer = Fields { bytes: self.data, at: self.at };
-        let body = outer.bytes("length").map_err(malformed)?.ok_or(Fault::Null("length"));
+        let malformed = |fault: Fault| BatchError::Record {
+            index: self.index,
+            why: fault.text(),
+        };
+        let mut outer = Fields {
+            bytes: self.data,
+            at: self.at,
+        };
+        let body = outer
+            .bytes("length")
+            .map_err(malformed)?
+            .ok_or(Fault::Null("length"));
         let record = body.and_then(|body| self.parse(body)).map_err(malformed)?;
         self.at = outer.at;
         self.index += 1;
@@ -307,7 +352,12 @@ impl<'a> RecordReader<'a> {
         }
         // Kafka's own readers wrap around as well.
         let timestamp_ms = self.base_timestamp.wrapping_add(timestamp_delta);
-        Ok(Record { timestamp_ms, key, value, batch_id })
+        Ok(Record {
+            timestamp_ms,
+            key,
+            value,
+            batch_id,
+        })
     }
 }
 
@@ -316,7 +366,11 @@ enum Fault {
     /// A varint ends too early or has too many bits.
     Varint(&'static str),
     /// A length is negative, or more than what follows.
-    Length { what: &'static str, len: i32, rest: usize },
+    Length {
+        what: &'static str,
+        len: i32,
+        rest: usize,
+    },
     /// A field must not be null.
     Null(&'static str),
     /// The offset delta is not the record's place.
@@ -340,7 +394,10 @@ impl Fault {
             Self::Offset(delta) => format!("its offset delta is {delta}"),
             Self::Headers(count) => format!("it has {count} headers"),
             Self::Id(len) => {
-                format!("its batch id has {len} bytes; a batch id has {}", BatchId::BYTES)
+                format!(
+                    "its batch id has {len} bytes; a batch id has {}",
+                    BatchId::BYTES
+                )
             }
             Self::TwoIds => "it has two batch ids".to_owned(),
             Self::Trailing(bytes) => format!("it has {bytes} bytes after its headers"),
@@ -378,7 +435,11 @@ impl<'a> Fields<'a> {
         }
         let rest = &self.bytes[self.at..];
         let taken = usize::try_from(len).ok().and_then(|len| rest.get(..len));
-        let taken = taken.ok_or(Fault::Length { what, len, rest: rest.len() })?;
+        let taken = taken.ok_or(Fault::Length {
+            what,
+            len,
+            rest: rest.len(),
+        })?;
         self.at += taken.len();
         Ok(Some(taken))
     }
@@ -391,7 +452,9 @@ impl<'a> Fields<'a> {
         }
         let mut id = None;
         for _header in 0..count {
-            let key = self.bytes("header key length")?.ok_or(Fault::Null("header key"))?;
+            let key = self
+                .bytes("header key length")?
+                .ok_or(Fault::Null("header key"))?;
             let value = self.bytes("header value length")?.unwrap_or_default();
             if key == ID_HEADER.as_bytes() {
                 let this = BatchId::from_bytes(value).ok_or(Fault::Id(value.len()))?;

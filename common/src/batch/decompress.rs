@@ -47,9 +47,10 @@ impl Decompressors {
         limit: usize,
     ) -> Result<usize, BatchError> {
         match codec {
-            Codec::None if data.len() > limit => {
-                Err(BatchError::TooLarge { bytes: data.len(), limit })
-            }
+            Codec::None if data.len() > limit => Err(BatchError::TooLarge {
+                bytes: data.len(),
+                limit,
+            }),
             Codec::None => {
                 grow(out, data.len());
                 out[..data.len()].copy_from_slice(data);
@@ -73,7 +74,10 @@ fn decompress_zstd(
     out: &mut Vec<u8>,
     limit: usize,
 ) -> Result<usize, BatchError> {
-    let bad = |why: String| BatchError::Decompress { codec: Codec::Zstd, why };
+    let bad = |why: String| BatchError::Decompress {
+        codec: Codec::Zstd,
+        why,
+    };
     let named = |code: usize| bad(zstd_safe::get_error_name(code).to_owned());
     let frame = zstd_safe::find_frame_compressed_size(data).map_err(named)?;
     if frame != data.len() {
@@ -89,7 +93,10 @@ fn decompress_zstd(
     grow(out, room);
     context.decompress(&mut out[..room], data).map_err(|code| {
         if announced.is_none() && zstd_safe::get_error_name(code) == ZSTD_FULL {
-            BatchError::TooLarge { bytes: limit + 1, limit }
+            BatchError::TooLarge {
+                bytes: limit + 1,
+                limit,
+            }
         } else {
             named(code)
         }
@@ -97,7 +104,10 @@ fn decompress_zstd(
 }
 
 fn decompress_gzip(data: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<usize, BatchError> {
-    let bad = |why: String| BatchError::Decompress { codec: Codec::Gzip, why };
+    let bad = |why: String| BatchError::Decompress {
+        codec: Codec::Gzip,
+        why,
+    };
     // Not reused: its reset would forget that it reads gzip and not zlib.
     let mut gzip = Decompress::new_gzip(GZIP_WINDOW_BITS);
     let (mut from, mut at) = (0, 0);
@@ -111,8 +121,10 @@ fn decompress_gzip(data: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<usize
         let status = gzip
             .decompress(&data[from..], &mut out[room.clone()], FlushDecompress::None)
             .map_err(|error| bad(error.to_string()))?;
-        let (taken, given) =
-            (progress(before_in, gzip.total_in()), progress(before_out, gzip.total_out()));
+        let (taken, given) = (
+            progress(before_in, gzip.total_in()),
+            progress(before_out, gzip.total_out()),
+        );
         from += taken;
         at += given;
         match status {
@@ -121,7 +133,10 @@ fn decompress_gzip(data: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<usize
             Status::Ok | Status::BufError if taken > 0 || given > 0 => {}
             // Without progress: either there is no more room, or there is no more data.
             Status::Ok | Status::BufError if room.is_empty() && at >= limit => {
-                return Err(BatchError::TooLarge { bytes: limit + 1, limit });
+                return Err(BatchError::TooLarge {
+                    bytes: limit + 1,
+                    limit,
+                });
             }
             Status::Ok | Status::BufError => return Err(bad("it ends too early".to_owned())),
         }

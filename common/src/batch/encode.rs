@@ -148,15 +148,21 @@ impl Encoder {
     }
 
     fn encode(&mut self) -> Result<Encoded, BatchError> {
-        let Some(last) = self.records.checked_sub(1) else { return Err(BatchError::Empty) };
+        let Some(last) = self.records.checked_sub(1) else {
+            return Err(BatchError::Empty);
+        };
         if let Some(bytes) = self.too_large {
-            return Err(BatchError::TooLarge { bytes, limit: MAX_DECODED_BYTES });
+            return Err(BatchError::TooLarge {
+                bytes,
+                limit: MAX_DECODED_BYTES,
+            });
         }
         let codec = self.compressor.codec();
         let batch = match &mut self.compressor {
             Compressor::None => self.raw.as_mut_slice(),
             compressor => {
-                let end = compressor.compress(&self.raw[HEAD_BYTES..], &mut self.out, HEAD_BYTES)?;
+                let end =
+                    compressor.compress(&self.raw[HEAD_BYTES..], &mut self.out, HEAD_BYTES)?;
                 &mut self.out[..end]
             }
         };

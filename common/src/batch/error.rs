@@ -13,7 +13,9 @@ pub enum BatchError {
     #[error("batch has no records")]
     Empty,
     /// Its records take more bytes than allowed before compression.
-    #[error("records of the batch take {bytes} bytes before compression or more; the limit is {limit}")]
+    #[error(
+        "records of the batch take {bytes} bytes before compression or more; the limit is {limit}"
+    )]
     TooLarge {
         /// Bytes, at least.
         bytes: usize,
@@ -21,7 +23,10 @@ pub enum BatchError {
         limit: usize,
     },
     /// It is shorter than its fixed fields.
-    #[error("batch has {bytes} bytes; its fixed fields alone take {}", super::layout::HEAD_BYTES)]
+    #[error(
+        "batch has {bytes} bytes; its fixed fields alone take {}",
+        super::layout::HEAD_BYTES
+    )]
     Short {
         /// Bytes given.
         bytes: usize,
@@ -46,10 +51,14 @@ pub enum BatchError {
         counted: u32,
     },
     /// Compressed by snappy.
-    #[error("batch is compressed by snappy (codec 2), which is not supported; allowed are none (0), gzip (1), lz4 (3), zstd (4)")]
+    #[error(
+        "batch is compressed by snappy (codec 2), which is not supported; allowed are none (0), gzip (1), lz4 (3), zstd (4)"
+    )]
     Snappy,
     /// Compressed by something that Kafka does not know either.
-    #[error("batch has codec {0}, which is unknown; allowed are none (0), gzip (1), lz4 (3), zstd (4)")]
+    #[error(
+        "batch has codec {0}, which is unknown; allowed are none (0), gzip (1), lz4 (3), zstd (4)"
+    )]
     Codec(u8),
     /// Text that names no codec.
     #[error("codec {0:?} is unknown; allowed are none, gzip, lz4, zstd")]

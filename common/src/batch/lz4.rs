@@ -94,7 +94,10 @@ pub(super) fn decompress(
         }
         let len = (size & !STORED) as usize;
         if len > form.block_bytes {
-            return Err(bad(format!("block of {len} bytes; the limit is {}", form.block_bytes)));
+            return Err(bad(format!(
+                "block of {len} bytes; the limit is {}",
+                form.block_bytes
+            )));
         }
         let block = input.take(len)?;
         if form.block_checksum && input.word()? != xxh32(block, 0) {
@@ -103,7 +106,10 @@ pub(super) fn decompress(
         let room = form.block_bytes.min(limit - at);
         let too_large = || {
             if room < form.block_bytes {
-                BatchError::TooLarge { bytes: limit + 1, limit }
+                BatchError::TooLarge {
+                    bytes: limit + 1,
+                    limit,
+                }
             } else {
                 bad(format!("block gives more than its {room} bytes"))
             }
@@ -152,10 +158,14 @@ impl Form {
         let descriptor = input.rest;
         let &[flags, block] = input.array::<2>()?;
         if flags & VERSION_MASK != VERSION || flags & (RESERVED | DICTIONARY) != 0 {
-            return Err(bad(format!("frame flags {flags:#04x} are not those of version 1")));
+            return Err(bad(format!(
+                "frame flags {flags:#04x} are not those of version 1"
+            )));
         }
         if flags & INDEPENDENT == 0 {
-            return Err(bad("blocks depend on each other, which Kafka refuses".to_owned()));
+            return Err(bad(
+                "blocks depend on each other, which Kafka refuses".to_owned()
+            ));
         }
         let block_bytes = match block {
             0x40 => 64 << 10,
@@ -190,7 +200,10 @@ struct Input<'a> {
 
 impl<'a> Input<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], BatchError> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or_else(|| self.short(len))?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or_else(|| self.short(len))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -206,7 +219,10 @@ impl<'a> Input<'a> {
     }
 
     fn short(&self, wanted: usize) -> BatchError {
-        bad(format!("frame ends {} bytes too early", wanted - self.rest.len()))
+        bad(format!(
+            "frame ends {} bytes too early",
+            wanted - self.rest.len()
+        ))
     }
 }
 
@@ -216,5 +232,8 @@ fn descriptor_checksum(descriptor: &[u8]) -> u8 {
 }
 
 fn bad(why: String) -> BatchError {
-    BatchError::Decompress { codec: Codec::Lz4, why }
+    BatchError::Decompress {
+        codec: Codec::Lz4,
+        why,
+    }
 }

@@ -70,10 +70,23 @@ mod tests {
     #[test]
     fn minutes_are_counted_in_order_whatever_the_order_of_the_records() {
         let mut minutes = Minutes::default();
-        for timestamp_ms in [60_000, 119_999, -1, 120_000, 60_001, i64::MAX, 59_999, i64::MIN] {
+        for timestamp_ms in [
+            60_000,
+            119_999,
+            -1,
+            120_000,
+            60_001,
+            i64::MAX,
+            59_999,
+            i64::MIN,
+        ] {
             minutes.add(timestamp_ms);
         }
-        let counts: Vec<_> = minutes.counts().iter().map(|c| (c.minute, c.records)).collect();
+        let counts: Vec<_> = minutes
+            .counts()
+            .iter()
+            .map(|c| (c.minute, c.records))
+            .collect();
         assert_eq!(counts, [(0, 3), (1, 3), (2, 1), (u32::MAX, 1)]);
     }
 }

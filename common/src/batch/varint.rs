@@ -38,7 +38,6 @@ pub(super) fn write(out: &mut [u8], mut at: usize, value: i64) -> usize {
     at + 1
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "seven bits fit")]
 fn low_bits(value: u64) -> u8 {
     (value & 0x7f) as u8
 }
@@ -105,12 +104,18 @@ mod tests {
         check(-64, &[0x7f]);
         check(64, &[0x80, 0x01]);
         check(i64::from(i32::MAX), &[0xfe, 0xff, 0xff, 0xff, 0x0f]);
-        check(i64::MIN, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]);
+        check(
+            i64::MIN,
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+        );
     }
 
     #[test]
     fn too_many_bits_are_refused() {
-        assert_eq!(read_int(&[0xff, 0xff, 0xff, 0xff, 0x0f], 0), Some((i32::MIN, 5)));
+        assert_eq!(
+            read_int(&[0xff, 0xff, 0xff, 0xff, 0x0f], 0),
+            Some((i32::MIN, 5))
+        );
         assert_eq!(read_int(&[0xff, 0xff, 0xff, 0xff, 0x1f], 0), None);
         assert_eq!(read_int(&[0x80, 0x80, 0x80, 0x80, 0x80, 0], 0), None);
         assert_eq!(read_long(&[0xff; 10], 0), None);
