@@ -6,7 +6,7 @@ use tributary_common::{
     batch::{Codec, Encoder},
     ids::{BatchId, Epoch, StreamId},
 };
-use tributary_tests::kafka;
+use tributary_tests::kafka::{self, Arrived, Kafka, Produced};
 
 const RECORDS: i64 = 1_000;
 const FIRST_MS: i64 = 1_790_000_000_000;
@@ -27,72 +27,25 @@ fn value(number: i64) -> String {
     )
 }
 
-/// `codec` must be what Kafka calls `name`.
+/// `codec` must be what Kafka calls `name`, and everybody must read what was pushed.
 fn check(codec: Codec, name: &str) -> Result<()> {
-    let topic = &format!("dump.{name}");
     let kafka = kafka::shared()?;
-    kafka.create_topic(topic, 1)?;
-    let mut encoder = Encoder::new(codec);
-    // Two batches by one encoder: the second must not carry anything of the first.
-    for half in [0..RECORDS / 2, RECORDS / 2..RECORDS] {
-        encoder.begin(id());
-        let first = half.start;
-        for number in half {
-            let key = (number % 3 == 0).then(|| format!("key-{number}"));
-            encoder.push(
-                FIRST_MS + number,
-                key.as_deref().map(str::as_bytes),
-                value(number).as_bytes(),
-            );
-        }
-        let batch = encoder.finish()?;
-        let produced = kafka.produce_batch(topic, 0, &batch.payload)?;
-        ensure!(
-            produced.error == 0,
-            "Kafka refused the batch with error {}",
-            produced.error
-        );
-        ensure!(
-            produced.base_offset == first,
-            "it lies at {}",
-            produced.base_offset
-        );
-    }
+    let topic = format!("dump.{name}");
+    kafka.create_topic(&topic, 1)?;
+    produce_two_batches(kafka, codec, &topic)?;
+    check_consumer(&kafka.read_all(&topic)?)?;
 
-    let arrived = kafka.read_all(topic)?;
-    ensure!(
-        arrived.len() == 1_000,
-        "librdkafka reads {} records",
-        arrived.len()
-    );
-    for (number, record) in (0..).zip(&arrived) {
-        ensure!(
-            record.value == value(number).as_bytes(),
-            "record {number}: {record:?}"
-        );
-        ensure!(
-            record.timestamp_ms == FIRST_MS + number,
-            "record {number}: {record:?}"
-        );
-        let key = (number % 3 == 0).then(|| format!("key-{number}").into_bytes());
-        ensure!(record.key == key, "record {number}: {record:?}");
-        let first_of_batch = number % (RECORDS / 2) == 0;
-        let headers = match first_of_batch {
-            true => vec![("tributary".to_owned(), id().to_bytes().to_vec())],
-            false => Vec::new(),
-        };
-        ensure!(record.headers == headers, "record {number}: {record:?}");
-    }
-
-    let values = kafka.java_consume(topic, 1_000)?;
+    let values = kafka.java_consume(&topic, 1_000)?;
     let wrong = (0..)
         .zip(&values)
         .find(|(number, read)| **read != value(*number));
     ensure!(wrong.is_none(), "Kafka's own consumer reads {wrong:?}");
 
-    let dump = kafka.dump_log(topic, 0)?;
-    let batches = dump.lines().filter(|line| line.starts_with("baseOffset:"));
-    let batches: Vec<&str> = batches.collect();
+    let dump = kafka.dump_log(&topic, 0)?;
+    let batches: Vec<&str> = dump
+        .lines()
+        .filter(|line| line.starts_with("baseOffset:"))
+        .collect();
     let codec = format!("compresscodec: {name} ");
     let marks = ["isvalid: true", "magic: 2", &codec];
     let valid = |line: &&str| marks.iter().all(|mark| line.contains(mark));
@@ -108,6 +61,58 @@ fn check(codec: Codec, name: &str) -> Result<()> {
         opened == 1_000,
         "DumpLogSegments opened {opened} records:\n{dump}"
     );
+    Ok(())
+}
+
+fn key(number: i64) -> Option<Vec<u8>> {
+    (number % 3 == 0).then(|| format!("key-{number}").into_bytes())
+}
+
+/// By one encoder: the second batch must not carry anything of the first.
+fn produce_two_batches(kafka: &Kafka, codec: Codec, topic: &str) -> Result<()> {
+    let mut encoder = Encoder::new(codec);
+    for half in [0..RECORDS / 2, RECORDS / 2..RECORDS] {
+        encoder.begin(id());
+        let first = half.start;
+        for number in half {
+            encoder.push(
+                FIRST_MS + number,
+                key(number).as_deref(),
+                value(number).as_bytes(),
+            );
+        }
+        let produced = kafka.produce_batch(topic, 0, &encoder.finish()?.payload)?;
+        ensure!(
+            produced
+                == Produced {
+                    error: 0,
+                    base_offset: first
+                },
+            "Kafka says {produced:?}"
+        );
+    }
+    Ok(())
+}
+
+fn check_consumer(arrived: &[Arrived]) -> Result<()> {
+    ensure!(
+        arrived.len() == 1_000,
+        "librdkafka reads {} records",
+        arrived.len()
+    );
+    for (number, record) in (0..).zip(arrived) {
+        let first_of_batch = number % (RECORDS / 2) == 0;
+        let header = || ("tributary".to_owned(), id().to_bytes().to_vec());
+        let expected = Arrived {
+            partition: 0,
+            offset: number,
+            timestamp_ms: FIRST_MS + number,
+            key: key(number),
+            value: value(number).into_bytes(),
+            headers: first_of_batch.then(header).into_iter().collect(),
+        };
+        ensure!(*record == expected, "{record:?} instead of {expected:?}");
+    }
     Ok(())
 }
 

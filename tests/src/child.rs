@@ -29,6 +29,7 @@ pub struct Plan {
     args: Vec<String>,
     env: Vec<(String, String)>,
     folder: Option<PathBuf>,
+    strict: bool,
 }
 
 impl Plan {
@@ -39,6 +40,7 @@ impl Plan {
             args: Vec::new(),
             env: Vec::new(),
             folder: None,
+            strict: false,
         }
     }
 
@@ -63,8 +65,18 @@ impl Plan {
         self
     }
 
+    /// Even as root it must obey the permissions of files.
+    #[must_use]
+    pub fn obeys_permissions(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
+        if self.strict && rustix::process::geteuid().is_root() {
+            command.arg("--bounding-set=-dac_override,-dac_read_search");
+        }
         command
             .args(["--pdeathsig", "KILL", "--"])
             .arg(&self.program)

@@ -66,7 +66,7 @@ impl Layout {
     /// Delivers to a Kafka at `bootstrap`, with extra lines of librdkafka's options
     /// (`"socket.timeout.ms" = "1000"`).
     #[must_use]
-    pub fn to_kafka(mut self, bootstrap: &str, options: &[&str]) -> Self {
+    pub fn delivers_to(mut self, bootstrap: &str, options: &[&str]) -> Self {
         let options = options.join(", ");
         self.destination = format!(
             "kind = \"kafka\"\nbootstrap = [{bootstrap:?}]\nproducer = \"rdkafka\"\n\

@@ -57,6 +57,32 @@ pub fn post(address: &str, path: &str, headers: &[&str], body: &[u8]) -> Result<
     send(address, "POST", path, headers, body)
 }
 
+/// Asks for an upgrade and gives the answer's head with the connection that follows it.
+///
+/// # Errors
+/// When there is no answer.
+pub fn upgrade(address: &str, path: &str, protocol: &str) -> Result<(Answer, TcpStream)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let lines = [
+        format!("GET {path} HTTP/1.1"),
+        format!("host: {address}"),
+        "connection: Upgrade".to_owned(),
+        format!("upgrade: {protocol}\r\n\r\n"),
+    ];
+    stream.write_all(lines.join("\r\n").as_bytes())?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream
+            .read_exact(&mut byte)
+            .context("no answer to the upgrade")?;
+        head.push(byte[0]);
+    }
+    Ok((parse(&head)?, stream))
+}
+
 fn send(address: &str, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Result<Answer> {
     let mut stream =
         TcpStream::connect(address).with_context(|| format!("failed to connect to {address}"))?;

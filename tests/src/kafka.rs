@@ -1,4 +1,4 @@
-//! A real Kafka (4.3.1, one node, KRaft) as a child process.
+//! A real Kafka (4.3.1, one node) as a child process.
 //!
 //! Its jars come from `make setup`. [`shared`] is one broker for all scenarios that only need one;
 //! a scenario that breaks the broker starts its own.

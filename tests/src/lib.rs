@@ -11,6 +11,7 @@
 //! | [`kafka`] | a real Kafka, its tools, a stock consumer |
 //! | [`product`] | our own programs with their configuration |
 //! | [`cluster`] | manager, bus and agents wired together |
+//! | [`delivered`] | what the file destination holds |
 //! | [`writer`], [`oracle`] | stamped lines, and the verdict over what arrived |
 //! | [`ledger`] | what the manager says of the same lines |
 //! | [`proxy`] | a TCP hop that breaks on command |
@@ -20,6 +21,7 @@
 
 pub mod child;
 pub mod cluster;
+pub mod delivered;
 pub mod http;
 pub mod kafka;
 pub mod ledger;

@@ -113,6 +113,7 @@ pub struct Node {
     folder: PathBuf,
     admin: String,
     process: Option<Child>,
+    strict: bool,
 }
 
 impl Node {
@@ -129,6 +130,7 @@ impl Node {
             folder,
             admin,
             process: None,
+            strict: false,
         })
     }
 
@@ -150,6 +152,11 @@ impl Node {
     /// When it cannot be written.
     pub fn configure(&self, config: &str) -> Result<()> {
         Ok(fs::write(self.folder.join("config.toml"), config)?)
+    }
+
+    /// Even when the rig runs as root, it must obey the permissions of files from its next start on.
+    pub fn obey_permissions(&mut self) {
+        self.strict = true;
     }
 
     /// Starts it and waits until it answers `/healthz`.
@@ -175,9 +182,12 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn launch(&mut self) -> Result<()> {
-        let plan = Plan::new(program(self.part.program())?)
+        let mut plan = Plan::new(program(self.part.program())?)
             .args(["--config", "config.toml"])
             .folder(&self.folder);
+        if self.strict {
+            plan = plan.obeys_permissions();
+        }
         let log = self.folder.join("log");
         self.process = Some(Child::start(self.part.program(), &plan, &log)?);
         Ok(())

@@ -132,7 +132,8 @@ fn main() -> Result<()> {
     let text = table.finish()?;
     say(&text);
     if let Some(path) = &args.write {
-        fs::write(path, format!("{INTRODUCTION}{text}")).with_context(|| format!("failed to write {}", path.display()))?;
+        fs::write(path, format!("{INTRODUCTION}{text}"))
+            .with_context(|| format!("failed to write {}", path.display()))?;
     }
     drop(kafka);
     fs::remove_dir_all(&folder).context("failed to remove the bench's folder")

@@ -1,0 +1,177 @@
+//! Kill or hang anything at any moment: nothing missing, foreign, corrupt, doubled or out of order,
+//! and the manager's counts equal the oracle's. Each fault runs with 20 seeds.
+//!
+//! A seed decides the files, the rotations and the moments. The agent and the bus share one
+//! Kafka with all other tests; who breaks the broker has one of its own.
+
+use std::{ops::Range, path::Path, time::Duration};
+
+use anyhow::{Result, ensure};
+use tributary_tests::{
+    cluster::{Cluster, Layout, for_each_seed, topic_name},
+    kafka::{self, Kafka},
+    poll, scratch,
+    writer::{Background, Rotation, Schedule, Writer, Written},
+};
+
+const SEEDS: Range<u64> = 0..20;
+/// The copy of a cut file is inside the glob, so no way of rotation loses a line by nature.
+const WAYS: [Rotation; 3] = [Rotation::Rename, Rotation::Dated, Rotation::CopyTruncate];
+
+/// What a seed decides, and the running writers.
+struct Play {
+    random: fastrand::Rng,
+    writers: Vec<Background>,
+}
+
+impl Play {
+    /// Two files that grow and rotate for two to three seconds.
+    fn start(seed: u64, folder: &Path, ways: &[Rotation]) -> Result<Self> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut writers = Vec::new();
+        for file in 0..2 {
+            let lines = random.u64(2_000..4_000);
+            let per_second = random.u64(1_000..2_000);
+            let rotations = random.usize(0..4);
+            let schedule = Schedule::random(lines, per_second, rotations, ways, &mut random);
+            writers.push(Background::start(
+                Writer::new(folder, file, seed)?,
+                schedule,
+            ));
+        }
+        Ok(Self { random, writers })
+    }
+
+    /// Lets the line run for a random part of a second: the fault comes at any moment.
+    fn any_moment(&mut self) {
+        std::thread::sleep(Duration::from_millis(self.random.u64(50..900)));
+    }
+
+    fn finish(self) -> Result<Vec<Written>> {
+        self.writers
+            .into_iter()
+            .map(|writer| Ok(writer.finish()?.written().clone()))
+            .collect()
+    }
+}
+
+fn layout(folder: &Path, topic: &str, kafka: &Kafka) -> Layout {
+    // Short timeouts: a hung broker is longer away than a client would wait.
+    let options = [
+        "\"socket.timeout.ms\" = \"1500\"",
+        "\"reconnect.backoff.max.ms\" = \"500\"",
+    ];
+    Layout::new(folder, topic)
+        .delivers_to(&kafka.bootstrap(), &options)
+        .agent(&[format!("{}/logs/app-*", folder.display())])
+}
+
+/// `fault` is done `times` times to a cluster on the shared Kafka, for each seed.
+fn check(
+    name: &str,
+    times: usize,
+    mut fault: impl FnMut(&mut Cluster, &mut fastrand::Rng) -> Result<()>,
+) -> Result<()> {
+    let kafka = kafka::shared()?;
+    for_each_seed(name, SEEDS, |seed, folder| {
+        let topic = topic_name(name, seed);
+        kafka.create_topic(&topic, 3)?;
+        let mut cluster = layout(folder, &topic, kafka).start()?;
+        let mut play = Play::start(seed, &folder.join("logs"), &WAYS)?;
+        for _ in 0..times {
+            play.any_moment();
+            fault(&mut cluster, &mut play.random)?;
+        }
+        cluster.must_deliver(kafka, &play.finish()?)
+    })
+}
+
+/// As [`check`], on a Kafka of its own, whose broker the fault breaks.
+fn check_broker(
+    name: &str,
+    mut fault: impl FnMut(&mut Kafka, &mut fastrand::Rng) -> Result<()>,
+) -> Result<()> {
+    let mut kafka = Kafka::start(&scratch::create(&format!("kafka-{name}"))?)?;
+    for_each_seed(name, SEEDS, |seed, folder| {
+        let topic = topic_name(name, seed);
+        kafka.create_topic(&topic, 3)?;
+        let cluster = layout(folder, &topic, &kafka).start()?;
+        let mut play = Play::start(seed, &folder.join("logs"), &WAYS)?;
+        play.any_moment();
+        fault(&mut kafka, &mut play.random)?;
+        cluster.must_deliver(&kafka, &play.finish()?)
+    })
+}
+
+#[test]
+fn kill_9_of_the_agent_loses_and_doubles_nothing() -> Result<()> {
+    check("kill-agent", 3, |cluster, _| {
+        cluster.agents[0].kill_and_start()
+    })
+}
+
+#[test]
+fn kill_9_of_the_bus_loses_and_doubles_nothing() -> Result<()> {
+    check("kill-bus", 3, |cluster, _| cluster.bus.kill_and_start())
+}
+
+#[test]
+fn kill_9_of_all_three_in_any_order_loses_and_doubles_nothing() -> Result<()> {
+    check("kill-any", 4, |cluster, random| {
+        let Cluster {
+            manager,
+            bus,
+            agents,
+            ..
+        } = cluster;
+        let mut nodes = [manager, bus, &mut agents[0]];
+        random.shuffle(&mut nodes);
+        let [first, second, _] = nodes;
+        first.kill()?;
+        second.kill_and_start()?;
+        first.start()
+    })
+}
+
+#[test]
+fn kill_9_of_the_broker_loses_and_doubles_nothing() -> Result<()> {
+    check_broker("kill-broker", |kafka, _| {
+        kafka.kill()?;
+        kafka.restart()
+    })
+}
+
+/// The pause is longer than the session of the broker (3 s) and all timeouts of the bus (1.5 s).
+#[test]
+fn a_hung_broker_loses_and_doubles_nothing() -> Result<()> {
+    check_broker("hang-broker", |kafka, random| {
+        kafka.pause()?;
+        std::thread::sleep(Duration::from_millis(random.u64(3_200..4_500)));
+        kafka.resume()
+    })
+}
+
+/// While the broker is away the agents hold, and say so; nothing is called lost.
+#[test]
+fn while_the_broker_is_down_lines_are_in_flight_and_not_lost() -> Result<()> {
+    let mut kafka = Kafka::start(&scratch::create("kafka-down")?)?;
+    scratch::scenario("broker-down", |folder| {
+        kafka.create_topic("down", 1)?;
+        kafka.kill()?;
+        let cluster = layout(folder, "down", &kafka).start()?;
+        let mut writer = Writer::new(&folder.join("logs"), 0, 0)?;
+        writer.write(2_000)?;
+        let counts = poll::until_seen(
+            "the ledger to see lines in flight",
+            Duration::from_secs(30),
+            || tributary_tests::ledger::topic(cluster.manager.admin(), "down"),
+            |counts| counts.read == 2_000 && counts.in_flight == 2_000,
+        )?;
+        ensure!(
+            counts.delivered == 0 && counts.unexplained == 0,
+            "{counts:?}"
+        );
+        kafka.restart()?;
+        cluster.must_deliver(&kafka, &[writer.written().clone()])
+    })
+}

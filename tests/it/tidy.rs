@@ -1,0 +1,330 @@
+//! The repository's own rules, as tests: a ratchet. An exception that is no longer needed fails the
+//! test, too, so the lists below can only shrink.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use tributary_tests::{child::Plan, product, scratch};
+
+/// Lines of a file; past it, ask which second thing moved in.
+const MAX_LINES: usize = 700;
+
+/// Files that may be longer. Shrink it.
+const LONG: [&str; 0] = [];
+
+/// Who writes files beside the door `common/src/disk`, and why. Shrink it.
+const WRITERS: [(&str, &str); 2] = [
+    (
+        "cli/src/demo/mod.rs",
+        "stands for the person who takes the destination away",
+    ),
+    (
+        "cli/src/demo/writer.rs",
+        "stands for foreign programs that write logs",
+    ),
+];
+
+/// Who opens sockets beside the door `common/src/net.rs`. Shrink it.
+const DIALERS: [(&str, &str); 0] = [];
+
+/// Whom a package may depend on, in this repository.
+const EDGES: [(&str, &[&str]); 6] = [
+    ("tributary-common", &[]),
+    ("tributary-agent", &["tributary-common"]),
+    ("tributary-bus", &["tributary-common"]),
+    ("tributary-manager", &["tributary-common"]),
+    (
+        "tributary",
+        &[
+            "tributary-common",
+            "tributary-agent",
+            "tributary-bus",
+            "tributary-manager",
+        ],
+    ),
+    (
+        "tributary-tests",
+        &[
+            "tributary-common",
+            "tributary-agent",
+            "tributary-bus",
+            "tributary-manager",
+        ],
+    ),
+];
+
+/// What only the disk door may say.
+const WRITES: [&str; 12] = [
+    "File::create",
+    "File::options",
+    "OpenOptions",
+    "fs::write(",
+    "fs::copy(",
+    "fs::rename(",
+    "fs::remove_",
+    "fs::create_dir",
+    "fs::hard_link",
+    "fs::set_permissions",
+    "tokio::fs",
+    ".set_len(",
+];
+
+/// What only the net door may say.
+const SOCKETS: [&str; 7] = [
+    "TcpStream::connect",
+    "TcpListener::bind",
+    "TcpSocket::",
+    "UdpSocket",
+    "UnixStream",
+    "UnixListener",
+    "rustix::net",
+];
+
+/// A source file of ours, with its path from the root.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The text without its tests: those may do what they like.
+    fn product(&self) -> &str {
+        let tests = ["\n#[cfg(test)]\nmod ", "\n#[cfg(test)]\npub(crate) mod "];
+        let cut = tests.iter().filter_map(|mark| self.text.find(mark)).min();
+        self.text
+            .get(..cut.unwrap_or(self.text.len()))
+            .unwrap_or_default()
+    }
+
+    fn is_test(&self) -> bool {
+        let parts: Vec<&str> = self.path.split('/').collect();
+        parts.contains(&"tests")
+            || parts.contains(&"benches")
+            || ["tests.rs", "build.rs"]
+                .iter()
+                .any(|name| parts.ends_with(&[name]))
+    }
+}
+
+fn files(extensions: &[&str]) -> Result<Vec<Source>> {
+    let root = scratch::repository();
+    let mut found = Vec::new();
+    walk(root, &mut |path| {
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
+        if extensions.contains(&extension.as_ref()) {
+            found.push(path.to_owned());
+        }
+    })?;
+    ensure!(
+        found.len() > 5,
+        "only {} files found: is this the repository?",
+        found.len()
+    );
+    found.sort();
+    let read = |path: PathBuf| -> Result<Source> {
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(Source {
+            path: path.strip_prefix(root)?.display().to_string(),
+            text,
+        })
+    };
+    found.into_iter().map(read).collect()
+}
+
+fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) -> Result<()> {
+    const SKIP: [&str; 9] = [
+        "target",
+        "node_modules",
+        "dist",
+        "artifacts",
+        "corpus",
+        ".git",
+        ".tools",
+        "tributary-data",
+        "tributary-demo",
+    ];
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        let name = entry.file_name();
+        if kind.is_dir() && !SKIP.iter().any(|skip| name == *skip) {
+            walk(&entry.path(), visit)?;
+        } else if kind.is_file() {
+            visit(&entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Objects unless `found` is exactly what the exceptions name.
+fn only_the_exceptions(rule: &str, found: &BTreeSet<String>, exceptions: &[&str]) -> Result<()> {
+    let allowed: BTreeSet<String> = exceptions.iter().map(|path| (*path).to_owned()).collect();
+    let new: Vec<_> = found.difference(&allowed).collect();
+    ensure!(new.is_empty(), "{rule}: {new:#?}");
+    let stale: Vec<_> = allowed.difference(found).collect();
+    ensure!(
+        stale.is_empty(),
+        "these exceptions are no longer needed, remove them: {stale:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn every_source_file_says_first_what_it_is_for() -> Result<()> {
+    let silent = files(&["rs"])?.into_iter().filter(|source| {
+        let first = source.text.lines().find(|line| !line.starts_with("#!"));
+        !first.is_some_and(|line| line.starts_with("//! "))
+    });
+    let silent: BTreeSet<String> = silent.map(|source| source.path).collect();
+    only_the_exceptions(
+        "these files do not open with //! and a sentence",
+        &silent,
+        &[],
+    )
+}
+
+#[test]
+fn no_source_file_is_too_long() -> Result<()> {
+    let long = files(&["rs", "ts", "tsx"])?
+        .into_iter()
+        .filter(|source| source.text.lines().count() > MAX_LINES && !generated(source));
+    let long: BTreeSet<String> = long.map(|source| source.path).collect();
+    only_the_exceptions(
+        &format!("these files have over {MAX_LINES} lines"),
+        &long,
+        &LONG,
+    )
+}
+
+fn generated(source: &Source) -> bool {
+    let head: String = source.text.lines().take(5).collect();
+    head.contains("auto-generated")
+}
+
+/// Product files (not the rig, not tests) that say one of `words`.
+fn who_says(words: &[&str], door: &str) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for source in files(&["rs"])? {
+        let ours = !["tests/", "fuzz/"]
+            .iter()
+            .any(|folder| source.path.starts_with(folder));
+        if ours && !source.is_test() && !source.path.starts_with(door) {
+            let said = |line: &str| {
+                let code = line.split("//").next().unwrap_or_default();
+                words.iter().any(|word| code.contains(word))
+            };
+            if source.product().lines().any(said) {
+                found.insert(source.path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn only_the_disk_door_writes_files() -> Result<()> {
+    let rule = "only common/src/disk.rs writes files; these do, too";
+    only_the_exceptions(
+        rule,
+        &who_says(&WRITES, "common/src/disk")?,
+        &WRITERS.map(|(path, _)| path),
+    )
+}
+
+#[test]
+fn only_the_net_door_opens_sockets() -> Result<()> {
+    let rule = "only common/src/net.rs opens sockets; these do, too";
+    only_the_exceptions(
+        rule,
+        &who_says(&SOCKETS, "common/src/net")?,
+        &DIALERS.map(|(path, _)| path),
+    )
+}
+
+#[test]
+fn packages_depend_on_each_other_only_as_designed() -> Result<()> {
+    let metadata = Plan::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+        ])
+        .folder(scratch::repository())
+        .output()?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let mut edges: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for package in metadata["packages"].as_array().context("no packages")? {
+        let name = package["name"].as_str().context("no name")?;
+        let used = edges.entry(name).or_default();
+        for dependency in package["dependencies"]
+            .as_array()
+            .context("no dependencies")?
+        {
+            if dependency["path"].is_string() {
+                used.insert(dependency["name"].as_str().context("no name")?);
+            }
+        }
+    }
+    for (name, used) in &edges {
+        let allowed = EDGES.iter().find(|(known, _)| known == name);
+        let (_, allowed) = allowed.with_context(|| format!("unknown package {name}"))?;
+        let wrong: Vec<_> = used.iter().filter(|one| !allowed.contains(one)).collect();
+        ensure!(wrong.is_empty(), "{name} must not depend on {wrong:?}");
+    }
+    Ok(())
+}
+
+/// Words that must not be in what we hand over. Put together here, so that this file has none.
+#[test]
+fn nothing_is_left_undone_or_tied_to_one_machine() -> Result<()> {
+    let words = [
+        ["FIX", "ME"].concat(),
+        ["TO", "DO:"].concat(),
+        ["XX", "X:"].concat(),
+        ["/wo", "rk/"].concat(),
+        ["/ro", "ot/"].concat(),
+        ["crates", ".io/api"].concat(),
+    ];
+    let kinds = [
+        "rs", "toml", "md", "ts", "tsx", "js", "json", "sh", "sql", "yml", "yaml", "css",
+    ];
+    let mut guilty = BTreeSet::new();
+    for source in files(&kinds)? {
+        for (number, line) in (1..).zip(source.text.lines()) {
+            if let Some(word) = words.iter().find(|word| line.contains(word.as_str())) {
+                guilty.insert(format!("{}:{number}: {word}", source.path));
+            }
+        }
+    }
+    only_the_exceptions("left undone, or tied to a machine", &guilty, &[])
+}
+
+#[test]
+fn every_sample_config_is_good() -> Result<()> {
+    let samples: Vec<Source> = files(&["toml"])?
+        .into_iter()
+        .filter(|file| file.path.starts_with("deploy/"))
+        .collect();
+    ensure!(
+        samples.len() >= 3,
+        "agent.toml, bus.toml and manager.toml belong into deploy/"
+    );
+    for sample in samples {
+        let checked = product::run("tributary", &["check", &sample.path], scratch::repository())?;
+        let said = String::from_utf8_lossy(&checked.stdout);
+        let complaint = String::from_utf8_lossy(&checked.stderr);
+        ensure!(
+            checked.status.success(),
+            "{}:\n{said}{complaint}",
+            sample.path
+        );
+    }
+    Ok(())
+}
