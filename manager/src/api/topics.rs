@@ -206,7 +206,7 @@ pub(crate) struct TopicCounts {
     pub(crate) topic: String,
     /// The sum of all minutes.
     pub(crate) totals: Counts,
-    /// Every minute of the range in order, also those without records.
+    /// Every minute of the range (as used) in order, also those without records.
     pub(crate) minutes: Vec<MinuteCounts>,
 }
 
@@ -321,13 +321,14 @@ fn sorted_hosts(topic: &str, rows: Vec<TopicHostRow>, now_ms: i64) -> Vec<TopicH
     hosts
 }
 
-/// One topic's records per event minute, for charts. Without a range: the last hour.
+/// One topic's records per event minute, for charts. Without a range: the last hour. A range of
+/// more than 7 days is cut to the minutes from the first to the last one that has records.
 #[utoipa::path(
     get, path = "/api/v1/topics/{topic}/counts", operation_id = "getTopicCounts", tag = "topics",
     params(("topic" = String, Path, description = "The topic's name."), RangeQuery),
     responses(
         (status = 200, body = TopicCounts),
-        (status = 400, body = ErrorBody, description = "The range is none, or longer than 7 days."),
+        (status = 400, body = ErrorBody, description = "The range is none, or has records over more than 7 days."),
         (status = 404, body = ErrorBody, description = "No such topic."),
     )
 )]
@@ -337,10 +338,15 @@ pub(crate) async fn counts(
     Params(query): Params<RangeQuery>,
 ) -> Result<Json<TopicCounts>, ApiError> {
     let now_ms = app.clock.now_ms();
-    let range = query.minutes(Named::H1, now_ms)?.for_chart()?;
+    let range = query.minutes(Named::H1, now_ms)?;
     let Some(rows) = app.store.topic_minutes(&topic, range).await? else {
         return Err(ApiError::UnknownTopic(topic));
     };
+    let found = rows
+        .first()
+        .zip(rows.last())
+        .map(|(first, last)| (first.0, last.0));
+    let range = range.for_chart(found)?;
     let (totals, minutes) = dense(range, rows);
     Ok(Json(TopicCounts {
         generated_at_ms: now_ms,

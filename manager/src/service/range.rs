@@ -75,7 +75,7 @@ pub(crate) enum RangeError {
     },
     /// More minutes than a chart may show.
     #[error(
-        "the range has {0} minutes; a chart shows at most {MAX_CHART_MINUTES}: ask for less, or for the sums at /api/v1/topics"
+        "the range has {0} minutes from the first to the last with records; a chart shows at most {MAX_CHART_MINUTES}: ask for less, or for the sums at /api/v1/topics"
     )]
     TooLong(i64),
 }
@@ -128,14 +128,17 @@ impl Minutes {
         }
     }
 
-    /// The same minutes when a chart may show them.
-    pub(crate) fn for_chart(self) -> Result<Self, RangeError> {
-        let minutes = self.to - self.from;
-        if minutes > MAX_CHART_MINUTES {
-            Err(RangeError::TooLong(minutes))
-        } else {
-            Ok(self)
+    /// The minutes of a chart: the same while they are few enough, else from the first to the
+    /// last minute that has records (`first` and `last`; none: no minute has).
+    pub(crate) fn for_chart(self, found: Option<(i64, i64)>) -> Result<Self, RangeError> {
+        if self.to - self.from <= MAX_CHART_MINUTES {
+            return Ok(self);
         }
+        let (from, to) = found.map_or((self.from, self.from), |(first, last)| (first, last + 1));
+        if to - from > MAX_CHART_MINUTES {
+            return Err(RangeError::TooLong(to - from));
+        }
+        Ok(Self { from, to })
     }
 
     /// Start in ms.
@@ -237,6 +240,26 @@ mod tests {
             );
         }
         assert!(check(None, Some(0), Some(i64::MAX)).is_err());
+    }
+
+    #[test]
+    fn a_long_chart_is_cut_to_what_has_records() {
+        let week = Minutes {
+            from: 5,
+            to: 5 + MAX_CHART_MINUTES,
+        };
+        assert_eq!(week.for_chart(None), Ok(week));
+        let ever = Minutes {
+            from: 0,
+            to: 1 << 30,
+        };
+        assert_eq!(
+            ever.for_chart(Some((7, 9))),
+            Ok(Minutes { from: 7, to: 10 })
+        );
+        assert_eq!(ever.for_chart(None), Ok(Minutes { from: 0, to: 0 }));
+        let far = ever.for_chart(Some((7, 7 + MAX_CHART_MINUTES)));
+        assert_eq!(far, Err(RangeError::TooLong(MAX_CHART_MINUTES + 1)));
     }
 
     proptest! {

@@ -5,7 +5,11 @@ use std::collections::HashMap;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Store, StoreError};
-use crate::service::{range::Minutes, states::SILENT_AFTER_MS, tally::Tally};
+use crate::service::{
+    range::{MAX_CHART_MINUTES, Minutes},
+    states::SILENT_AFTER_MS,
+    tally::Tally,
+};
 
 /// Rows of a minute.
 const MINUTE: i64 = 1;
@@ -128,7 +132,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// The minutes of a topic that have records, in order; none when the topic is unknown.
+    /// The minutes of a topic that have records, in order, at most one more than a chart shows;
+    /// none when the topic is unknown.
     pub(crate) async fn topic_minutes(
         &self,
         name: &str,
@@ -143,11 +148,13 @@ impl Store {
             "SELECT m.at, ",
             sums!("m"),
             " FROM tallies m WHERE m.topic_id = ?1 AND m.grain = 1 AND m.at >= ?2 AND m.at < ?3",
-            " GROUP BY m.at ORDER BY m.at"
+            " GROUP BY m.at ORDER BY m.at LIMIT ?4"
         ))
         .bind(id)
         .bind(range.from)
         .bind(range.to)
+        // One more than a chart shows, so that a longer one is seen.
+        .bind(MAX_CHART_MINUTES + 1)
         .try_map(|row: SqliteRow| Ok((row.try_get(0)?, tally(&row, 1)?)))
         .fetch_all(&mut *tx)
         .await?;
