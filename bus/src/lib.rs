@@ -1,1 +1,228 @@
-//! Stub.
+//! The bus node: takes batches from agents, removes repeats, delivers each to the destinations of
+//! its topic, and acknowledges it when all of them have it.
+//!
+//! ```text
+//! listen -> session -> admit -> dedupe -> route -> destination(s) -> journal -> answer
+//!           lines   ---------------^                                    |
+//!                                                              report -> manager
+//! ```
+//!
+//! | room | what for |
+//! |---|---|
+//! | [`config`] | `bus.toml`, checked |
+//! | `listen` | the port: HTTP, upgrade |
+//! | `session` | one agent's framed stream |
+//! | `lines` | `POST /v1/lines/{topic}` |
+//! | `node` | the way of a batch, where the rooms meet |
+//! | `admit`, `order`, `budget` | take it, in which order, with how much memory |
+//! | `dedupe`, `done`, [`journal`] | what is on its way, what is delivered, and that on disk |
+//! | [`route`], [`template`] | which topic goes where, under which name |
+//! | `destination` | Kafka, files; the contract on one page |
+//! | `report`, `status` | facts for the manager, a page for people |
+//!
+//! [`run`] wires them. Stopping: not ready, no new connections, agents are asked to leave, what is
+//! in flight is finished within the grace, the destinations and the journal are closed.
+
+mod admit;
+mod budget;
+pub mod config;
+mod dedupe;
+mod destination;
+mod done;
+pub mod journal;
+mod lines;
+mod listen;
+mod node;
+mod order;
+mod report;
+pub mod route;
+mod session;
+mod status;
+pub mod template;
+#[cfg(test)]
+mod testing;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tributary_common::{
+    admin::{self, Admin},
+    disk::{self, Lock},
+    http::Client,
+    ids::AgentId,
+    net,
+    tasks::Supervisor,
+};
+
+use crate::{
+    budget::Budget,
+    config::{Config, DestinationConfig, DestinationKind},
+    destination::{Destination, file::FileSink, kafka::Kafka},
+    journal::Journal,
+    lines::Lines,
+    node::{Identity, Node},
+    report::Ledger,
+};
+
+/// How long everything may take after the stop.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long destinations may take to finish once the sessions are gone.
+const DESTINATION_GRACE: Duration = Duration::from_secs(5);
+/// How long the last report may take.
+const REPORT_GRACE: Duration = Duration::from_secs(2);
+/// How often gauges are set.
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+
+/// The addresses that a node got, for whoever asked for port 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The agents' port.
+    pub listen: SocketAddr,
+    /// The admin port.
+    pub admin: SocketAddr,
+}
+
+/// Runs a node until `stop`.
+///
+/// # Errors
+/// What keeps it from starting (the data directory is held by another process, an address is in
+/// use, a destination's settings are wrong) or from going on.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    run_with(config, stop, |_bound| {}).await
+}
+
+/// As [`run`]; `bound` is told the addresses once the node takes connections.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    config: Config,
+    stop: CancellationToken,
+    bound: impl FnOnce(Bound) + Send,
+) -> anyhow::Result<()> {
+    disk::create_dir_all(&config.data_dir)?;
+    let _lock = Lock::acquire(&config.data_dir)?;
+    let listener = net::listen(&config.listen).await?;
+    let admin_listener = net::listen_for("admin", &config.admin).await?;
+    let addresses =
+        Bound { listen: listener.local_addr()?, admin: admin_listener.local_addr()? };
+
+    let (journal, owner) = open_journal(&config)?;
+    let node = Arc::new(assemble(&config, journal, stop.clone()).await?);
+    tracing::info!(node.id = %node.identity.node, node.epoch = %node.identity.epoch, listen = %addresses.listen, "the bus node is up");
+    bound(addresses);
+
+    let told = CancellationToken::new();
+    let mut reporter = JoinSet::new();
+    if let Some(client) = client(&config)? {
+        report::retell(&node);
+        reporter.spawn(report::run(Arc::clone(&node), client, told.clone()));
+    }
+    let mut parts = Supervisor::new(stop, GRACE);
+    let lines = Arc::new(Lines::new(config.limits.memory));
+    let connections = config.limits.connections;
+    parts.spawn("listen", listen::run(Arc::clone(&node), lines, listener, connections));
+    parts.spawn("admin", admin::serve(admin_listener, admin_pages(&node), node.stop.clone()));
+    parts.spawn("gauges", gauges(Arc::clone(&node)));
+    let ended = parts.join().await;
+
+    let closing = Arc::clone(&node);
+    spawn_blocking(move || close_destinations(&closing)).await.context("failed to close the destinations")?;
+    told.cancel();
+    match timeout(REPORT_GRACE, reporter.join_all()).await {
+        Ok(results) => results.into_iter().collect::<anyhow::Result<()>>()?,
+        Err(_elapsed) => tracing::warn!("the manager did not take the last report; it is told after the next start"),
+    }
+    spawn_blocking(move || owner.close()).await.context("failed to close the journal")?;
+    tracing::info!("the bus node has stopped");
+    ended
+}
+
+fn open_journal(config: &Config) -> anyhow::Result<(Journal, journal::Owner)> {
+    let dir = config.data_dir.join("dedupe");
+    let (journal, owner, opened) = Journal::open(&dir, config.manager.is_some())?;
+    if opened.torn_bytes > 0 {
+        tracing::warn!(torn_bytes = opened.torn_bytes, "the journal had a torn tail; it is cut off");
+    }
+    if opened.damaged_bytes > 0 {
+        tracing::error!(damaged_bytes = opened.damaged_bytes, "the journal was damaged in the middle; what could be read counts, the damaged file is kept beside it");
+        metrics::counter!("tributary_bus_journal_damaged_bytes_total").increment(opened.damaged_bytes as u64);
+    }
+    tracing::debug!(records = opened.records, "the journal is open");
+    Ok((journal, owner))
+}
+
+async fn assemble(config: &Config, journal: Journal, stop: CancellationToken) -> anyhow::Result<Node> {
+    let epoch = journal.memory().epoch;
+    let lines_agent = AgentId::new(&format!("bus-{}", config.node))
+        .or_else(|_too_long| AgentId::new(config.node.as_str()))?;
+    let identity = Identity {
+        node: config.node.clone(),
+        cluster: config.cluster.clone(),
+        zone: config.zone.clone(),
+        epoch,
+        lines_agent,
+    };
+    let budget = Budget::new(config.limits.memory);
+    let ledger = Ledger::new(config.manager.is_some());
+    let table = config.routes.clone();
+    let (starting, config) = (journal.clone(), config.clone());
+    let destinations = spawn_blocking(move || {
+        let started = config.destinations.iter().map(|one| start(one, &config, &starting));
+        started.collect::<anyhow::Result<Vec<_>>>()
+    });
+    let destinations = destinations.await.context("failed to start the destinations")??;
+    Ok(Node::new(identity, budget, journal, ledger, (table, destinations), stop))
+}
+
+fn start(one: &DestinationConfig, config: &Config, journal: &Journal) -> anyhow::Result<Destination> {
+    match &one.kind {
+        DestinationKind::Kafka { bootstrap, options } => {
+            let memory = config.limits.memory;
+            Kafka::start(&one.name, bootstrap, options, memory, journal).map(Destination::Kafka)
+        }
+        DestinationKind::File { path } => {
+            FileSink::start(&one.name, path, &config.node, journal).map(Destination::File)
+        }
+    }
+}
+
+fn close_destinations(node: &Node) {
+    std::thread::scope(|scope| {
+        for destination in node.destinations() {
+            scope.spawn(|| destination.close(DESTINATION_GRACE));
+        }
+    });
+}
+
+fn client(config: &Config) -> anyhow::Result<Option<Client>> {
+    let Some(manager) = &config.manager else { return Ok(None) };
+    let token = match &manager.token_file {
+        Some(path) => Some(disk::read_secret(path)?),
+        None => None,
+    };
+    Ok(Some(Client::new(&manager.url, token.as_deref())?))
+}
+
+fn admin_pages(node: &Arc<Node>) -> Admin {
+    let (ready, status) = (Arc::clone(node), Arc::clone(node));
+    Admin::new(move || status::ready(&ready), move || status::status(&status))
+}
+
+/// Sets what is looked at, not counted.
+async fn gauges(node: Arc<Node>) -> anyhow::Result<()> {
+    let mut tick = interval(GAUGES_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while node.stop.run_until_cancelled(tick.tick()).await.is_some() {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        metrics::gauge!("tributary_bus_memory_used_bytes").set(node.budget.used() as f64);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        metrics::gauge!("tributary_bus_in_flight_batches").set(node.in_flight() as f64);
+    }
+    Ok(())
+}

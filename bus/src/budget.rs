@@ -1,0 +1,121 @@
+//! The bytes that batches may hold in memory, for the whole node.
+//!
+//! A batch takes its permit before its payload is read from the socket, and the permit travels with
+//! it until every destination has it. While no permit is free nobody reads, so TCP pushes back to
+//! the agents and an idle connection holds nothing. Not for: the window of one connection (see
+//! [`crate::session`]).
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tributary_common::{header::BatchHeader, wire::MAX_PAYLOAD_BYTES};
+
+/// Bytes that a batch costs beside payload and records: header, waiters, queue entries.
+const BATCH_BYTES: u64 = 4 << 10;
+/// Bytes that a record costs beside its value while librdkafka holds it.
+const RECORD_BYTES: u64 = 128;
+/// The least budget in bytes: one batch of the largest size must fit.
+pub(crate) const MIN_BYTES: u64 = 16 << 20;
+
+/// The budget; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    bytes: Arc<Semaphore>,
+    limit: u64,
+}
+
+/// The bytes that a batch holds; they return when it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping a permit gives its bytes back"]
+pub(crate) struct Permit {
+    _bytes: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes, at least [`MIN_BYTES`] and at most what a semaphore can count.
+    pub(crate) fn new(limit: u64) -> Self {
+        let limit = usize::try_from(limit.max(MIN_BYTES)).unwrap_or(usize::MAX);
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        Self { bytes: Arc::new(Semaphore::new(limit)), limit: limit as u64 }
+    }
+
+    /// Waits until `bytes` are free. More than the whole budget counts as the whole budget.
+    pub(crate) async fn take(&self, bytes: u64) -> Permit {
+        let bytes = u32::try_from(bytes.min(self.limit)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.bytes)
+            .acquire_many_owned(bytes)
+            .await
+            .expect("the budget's semaphore is never closed");
+        Permit { _bytes: permit }
+    }
+
+    /// Bytes that are taken now.
+    pub(crate) fn used(&self) -> u64 {
+        self.limit - self.bytes.available_permits() as u64
+    }
+
+    /// The whole budget in bytes.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+}
+
+/// What a batch costs while it is on its way: its payload as it came, its records as a destination
+/// holds them, and the bookkeeping.
+pub(crate) fn cost(header: &BatchHeader, payload_bytes: usize) -> u64 {
+    let records = u64::from(header.records).saturating_mul(RECORD_BYTES);
+    BATCH_BYTES
+        .saturating_add(payload_bytes as u64)
+        .saturating_add(header.raw_bytes)
+        .saturating_add(records)
+}
+
+/// Why the counts of a header cannot be those of a batch; `None` when they can.
+pub(crate) fn absurd(header: &BatchHeader) -> Option<&'static str> {
+    // The records of one batch take at most 900 KiB, or it is one record of at most 1 MiB; with
+    // framing both are below the longest payload.
+    if header.raw_bytes > MAX_PAYLOAD_BYTES as u64 {
+        return Some("the header announces more bytes than a batch can have");
+    }
+    if u64::from(header.records) > MAX_PAYLOAD_BYTES as u64 {
+        return Some("the header announces more records than a batch can have");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_return_with_the_permit() {
+        let budget = Budget::new(MIN_BYTES);
+        let first = budget.take(MIN_BYTES - 10).await;
+        assert_eq!(budget.used(), MIN_BYTES - 10);
+        let waiting = budget.take(11);
+        tokio::pin!(waiting);
+        assert!(futures_poll(&mut waiting).is_none());
+        drop(first);
+        let second = waiting.await;
+        assert_eq!(budget.used(), 11);
+        drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn more_than_everything_is_everything() {
+        let budget = Budget::new(0);
+        let all = budget.take(u64::MAX).await;
+        assert_eq!(budget.used(), budget.limit());
+        drop(all);
+    }
+
+    /// One look at a future, without waiting.
+    fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::Pin::new(future).poll(&mut context) {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! The configuration of a bus node: schema, raw form, checked form.
+//!
+//! What is written where is told in `docs/config.md`, which is made from [`SCHEMA`]. Keys of the
+//! documented outside that this version does not have are known: those that would change the
+//! meaning are refused by name, the others warn. Called by `main.rs`, `tributary up`, `check`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use tributary_common::{
+    config::{self, Checker, Env, Faults, Key, Kind, Loaded, Schema, Variant, parses},
+    ids::{Name, NodeId, Zone},
+    telemetry::{LOG, Log},
+};
+
+use crate::{
+    route::{Branch, Pattern, Route, Table},
+    template::Template,
+};
+
+static LIMITS: Schema = Schema::new(
+    "What the node may use.",
+    &[
+        Key::default(
+            "memory",
+            Kind::size("16MiB", "1TiB"),
+            "1GiB",
+            "Bytes of batches in flight; above it nothing is read and TCP pushes back.",
+        ),
+        Key::default(
+            "connections",
+            Kind::Integer { min: 1, max: 1_000_000 },
+            "20000",
+            "Most open connections; more wait in the kernel's queue.",
+        ),
+    ],
+);
+
+const NO_SPILL: &str = "this version has no spill: while a destination is down the answer is Busy and the agents hold the data";
+
+static SPILL: Schema = Schema::new(
+    "Disk space for data that no destination takes. Not in this version.",
+    &[
+        Key::optional("max", Kind::size("1MiB", "1024TiB"), "Most bytes on disk.").ignored(NO_SPILL),
+        Key::optional("min_free", Kind::Percent { min: 0.0, max: 100.0 }, "Free disk space that is left alone.")
+            .ignored(NO_SPILL),
+        Key::optional("when_full", Kind::choice(&["busy", "drop-oldest"]), "What a full spill does.")
+            .ignored(NO_SPILL),
+    ],
+);
+
+static MANAGER: Schema = Schema::new(
+    "The manager that is told what this node received and delivered.",
+    &[
+        Key::required("url", Kind::Url(&["http", "https"]), "Where it is, such as http://127.0.0.1:7500."),
+        Key::optional("token_file", Kind::Path, "A file with the token that it gave out."),
+    ],
+);
+
+static NAME: Kind = Kind::checked("name", "kafka-main", parses::<Name>);
+static HOST_PORT: Kind = Kind::HostPort;
+static TEXT: Kind = Kind::Text;
+static ANY: Kind = Kind::Any;
+
+static DESTINATION: Kind = Kind::OneOf {
+    tag: "kind",
+    common: &[Key::required("name", NAME, "Its name, for routes, receipts and metrics.")],
+    variants: &[
+        Variant::new(
+            "kafka",
+            "A Kafka cluster.",
+            &[
+                Key::required("bootstrap", Kind::list(&HOST_PORT, 1), "Brokers to ask first."),
+                Key::default(
+                    "producer",
+                    Kind::choice(&["verbatim", "rdkafka"]),
+                    "rdkafka",
+                    "How batches are produced; this version delivers through rdkafka in both cases.",
+                ),
+                Key::default(
+                    "options",
+                    Kind::Map(&TEXT),
+                    "{}",
+                    "Settings of librdkafka, such as \"security.protocol\".",
+                ),
+            ],
+        ),
+        Variant::new(
+            "file",
+            "Files on this machine.",
+            &[Key::required(
+                "path",
+                Kind::checked("path template", "/data/{topic}/dt={date}/hour={hour}", check_template),
+                "The folder of a batch; {topic}, {date} and {hour} (UTC) are filled in.",
+            )],
+        ),
+        Variant::not_yet("elasticsearch", "Elasticsearch or OpenSearch."),
+        Variant::not_yet("hdfs", "HDFS."),
+    ],
+};
+
+static BRANCH: Schema = Schema::new(
+    "One destination of a route.",
+    &[
+        Key::required("destination", NAME, "A [[destination]]'s name."),
+        Key::default(
+            "topic",
+            Kind::checked("template", "{topic}", check_template),
+            "{topic}",
+            "The topic's name there. File destinations have their path instead.",
+        ),
+        Key::optional("standby", ANY, "Destinations to fail over to.")
+            .ignored("this version has no failover: while the destination is down the answer is Busy"),
+        Key::optional("index", TEXT, "The index there.").not_yet("it belongs to elasticsearch destinations, which come later"),
+    ],
+);
+static BRANCH_TABLE: Kind = Kind::Table(&BRANCH);
+
+static ROUTE: Schema = Schema::new(
+    "Which topics go where; the first match wins.",
+    &[
+        Key::required(
+            "topic",
+            Kind::checked("topic pattern", "web.*", check_pattern),
+            "A topic, where * stands for any run of characters.",
+        ),
+        Key::required("to", Kind::list(&BRANCH_TABLE, 1), "Where to: a batch is delivered when all have it."),
+    ],
+);
+static ROUTE_TABLE: Kind = Kind::Table(&ROUTE);
+
+/// All keys of `bus.toml`.
+pub static SCHEMA: Schema = Schema::new(
+    "A bus node.",
+    &[
+        Key::required("zone", Kind::checked("zone", "dc1", parses::<Zone>), "The data centre of this node."),
+        Key::required("cluster", NAME, "The cluster of bus nodes that it belongs to."),
+        Key::optional(
+            "node",
+            Kind::checked("node", "bus1", parses::<NodeId>),
+            "Its name in the cluster; the host's name when left out.",
+        ),
+        Key::default("listen", Kind::Socket, "0.0.0.0:7400", "Where agents and clients connect."),
+        Key::default("admin", Kind::Socket, "127.0.0.1:7401", "Where /metrics, /healthz, /readyz and /status are."),
+        Key::default(
+            "data_dir",
+            Kind::Path,
+            "/var/lib/tributary/bus",
+            "Where the node remembers what it delivered. One process at a time.",
+        ),
+        Key::table("limits", &LIMITS),
+        Key::table("spill", &SPILL),
+        Key::tables("destination", Kind::list_by(&DESTINATION, "name"), "A place where batches can go."),
+        Key::tables("route", Kind::list(&ROUTE_TABLE, 0), "A rule of where topics go."),
+        Key::optional_table("manager", &MANAGER),
+        Key::optional("tls", ANY, "Certificates of the agents' port.")
+            .not_yet("leave it out and put a TLS proxy before the port"),
+        Key::table("log", &LOG),
+    ],
+);
+
+fn check_template(text: &str) -> Result<(), String> {
+    Template::parse(text).map(drop).map_err(|error| error.to_string())
+}
+
+fn check_pattern(text: &str) -> Result<(), String> {
+    let allowed = "allowed are a-z A-Z 0-9 . _ - and *";
+    Pattern::new(text).map(drop).ok_or_else(|| format!("{text:?} matches no topic; {allowed}"))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    zone: Zone,
+    cluster: Name,
+    node: Option<NodeId>,
+    listen: String,
+    admin: String,
+    data_dir: PathBuf,
+    limits: Limits,
+    #[serde(rename = "spill")]
+    _spill: serde::de::IgnoredAny,
+    destination: Vec<RawDestination>,
+    route: Vec<RawRoute>,
+    manager: Option<Manager>,
+    log: Log,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawDestination {
+    name: Name,
+    #[serde(flatten)]
+    kind: RawKind,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum RawKind {
+    Kafka { bootstrap: Vec<String>, producer: String, options: BTreeMap<String, String> },
+    File { path: String },
+}
+
+#[derive(Debug, Deserialize)]
+struct RawRoute {
+    topic: String,
+    to: Vec<RawBranch>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawBranch {
+    destination: Name,
+    topic: String,
+}
+
+/// What the node may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Limits {
+    /// Bytes of batches in flight.
+    pub memory: u64,
+    /// Most open connections.
+    pub connections: usize,
+}
+
+/// The manager.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Manager {
+    /// Where it is.
+    pub url: String,
+    /// A file with the token for it.
+    pub token_file: Option<PathBuf>,
+}
+
+/// A destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DestinationConfig {
+    /// Its name.
+    pub name: Name,
+    /// What it is.
+    pub kind: DestinationKind,
+}
+
+/// What a destination is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DestinationKind {
+    /// A Kafka cluster.
+    Kafka {
+        /// `host:port` of the brokers to ask first.
+        bootstrap: Vec<String>,
+        /// Settings of librdkafka.
+        options: BTreeMap<String, String>,
+    },
+    /// Local files.
+    File {
+        /// The folder of a batch.
+        path: Template,
+    },
+}
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The data centre.
+    pub zone: Zone,
+    /// The cluster.
+    pub cluster: Name,
+    /// The node.
+    pub node: NodeId,
+    /// Where agents and clients connect; port 0 takes a free one.
+    pub listen: String,
+    /// Where the admin pages are; port 0 takes a free one.
+    pub admin: String,
+    /// Where the node keeps what it must remember.
+    pub data_dir: PathBuf,
+    /// What it may use.
+    pub limits: Limits,
+    /// Where batches can go.
+    pub destinations: Vec<DestinationConfig>,
+    /// Which topics go where.
+    pub routes: Table,
+    /// Who is told about it.
+    pub manager: Option<Manager>,
+    /// How it logs.
+    pub log: Log,
+}
+
+/// Loads the configuration from a file.
+///
+/// # Errors
+/// All faults.
+pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
+    config::load::<Raw>("bus", &SCHEMA, path, env)?.check(check)
+}
+
+/// Loads the configuration from text; `name` stands in faults where a file's name would.
+///
+/// # Errors
+/// All faults.
+pub fn parse(text: &str, name: &str) -> Result<Loaded<Config>, Faults> {
+    config::parse::<Raw>("bus", &SCHEMA, text, name, &Env::none())?.check(check)
+}
+
+fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
+    let node = match raw.node {
+        Some(node) => Some(node),
+        None => host_name(checker),
+    };
+    let numbers: HashMap<&Name, usize> =
+        raw.destination.iter().enumerate().map(|(no, d)| (&d.name, no)).collect();
+    let mut routes = Vec::new();
+    for (at, route) in raw.route.iter().enumerate() {
+        let branches = route.to.iter().enumerate().filter_map(|(place, branch)| {
+            let key = format!("route[{at}].to[{place}].destination");
+            check_branch(branch, &key, &numbers, &raw.destination, checker)
+        });
+        let to: Vec<Branch> = branches.collect();
+        let mut seen = std::collections::HashSet::new();
+        if !to.iter().all(|branch| seen.insert(branch.destination)) {
+            checker.fault(&format!("route[{at}].to"), "names a destination twice");
+        }
+        if let Some(pattern) = Pattern::new(&route.topic) {
+            routes.push(Route { pattern, to });
+        }
+    }
+    if raw.destination.is_empty() {
+        checker.fault("", "has no [[destination]]; at least one is needed, for instance kind = \"file\"");
+    }
+    if raw.route.is_empty() && !raw.destination.is_empty() {
+        checker.fault("", "has no [[route]]; without one every batch is refused. To send all topics to one destination use topic = \"*\"");
+    }
+    let destinations = raw.destination.into_iter().enumerate().filter_map(|(at, destination)| {
+        let kind = check_kind(destination.kind, at, checker)?;
+        Some(DestinationConfig { name: destination.name, kind })
+    });
+    let destinations = destinations.collect();
+    Some(Config {
+        zone: raw.zone,
+        cluster: raw.cluster,
+        node: node?,
+        listen: raw.listen,
+        admin: raw.admin,
+        data_dir: raw.data_dir,
+        limits: raw.limits,
+        destinations,
+        routes: Table::new(routes),
+        manager: raw.manager,
+        log: raw.log,
+    })
+}
+
+fn check_branch(
+    branch: &RawBranch,
+    key: &str,
+    numbers: &HashMap<&Name, usize>,
+    destinations: &[RawDestination],
+    checker: &mut Checker,
+) -> Option<Branch> {
+    let Some(&destination) = numbers.get(&branch.destination) else {
+        let mut known: Vec<&str> = numbers.keys().map(|name| name.as_str()).collect();
+        known.sort_unstable();
+        let known = known.join(", ");
+        checker.fault(key, format!("{:?} is no [[destination]]; there are {known}", branch.destination.as_str()));
+        return None;
+    };
+    // A file destination's own path says where a topic lies.
+    let text = match &destinations.get(destination)?.kind {
+        RawKind::Kafka { .. } => &branch.topic,
+        RawKind::File { path } => path,
+    };
+    let target = checker.take(key, Template::parse(text))?;
+    if matches!(destinations.get(destination)?.kind, RawKind::Kafka { .. }) && target.has_time() {
+        checker.warn(key, "makes a topic of its own for every date or hour");
+    }
+    Some(Branch { destination, target })
+}
+
+fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<DestinationKind> {
+    match kind {
+        RawKind::Kafka { bootstrap, producer, options } => {
+            if producer == "verbatim" {
+                checker.warn(
+                    &format!("destination[{at}].producer"),
+                    "this version delivers through rdkafka: the same records at more CPU",
+                );
+            }
+            for key in options.keys().filter(|key| crate::destination::kafka::is_ours(key)) {
+                checker.fault(
+                    &format!("destination[{at}].options"),
+                    format!("{key:?} is set by the bus: delivery guarantees depend on it; leave it out"),
+                );
+            }
+            Some(DestinationKind::Kafka { bootstrap, options })
+        }
+        RawKind::File { path } => {
+            let key = format!("destination[{at}].path");
+            let path = checker.take(&key, Template::parse(&path))?;
+            Some(DestinationKind::File { path })
+        }
+    }
+}
+
+/// The host's name as a node's name.
+fn host_name(checker: &mut Checker) -> Option<NodeId> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    checker.take("node", NodeId::new(host.trim()).map_err(|error| format!("is not given, and the host's name is none: {error}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! The configuration: what is taken, what is refused and in which words.
+
+use super::*;
+
+const GOOD: &str = r#"
+zone = "dc1"
+cluster = "dc1"
+node = "bus1"
+data_dir = "/tmp/x"
+[[destination]]
+name = "kafka-main"
+kind = "kafka"
+bootstrap = ["k1:9092", "k2:9092"]
+options = { "security.protocol" = "SASL_SSL" }
+[[destination]]
+name = "local"
+kind = "file"
+path = "/data/{topic}/dt={date}"
+[[route]]
+topic = "web.*"
+to = [{ destination = "kafka-main", topic = "x-{topic}" }, { destination = "local" }]
+[[route]]
+topic = "*"
+to = [{ destination = "local" }]
+"#;
+
+fn faults(text: &str) -> String {
+    parse(text, "bus.toml").unwrap_err().to_string()
+}
+
+#[test]
+fn a_small_file_is_enough_and_the_rest_has_defaults() {
+    let config = parse(GOOD, "bus.toml").unwrap().value;
+    assert_eq!(config.listen, "0.0.0.0:7400");
+    assert_eq!(config.admin, "127.0.0.1:7401");
+    assert_eq!(config.limits, Limits { memory: 1 << 30, connections: 20_000 });
+    let topic = tributary_common::ids::Topic::new("web.access").unwrap();
+    let to = config.routes.find(&topic).unwrap();
+    assert_eq!(to[0].target.render(&topic, 0), "x-web.access");
+    assert_eq!(to[1].target.render(&topic, 0), "/data/web.access/dt=1970-01-01");
+}
+
+#[test]
+fn a_route_to_nowhere_names_what_there_is() {
+    let text = GOOD.replace("destination = \"local\" }]", "destination = \"lcoal\" }]");
+    let faults = faults(&text);
+    assert!(faults.contains("\"lcoal\" is no [[destination]]; there are kafka-main, local"), "{faults}");
+}
+
+#[test]
+fn what_this_version_lacks_is_refused_by_name() {
+    let check = |text: &str, part: &str| {
+        let faults = faults(&format!("{GOOD}\n{text}"));
+        assert!(faults.contains(part), "{faults}");
+    };
+    check("[[destination]]\nname = \"es\"\nkind = \"elasticsearch\"\n", "elasticsearch");
+    check("[[destination]]\nname = \"lake\"\nkind = \"hdfs\"\n", "hdfs");
+    check("[tls]\ncert = \"x\"\n", "tls");
+    check("[[destination]]\nname = \"local\"\nkind = \"file\"\npath = \"/x\"\n", "name");
+}
+
+#[test]
+fn settings_on_which_the_guarantees_rest_are_refused() {
+    let text = GOOD.replace("\"security.protocol\" = \"SASL_SSL\"", "\"acks\" = \"0\"");
+    let faults = faults(&text);
+    assert!(faults.contains("\"acks\" is set by the bus"), "{faults}");
+}
+
+#[test]
+fn what_is_ignored_warns() {
+    let text = format!("{}\n[spill]\nmax = \"1GiB\"\n", GOOD.replace("kind = \"kafka\"", "kind = \"kafka\"\nproducer = \"verbatim\""));
+    let loaded = parse(&text, "bus.toml").unwrap();
+    let warnings: Vec<String> = loaded.warnings().iter().map(ToString::to_string).collect();
+    let all = warnings.join("\n");
+    assert!(all.contains("delivers through rdkafka"), "{all}");
+    assert!(all.contains("this version has no spill"), "{all}");
+}
+
+#[test]
+fn the_sample_in_deploy_is_good() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/bus.toml");
+    let loaded = load(Path::new(path), &Env::none()).unwrap();
+    assert!(loaded.warnings().is_empty());
+}

@@ -1,0 +1,352 @@
+//! Kafka through librdkafka.
+//!
+//! # Constraints
+//! Idempotent, acks=all, no timeout that drops: what was given to librdkafka stays on its way until
+//! Kafka has it, bounded by the permits that the batches carry. A batch is acknowledged when Kafka
+//! has every record of it. Batches of a stream keep their order; a stream keeps its partition.
+//!
+//! # Operation
+//! ```text
+//! deliver -> topic open? --no--> opener (partitions, recovery) --.
+//!               '--yes-> owner thread of the partition <---------'
+//!                          opens, produces -> librdkafka -> countdown -> journal -> answer
+//! watcher: stalled topics, brokers that are gone, a producer that is broken for good
+//! ```
+//! A topic with batches on its way and no answer for 3 s is stalled: new batches of it get `Busy`,
+//! other topics go on. When all are stalled, or no broker answers, the destination is down.
+//! A batch that failed may be there in part; its topic is closed and looked through again before
+//! anything more is produced.
+//!
+//! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`produced`], [`watch`].
+
+mod open;
+mod owner;
+mod produced;
+mod readback;
+mod settings;
+mod topic;
+mod watch;
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use crossbeam_channel::Sender;
+use rdkafka::{ClientConfig, error::KafkaResult};
+use tokio::time::Instant;
+use tributary_common::{
+    ids::{BatchId, Name},
+    report::DestinationHealth,
+};
+
+pub(crate) use self::settings::is_ours;
+use self::{
+    open::Opener,
+    owner::{Work, Worker},
+    produced::{Context, Producer},
+    topic::Topic,
+    watch::{Health, Watcher},
+};
+use super::{Failure, Job};
+use crate::{
+    done::DestinationNo,
+    journal::{Journal, format::Record},
+};
+
+/// Threads that open batches. Each gives librdkafka about a million records a second.
+const OWNERS: usize = 2;
+
+/// A topic as the destination knows it.
+enum Known {
+    /// Being opened; jobs wait, in order. Bounded by the byte permits that they carry.
+    Opening(Vec<Job>),
+    /// Ready.
+    Open(Arc<Topic>),
+}
+
+/// Topics, and the ways to the threads.
+struct Topics {
+    known: HashMap<Arc<str>, Known>,
+    /// Bounded by the byte permits that the jobs carry; so is the other.
+    owners: Vec<Sender<Work>>,
+    opener: Option<Sender<Arc<str>>>,
+}
+
+/// What all threads of the destination share.
+pub(super) struct Shared {
+    name: Name,
+    no: DestinationNo,
+    journal: Journal,
+    settings: ClientConfig,
+    reader: ClientConfig,
+    topics: Mutex<Topics>,
+    health: Mutex<Health>,
+    closing: AtomicBool,
+}
+
+/// The present producer.
+#[derive(Default)]
+struct Slot(Mutex<Option<Arc<Producer>>>);
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Producer>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self) -> Option<Arc<Producer>> {
+        self.lock().clone()
+    }
+}
+
+impl Shared {
+    fn topics(&self) -> MutexGuard<'_, Topics> {
+        // Every change below is whole before the lock is given back, also in a panic.
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    fn producer(self: &Arc<Self>) -> KafkaResult<Producer> {
+        self.settings.create_with_context(Context { shared: Arc::clone(self) })
+    }
+
+    /// A topic was opened: what waited for it goes first.
+    fn opened(&self, topic: Topic) {
+        let topic = Arc::new(topic);
+        let mut topics = self.topics();
+        let before = topics.known.insert(Arc::clone(&topic.name), Known::Open(Arc::clone(&topic)));
+        if let Some(Known::Opening(jobs)) = before {
+            for job in jobs {
+                topics.give(&topic, job);
+            }
+        }
+    }
+
+    /// A topic cannot be opened: what waited for it is told, the next batch tries again.
+    fn not_opened(&self, topic: &str, failure: &Failure) {
+        let before = self.topics().known.remove(topic);
+        if let Some(Known::Opening(jobs)) = before {
+            for job in jobs {
+                job.done.tell(Err(failure.clone()));
+            }
+        }
+    }
+
+    /// A batch of a topic failed and may be there in part: nothing more is produced before the
+    /// topic was looked through.
+    fn suspect(&self, topic: &Arc<Topic>) {
+        topic.close();
+        let mut topics = self.topics();
+        if let Some(Known::Open(known)) = topics.known.get(&topic.name)
+            && Arc::ptr_eq(known, topic)
+        {
+            topics.known.remove(&topic.name);
+        }
+    }
+
+    /// A batch that was found is complete.
+    fn resolved(&self, topic: &Topic, batch: BatchId) {
+        if topic.resolve(batch) {
+            self.nothing_left_to_find(topic);
+        }
+    }
+
+    fn nothing_left_to_find(&self, topic: &Topic) {
+        let resolved = vec![Record::Resolved { target: topic.target }];
+        self.journal.commit(resolved, false, Box::new(|_written| {}));
+    }
+
+    /// The open topics.
+    fn open_topics(&self) -> Vec<Arc<Topic>> {
+        let topics = self.topics();
+        let open = topics.known.values().filter_map(|known| match known {
+            Known::Open(topic) => Some(Arc::clone(topic)),
+            Known::Opening(_jobs) => None,
+        });
+        open.collect()
+    }
+}
+
+impl Topics {
+    /// Gives a batch to the owner of its partition. Called under the lock, which keeps the order.
+    fn give(&mut self, topic: &Arc<Topic>, job: Job) {
+        let partition = topic.partition_of(job.batch.header.stream);
+        let owner = (topic.target as usize).wrapping_add(partition.unsigned_abs() as usize);
+        topic.entered();
+        let work = Work { topic: Arc::clone(topic), partition, job };
+        let sent = match self.owners.get(owner % self.owners.len().max(1)) {
+            Some(owner) => owner.send(work).map_err(|refused| refused.0),
+            None => Err(work),
+        };
+        if let Err(work) = sent {
+            // The destination is closed; dropping the job answers it.
+            work.topic.left();
+        }
+    }
+}
+
+/// The destination.
+pub(crate) struct Kafka {
+    shared: Arc<Shared>,
+    producer: Arc<Slot>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kafka").field("name", &self.shared.name).finish_non_exhaustive()
+    }
+}
+
+impl Kafka {
+    /// Starts the threads. Nobody is connected to yet; a cluster that is away is waited for.
+    ///
+    /// # Errors
+    /// Settings that librdkafka refuses, in its words.
+    pub(crate) fn start(
+        name: &Name,
+        bootstrap: &[String],
+        options: &BTreeMap<String, String>,
+        memory: u64,
+        journal: &Journal,
+    ) -> anyhow::Result<Self> {
+        let no = journal.memory().destination(name);
+        let (opener, to_open) = crossbeam_channel::unbounded();
+        let (owners, work): (Vec<_>, Vec<_>) =
+            (0..OWNERS).map(|_no| crossbeam_channel::unbounded()).unzip();
+        let topics = Topics { known: HashMap::new(), owners, opener: Some(opener) };
+        let shared = Arc::new(Shared {
+            name: name.clone(),
+            no,
+            journal: journal.clone(),
+            settings: settings::producer(bootstrap, options, memory),
+            reader: settings::reader(bootstrap, options),
+            topics: Mutex::new(topics),
+            health: Mutex::default(),
+            closing: AtomicBool::new(false),
+        });
+        let failed = || format!("failed to start destination {name}: check its options");
+        let producer = Arc::new(Slot::default());
+        *producer.lock() = Some(Arc::new(shared.producer().with_context(failed)?));
+
+        let mut threads = Vec::new();
+        let mut start = |role: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(format!("kafka-{role}-{name}"));
+            threads.push(thread.spawn(work).context("failed to start a thread")?);
+            anyhow::Ok(())
+        };
+        for incoming in work {
+            let worker =
+                Worker { shared: Arc::clone(&shared), producer: Arc::clone(&producer), incoming };
+            start("owner", Box::new(|| worker.run()))?;
+        }
+        let opener = Opener {
+            shared: Arc::clone(&shared),
+            producer: Arc::clone(&producer),
+            incoming: to_open,
+        };
+        start("open", Box::new(|| opener.run()))?;
+        let watcher = Watcher { shared: Arc::clone(&shared), producer: Arc::clone(&producer) };
+        start("watch", Box::new(|| watcher.run()))?;
+        Ok(Self { shared, producer, threads: Mutex::new(threads) })
+    }
+
+    pub(crate) fn no(&self) -> DestinationNo {
+        self.shared.no
+    }
+
+    pub(crate) fn deliver(&self, job: Job) {
+        if self.shared.is_closing() {
+            return job.done.tell(Err(Failure::Unavailable("this node is stopping".to_owned())));
+        }
+        let mut topics = self.shared.topics();
+        let topics = &mut *topics;
+        match topics.known.entry(job.target.as_str().into()) {
+            Entry::Occupied(mut known) => match known.get_mut() {
+                Known::Opening(jobs) => jobs.push(job),
+                Known::Open(topic) => {
+                    let topic = Arc::clone(topic);
+                    topics.give(&topic, job);
+                }
+            },
+            Entry::Vacant(place) => {
+                let name = Arc::clone(place.key());
+                place.insert(Known::Opening(vec![job]));
+                if let Some(opener) = &topics.opener {
+                    // A thread that is gone has panicked; the watcher's view says so.
+                    drop(opener.send(name));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn down(&self, target: &str) -> Option<String> {
+        let health = self.shared.health();
+        health.down.clone().or_else(|| health.stalled.get(target).cloned())
+    }
+
+    pub(crate) fn health(&self) -> DestinationHealth {
+        let health = self.shared.health();
+        let stalled = health.stalled.values().next().cloned();
+        DestinationHealth {
+            name: self.shared.name.clone(),
+            kind: "kafka".to_owned(),
+            state: if health.down.is_some() { "down" } else { "up" }.to_owned(),
+            detail: health.down.clone().or(stalled).unwrap_or_default(),
+        }
+    }
+
+    /// Waits for what is on its way, as long as the grace lasts; topics that are complete then
+    /// need no recovery at the next start.
+    pub(crate) fn close(&self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        let busy = || {
+            let topics = self.shared.topics();
+            topics.known.values().any(|known| match known {
+                Known::Opening(jobs) => !jobs.is_empty(),
+                Known::Open(topic) => topic.on_the_way() > 0,
+            })
+        };
+        while busy() && Instant::now() < deadline && self.shared.health().down.is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.shared.closing.store(true, Ordering::Relaxed);
+        let known = {
+            let mut topics = self.shared.topics();
+            topics.owners.clear();
+            topics.opener = None;
+            std::mem::take(&mut topics.known)
+        };
+        let complete = known.values().filter_map(|known| match known {
+            Known::Open(topic) if topic.on_the_way() == 0 && !topic.has_found() => {
+                Some(Record::Closed { target: topic.target })
+            }
+            Known::Open(_) | Known::Opening(_) => None,
+        });
+        let complete: Vec<Record> = complete.collect();
+        self.shared.journal.commit(complete, false, Box::new(|_written| {}));
+        // Waiting jobs are answered as they drop; what is in librdkafka is purged and answered.
+        drop(known);
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!(destination = %self.shared.name, "a thread of a Kafka destination panicked");
+            }
+        }
+        let producer = self.producer.lock().take();
+        drop(producer);
+    }
+}

@@ -1,0 +1,225 @@
+//! Opens topics: how many partitions, what is in them, where this life begins.
+//!
+//! One thread, so that waiting for a cluster holds up nobody. Batches of a topic that is being
+//! opened wait in it; they carry their permits. Before the first record of a life is produced, the
+//! journal knows where each partition ended; after an unclean end the topic is looked through
+//! first (see [`super::readback`]).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use rdkafka::{
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    producer::Producer as _,
+};
+use tokio::time::Instant;
+use tributary_common::{ids::BatchId, wire::RefuseReason};
+
+use super::{
+    super::Failure,
+    Shared, Slot,
+    readback::{self, Found},
+    topic::Topic,
+};
+use crate::journal::format::Record;
+
+/// One request to the cluster takes at most this long.
+const REQUEST: Duration = Duration::from_secs(3);
+/// A topic that could not be opened is tried again after this.
+const AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// A topic that the cluster does not know, and does not make, is refused after this long; a broker
+/// that has just started may not know its topics yet.
+const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+
+/// How an attempt ended.
+enum Attempt {
+    Ready(Topic),
+    /// Try again.
+    Later(String),
+    /// The cluster does not know the topic (yet).
+    Unknown,
+    /// It will not become better by itself.
+    Refused(Failure),
+}
+
+/// The thread's state.
+pub(super) struct Opener {
+    pub(super) shared: Arc<Shared>,
+    pub(super) producer: Arc<Slot>,
+    pub(super) incoming: Receiver<Arc<str>>,
+}
+
+/// A topic that waits for its next try.
+struct Waiting {
+    topic: Arc<str>,
+    at: Instant,
+    since: Instant,
+}
+
+impl Opener {
+    /// Works until the destination closes.
+    pub(super) fn run(self) {
+        let mut waiting: Vec<Waiting> = Vec::new();
+        loop {
+            match self.incoming.recv_timeout(AGAIN_AFTER) {
+                Ok(topic) => {
+                    waiting.push(Waiting { topic, at: Instant::now(), since: Instant::now() });
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.shared.is_closing() {
+                return;
+            }
+            let (due, rest) = waiting.into_iter().partition(|one| one.at <= Instant::now());
+            waiting = rest;
+            waiting.extend(Vec::into_iter(due).filter_map(|one| self.attempt(one)));
+        }
+    }
+
+    /// Tries one topic; gives it back when it has to wait.
+    fn attempt(&self, one: Waiting) -> Option<Waiting> {
+        let name = &self.shared.name;
+        match self.open(&one.topic) {
+            Attempt::Ready(topic) => {
+                self.shared.opened(topic);
+                return None;
+            }
+            Attempt::Refused(failure) => {
+                tracing::error!(destination = %name, topic = &*one.topic, ?failure, "a topic cannot be opened");
+                self.shared.not_opened(&one.topic, &failure);
+                return None;
+            }
+            Attempt::Unknown if one.since.elapsed() >= UNKNOWN_FOR => {
+                let detail = format!(
+                    "{name} has no topic {} and its brokers do not make it; create it",
+                    one.topic
+                );
+                tracing::error!(destination = %name, topic = &*one.topic, "a topic is missing and the brokers do not make it");
+                let failure = Failure::Rejected(RefuseReason::Destination, detail);
+                self.shared.not_opened(&one.topic, &failure);
+                return None;
+            }
+            Attempt::Unknown => {}
+            Attempt::Later(why) => {
+                tracing::debug!(destination = %name, topic = &*one.topic, why, "a topic cannot be opened yet");
+                self.shared.health().look = true;
+            }
+        }
+        Some(Waiting { at: Instant::now() + AGAIN_AFTER, ..one })
+    }
+
+    fn open(&self, name: &Arc<str>) -> Attempt {
+        let partitions = match self.partitions(name) {
+            Ok(partitions) => partitions,
+            Err(attempt) => return attempt,
+        };
+        let (target, known) = {
+            let mut memory = self.shared.journal.memory();
+            let no = memory.target(self.shared.no, name);
+            (no, memory.get(no).cloned())
+        };
+        let known = known.filter(|target| target.open);
+        let looked = match known {
+            Some(target) => {
+                // Partitions that the journal does not know were never written to by this node.
+                let mut from: BTreeMap<i32, i64> = (0..partitions).map(|p| (p, i64::MAX)).collect();
+                from.extend(target.positions.iter().map(|(&p, position)| (p, position.from())));
+                self.look(name, from)
+            }
+            None => self.ends(name, partitions).map(|ends| (ends, HashMap::new())),
+        };
+        let (ends, found) = match looked {
+            Ok(looked) => looked,
+            Err(error) => return Attempt::Later(error.to_string()),
+        };
+        let mut records = self.positions(target, &ends, !found.is_empty());
+        records.push(Record::Opened { target });
+        match self.shared.journal.commit_and_wait(records) {
+            Ok(()) => Attempt::Ready(Topic::new(Arc::clone(name), target, partitions, found)),
+            Err(error) => Attempt::Later(error.to_string()),
+        }
+    }
+
+    /// The records that say where this life begins. With something found, a later recovery has to
+    /// begin where this one did.
+    fn positions(&self, target: u32, ends: &BTreeMap<i32, i64>, found: bool) -> Vec<Record> {
+        let memory = self.shared.journal.memory();
+        let known = memory.get(target).map(|target| &target.positions);
+        let records = ends.iter().map(|(&partition, &end)| {
+            let before = known.and_then(|known| known.get(&partition)).map(|at| at.from());
+            let floor = before.filter(|&before| found && before < end);
+            Record::Position { target, partition, end, floor }
+        });
+        records.collect()
+    }
+
+    fn look(
+        &self,
+        name: &str,
+        from: BTreeMap<i32, i64>,
+    ) -> KafkaResult<(BTreeMap<i32, i64>, HashMap<BatchId, Found>)> {
+        let started = Instant::now();
+        let destination = self.shared.name.as_str();
+        let mut look = readback::look(&self.shared.reader, destination, name, &from)?;
+        {
+            let memory = self.shared.journal.memory();
+            look.found.retain(|&batch, _found| !memory.done.contains(self.shared.no, batch));
+        }
+        tracing::info!(
+            destination,
+            topic = name,
+            records = look.records,
+            found_batches = look.found.len(),
+            took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "a topic was looked through after an unclean end"
+        );
+        Ok((look.ends, look.found))
+    }
+
+    fn ends(&self, name: &str, partitions: i32) -> KafkaResult<BTreeMap<i32, i64>> {
+        let Some(producer) = self.producer.get() else { return Err(KafkaError::Canceled) };
+        let ends = (0..partitions).map(|partition| {
+            let (_low, high) = producer.client().fetch_watermarks(name, partition, REQUEST)?;
+            Ok((partition, high))
+        });
+        ends.collect()
+    }
+
+    /// How many partitions the topic has; asking makes it where the brokers do that.
+    fn partitions(&self, name: &str) -> Result<i32, Attempt> {
+        let later = |why: String| Attempt::Later(why);
+        let producer =
+            self.producer.get().ok_or_else(|| later("the producer is being replaced".to_owned()))?;
+        let metadata = producer
+            .client()
+            .fetch_metadata(Some(name), REQUEST)
+            .map_err(|error| later(error.to_string()))?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+        let Some(topic) = topic else { return Err(Attempt::Unknown) };
+        match topic.error().map(RDKafkaErrorCode::from) {
+            None => {}
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::LeaderNotAvailable,
+            ) => return Err(Attempt::Unknown),
+            Some(
+                code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic),
+            ) => {
+                let detail = format!("{}: topic {name}: {code}", self.shared.name);
+                let failure = Failure::Rejected(RefuseReason::Destination, detail);
+                return Err(Attempt::Refused(failure));
+            }
+            Some(code) => return Err(later(code.to_string())),
+        }
+        match i32::try_from(topic.partitions().len()) {
+            Ok(0) | Err(_) => Err(Attempt::Unknown),
+            Ok(partitions) => Ok(partitions),
+        }
+    }
+}

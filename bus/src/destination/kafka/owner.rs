@@ -1,0 +1,149 @@
+//! The threads that open batches and give their records to librdkafka.
+//!
+//! One thread owns a partition, so a batch's records lie together and a stream's batches in order.
+//! Not for: answers (see [`super::produced`]).
+
+use std::{sync::Arc, time::Duration};
+
+use crossbeam_channel::Receiver;
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::BaseRecord,
+};
+use tributary_common::{
+    batch::{Decoded, Decoder, ID_HEADER},
+    wire::Place,
+};
+
+use super::{
+    super::{Failure, Job, note_and_tell},
+    Shared, Slot,
+    produced::{Flight, failure_of},
+    topic::Topic,
+};
+
+/// A full queue is tried again after this.
+const QUEUE_PAUSE: Duration = Duration::from_millis(2);
+
+/// A batch for a partition.
+pub(super) struct Work {
+    pub(super) topic: Arc<Topic>,
+    pub(super) partition: i32,
+    pub(super) job: Job,
+}
+
+/// One thread's state.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) producer: Arc<Slot>,
+    pub(super) incoming: Receiver<Work>,
+}
+
+impl Worker {
+    /// Works until the destination closes.
+    pub(super) fn run(self) {
+        let mut decoder = Decoder::new();
+        while let Ok(work) = self.incoming.recv() {
+            if work.topic.is_closed() || self.shared.is_closing() {
+                give_back(work, Failure::Unavailable("the topic is being looked at".to_owned()));
+                continue;
+            }
+            match work.job.batch.open(&mut decoder) {
+                Ok(decoded) => {
+                    self.produce(work, &decoded);
+                    decoder.recycle(decoded);
+                }
+                Err(failure) => give_back(work, failure),
+            }
+        }
+    }
+
+    /// Produces what the topic does not have of a batch.
+    fn produce(&self, work: Work, decoded: &Decoded) {
+        let id = work.job.batch.header.id();
+        let found = work.topic.find(id).map(|found| (found.partition, found.present(decoded)));
+        let Work { topic, mut partition, job } = work;
+        let (mut skip, mut known) = (0, None);
+        if let Some((there, present)) = found {
+            (partition, skip, known) = (there, present.records, Some((present.first, present.end)));
+            tracing::info!(
+                destination = %self.shared.name,
+                topic = &*topic.name,
+                batch.id = %id,
+                records = present.records,
+                of_records = decoded.len(),
+                "a batch of the life before is found in the topic"
+            );
+            if skip == decoded.len() {
+                let (first, end) = (present.first, present.end);
+                let (destination, target) = (self.shared.name.clone(), topic.name.to_string());
+                topic.left();
+                note_and_tell(
+                    &self.shared.journal,
+                    topic.target,
+                    job,
+                    Place { destination, target, partition, first, end },
+                );
+                self.shared.resolved(&topic, id);
+                return;
+            }
+        }
+        let left = decoded.len() - skip;
+        let flight = Flight::new((&self.shared, &topic), partition, left, known, job);
+        self.send(&topic, partition, decoded, skip, &flight);
+    }
+
+    fn send(
+        &self,
+        topic: &Topic,
+        partition: i32,
+        decoded: &Decoded,
+        skip: u32,
+        flight: &Arc<Flight>,
+    ) {
+        let Some(producer) = self.producer.get() else {
+            let left = decoded.len() - skip;
+            return flight.failed(Failure::Unavailable("the producer is gone".to_owned()), left);
+        };
+        let mut left = decoded.len() - skip;
+        let mut headers = (skip == 0).then(|| id_header(flight));
+        for record in decoded.records().skip(skip as usize) {
+            let mut base = BaseRecord::with_opaque_to(&topic.name, Arc::clone(flight))
+                .partition(partition)
+                // Zero means "now" to librdkafka.
+                .timestamp(record.timestamp_ms.max(1))
+                .payload(record.value);
+            base.key = record.key;
+            base.headers = headers.take();
+            while let Err((error, back)) = producer.send(base) {
+                let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+                if !full || topic.is_closed() || self.shared.is_closing() {
+                    return flight.failed(refused(&error, full), left);
+                }
+                std::thread::sleep(QUEUE_PAUSE);
+                base = back;
+            }
+            left -= 1;
+        }
+    }
+}
+
+/// The header of a batch's first record.
+fn id_header(flight: &Flight) -> OwnedHeaders {
+    let id = flight.id().to_bytes();
+    OwnedHeaders::new_with_capacity(1).insert(Header { key: ID_HEADER, value: Some(&id) })
+}
+
+fn refused(error: &KafkaError, full: bool) -> Failure {
+    match full {
+        true => Failure::Unavailable("the queue to Kafka is full".to_owned()),
+        false => failure_of(error),
+    }
+}
+
+/// Answers a batch that was not given to librdkafka.
+fn give_back(work: Work, failure: Failure) {
+    work.topic.left();
+    work.job.done.tell(Err(failure));
+}

@@ -1,0 +1,135 @@
+//! The settings of librdkafka: ours, on which the guarantees rest, and the operator's.
+//!
+//! Source: librdkafka's CONFIGURATION.md (<https://github.com/confluentinc/librdkafka>). Pure.
+
+use std::collections::BTreeMap;
+
+use rdkafka::ClientConfig;
+
+/// Settings of producers that an operator may change.
+const DEFAULTS: [(&str, &str); 7] = [
+    ("compression.type", "zstd"),
+    ("compression.level", "1"),
+    // Batches come ready; this only joins those of one partition that come together.
+    ("linger.ms", "5"),
+    // Below a broker's default limit of 1,048,588 bytes, also when nothing compresses.
+    ("batch.size", "1000000"),
+    // A topic that the broker may make by itself is made with the broker's defaults.
+    ("allow.auto.create.topics", "true"),
+    // Back within a second after an outage; the default is ten.
+    ("reconnect.backoff.max.ms", "1000"),
+    ("client.id", "tributary-bus"),
+];
+
+/// Settings of producers that nobody may change.
+const OURS: [(&str, &str); 6] = [
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    // No timeout that drops: a batch is delivered, or the agent still has it.
+    ("message.timeout.ms", "0"),
+    // A record of 1 MiB with its framing.
+    ("message.max.bytes", "1200000"),
+    // Bytes are bounded by permits; a count would only bound tiny records.
+    ("queue.buffering.max.messages", "0"),
+    ("statistics.interval.ms", "0"),
+];
+
+/// Other names of ours, and settings that would undo them.
+const REFUSED: [&str; 16] = [
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "request.required.acks",
+    "delivery.timeout.ms",
+    "retries",
+    "message.send.max.retries",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "queue.buffering.max.kbytes",
+    "queuing.strategy",
+    "transactional.id",
+    "enable.gapless.guarantee",
+    "delivery.report.only.error",
+    "partitioner",
+    "group.id",
+    "enable.auto.commit",
+];
+
+/// Whether a setting is not the operator's.
+pub(crate) fn is_ours(key: &str) -> bool {
+    OURS.iter().any(|(ours, _value)| *ours == key) || REFUSED.contains(&key)
+}
+
+/// The settings of the producer. `memory` bounds what the bus gives it, in bytes.
+pub(super) fn producer(
+    bootstrap: &[String],
+    options: &BTreeMap<String, String>,
+    memory: u64,
+) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap.join(","));
+    for (key, value) in DEFAULTS {
+        config.set(key, value);
+    }
+    for (key, value) in options {
+        config.set(key, value);
+    }
+    for (key, value) in OURS {
+        config.set(key, value);
+    }
+    // Twice the permits: librdkafka counts its own bookkeeping too, and must not be the bound.
+    let kbytes = (memory / 1024).saturating_mul(2).clamp(1024, 2_147_483_647);
+    config.set("queue.buffering.max.kbytes", kbytes.to_string());
+    config
+}
+
+/// The settings of the consumer that looks what is in a topic.
+pub(super) fn reader(bootstrap: &[String], options: &BTreeMap<String, String>) -> ClientConfig {
+    const PRODUCER_ONLY: [&str; 9] = [
+        "compression.type",
+        "compression.codec",
+        "compression.level",
+        "linger.ms",
+        "queue.buffering.max.ms",
+        "batch.size",
+        "batch.num.messages",
+        "request.timeout.ms",
+        "sticky.partitioning.linger.ms",
+    ];
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap.join(","));
+    config.set("client.id", "tributary-bus-recovery");
+    for (key, value) in options.iter().filter(|(key, _)| !PRODUCER_ONLY.contains(&key.as_str())) {
+        config.set(key, value);
+    }
+    // A group is only named: offsets are given, nothing is committed.
+    config.set("group.id", "tributary-bus-recovery");
+    config.set("enable.auto.commit", "false");
+    config.set("enable.partition.eof", "true");
+    config.set("auto.offset.reset", "error");
+    config.set("reconnect.backoff.max.ms", "1000");
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operators_settings_count_unless_they_are_ours() {
+        let options = BTreeMap::from([
+            ("compression.type".to_owned(), "lz4".to_owned()),
+            ("acks".to_owned(), "0".to_owned()),
+        ]);
+        let config = producer(&["k:9092".to_owned()], &options, 1 << 30);
+        assert_eq!(config.get("compression.type"), Some("lz4"));
+        assert_eq!(config.get("acks"), Some("all"));
+        assert!(is_ours("acks") && is_ours("retries") && !is_ours("linger.ms"));
+    }
+
+    #[test]
+    fn librdkafka_knows_every_setting() {
+        let config = producer(&["127.0.0.1:1".to_owned()], &BTreeMap::new(), 1 << 30);
+        config.create_native_config().unwrap();
+        reader(&["127.0.0.1:1".to_owned()], &BTreeMap::new()).create_native_config().unwrap();
+    }
+}

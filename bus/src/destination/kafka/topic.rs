@@ -1,0 +1,171 @@
+//! One physical topic of a Kafka cluster: partitions, what is on its way, what was found in it.
+//!
+//! Plain state; the threads of the destination work on it. Not for: how it is opened
+//! (see [`super::open`]).
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tributary_common::ids::{BatchId, StreamId};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::readback::Found;
+
+/// A topic with batches on their way and no answer for this long is stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
+/// What was found by a recovery and did not come again is forgotten after this.
+const FORGET_FOUND_AFTER: Duration = Duration::from_secs(3600);
+
+/// An open topic.
+pub(super) struct Topic {
+    /// Its name at the cluster.
+    pub(super) name: Arc<str>,
+    /// Its number in the journal.
+    pub(super) target: u32,
+    /// How many partitions it had when it was opened. A change counts after the next opening, so
+    /// that a stream keeps its partition.
+    partitions: i32,
+    /// Batches that were given and not answered.
+    on_the_way: AtomicU64,
+    progress: AtomicBool,
+    closed: AtomicBool,
+    opened_at: Instant,
+    found: Mutex<HashMap<BatchId, Found>>,
+    watch: Mutex<Watch>,
+}
+
+struct Watch {
+    since: Instant,
+}
+
+impl Topic {
+    pub(super) fn new(
+        name: Arc<str>,
+        target: u32,
+        partitions: i32,
+        found: HashMap<BatchId, Found>,
+    ) -> Self {
+        Self {
+            name,
+            target,
+            partitions,
+            on_the_way: AtomicU64::new(0),
+            progress: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            opened_at: Instant::now(),
+            found: Mutex::new(found),
+            watch: Mutex::new(Watch { since: Instant::now() }),
+        }
+    }
+
+    /// The partition of a stream.
+    pub(super) fn partition_of(&self, stream: StreamId) -> i32 {
+        let count = u64::from(self.partitions.max(1).unsigned_abs());
+        i32::try_from(xxh3_64(&stream.0.to_le_bytes()) % count).unwrap_or_default()
+    }
+
+    /// A batch was given.
+    pub(super) fn entered(&self) {
+        self.on_the_way.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A batch was answered.
+    pub(super) fn left(&self) {
+        self.on_the_way.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A record was acknowledged.
+    pub(super) fn progressed(&self) {
+        self.progress.store(true, Ordering::Relaxed);
+    }
+
+    /// Nothing more is produced to it; it is opened anew.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Batches that were given and not answered.
+    pub(super) fn on_the_way(&self) -> u64 {
+        self.on_the_way.load(Ordering::Relaxed)
+    }
+
+    /// How long nothing was acknowledged although something is on its way, when that is too long.
+    /// Called a few times a second.
+    pub(super) fn stalled(&self) -> Option<Duration> {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.progress.swap(false, Ordering::Relaxed) || self.on_the_way() == 0 {
+            watch.since = Instant::now();
+        }
+        let quiet = watch.since.elapsed();
+        (quiet >= STALLED_AFTER).then_some(quiet)
+    }
+
+    fn found(&self) -> MutexGuard<'_, HashMap<BatchId, Found>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a recovery found of a batch.
+    pub(super) fn find(&self, batch: BatchId) -> Option<Found> {
+        self.found().get(&batch).cloned()
+    }
+
+    /// A found batch is complete now. Returns whether it was the last one.
+    pub(super) fn resolve(&self, batch: BatchId) -> bool {
+        let mut found = self.found();
+        found.remove(&batch).is_some() && found.is_empty()
+    }
+
+    /// Forgets what was found long ago; returns whether there was something.
+    pub(super) fn forget_old(&self) -> bool {
+        let old = self.opened_at.elapsed() >= FORGET_FOUND_AFTER;
+        old && !std::mem::take(&mut *self.found()).is_empty()
+    }
+
+    /// Whether something that was found is unresolved.
+    pub(super) fn has_found(&self) -> bool {
+        !self.found().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_keeps_its_partition_and_all_partitions_are_used() {
+        let topic = Topic::new("t".into(), 0, 8, HashMap::new());
+        let mut used = [false; 8];
+        for stream in 0..200 {
+            let partition = topic.partition_of(StreamId(stream));
+            assert_eq!(partition, topic.partition_of(StreamId(stream)));
+            used[usize::try_from(partition).unwrap()] = true;
+        }
+        assert_eq!(used, [true; 8]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_topic_is_stalled_when_nothing_is_acknowledged_for_three_seconds() {
+        let topic = Topic::new("t".into(), 0, 1, HashMap::new());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(topic.stalled(), None);
+        topic.entered();
+        tokio::time::advance(Duration::from_millis(2_900)).await;
+        assert_eq!(topic.stalled(), None);
+        tokio::time::advance(Duration::from_millis(100)).await;
+        assert_eq!(topic.stalled(), Some(STALLED_AFTER));
+        topic.progressed();
+        assert_eq!(topic.stalled(), None);
+    }
+}

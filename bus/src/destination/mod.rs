@@ -1,0 +1,225 @@
+//! Where batches go, and the whole contract of it.
+//!
+//! # The contract
+//! - [`Destination::deliver`] takes a [`Job`] and answers it exactly once through [`Done`], from any
+//!   thread, also when the job is lost in a panic. It never waits; it is bounded by the byte permit
+//!   that the batch carries.
+//! - `Ok(place)` means: the batch is on the destination's stable storage, and the journal says so.
+//! - [`Failure::Unavailable`] means: come again. The destination may have a part of the batch or
+//!   all of it; when the same batch comes again, it finds out and adds only what is missing.
+//! - [`Failure::Rejected`] means: never, unless a person changes something.
+//! - Jobs of one stream are delivered in the order in which they were given. When one fails with
+//!   `Unavailable`, so do the ones behind it that were given before the failure was told.
+//! - [`Destination::down`] is asked before a payload is read; it is quick and may be wrong for a
+//!   moment either way.
+//!
+//! A destination is one file and one variant here. Not for: which batch goes where
+//! (see [`crate::route`]), repeats (see [`crate::dedupe`]).
+
+pub(crate) mod file;
+pub(crate) mod kafka;
+#[cfg(test)]
+pub(crate) mod memory;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tributary_common::{
+    batch::{Decoded, Decoder, MAX_DECODED_BYTES},
+    header::BatchHeader,
+    report::DestinationHealth,
+    wire::{Place, RefuseReason},
+};
+
+use crate::{
+    budget::Permit,
+    done::DestinationNo,
+    journal::{
+        Journal,
+        format::{Delivered, Record},
+        now_minute,
+    },
+};
+
+/// A batch that was taken in. Its bytes return to the budget when the last job drops it.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// What is said of it.
+    pub(crate) header: Arc<BatchHeader>,
+    /// One Kafka RecordBatch v2.
+    pub(crate) payload: Bytes,
+    /// Its share of the node's memory.
+    pub(crate) _permit: Permit,
+}
+
+impl Accepted {
+    /// Decodes the payload and compares it with what the header says.
+    ///
+    /// # Errors
+    /// [`Failure::Rejected`] with [`RefuseReason::Corrupt`].
+    pub(crate) fn open(&self, decoder: &mut Decoder) -> Result<Decoded, Failure> {
+        let corrupt = |why: String| Failure::Rejected(RefuseReason::Corrupt, why);
+        let decoded = decoder
+            .decode(&self.payload, MAX_DECODED_BYTES)
+            .map_err(|error| corrupt(error.to_string()))?;
+        let header = &self.header;
+        let first = decoded.records().next().and_then(|record| record.batch_id);
+        let differs = match () {
+            () if first != Some(header.id()) => "batch id",
+            () if decoded.len() != header.records => "number of records",
+            () if decoded.raw_bytes() != header.raw_bytes => "number of bytes",
+            () if decoded.content_sum() != header.content_sum => "content sum",
+            () if decoded.minutes() != header.minutes => "records per minute",
+            () => return Ok(decoded),
+        };
+        Err(corrupt(format!("the payload has another {differs} than its header says")))
+    }
+}
+
+/// Why a batch was not delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Not now: answer `Busy`.
+    Unavailable(String),
+    /// Never: answer `Refuse`.
+    Rejected(RefuseReason, String),
+}
+
+/// How a job ended.
+pub(crate) type Outcome = Result<Place, Failure>;
+
+/// The one answer to a job. Dropped without an answer it says that the destination lost the job.
+pub(crate) struct Done(Option<Box<dyn FnOnce(Outcome) + Send>>);
+
+impl Done {
+    /// `answer` is called exactly once.
+    pub(crate) fn new(answer: impl FnOnce(Outcome) + Send + 'static) -> Self {
+        Self(Some(Box::new(answer)))
+    }
+
+    /// Answers.
+    pub(crate) fn tell(mut self, outcome: Outcome) {
+        if let Some(answer) = self.0.take() {
+            answer(outcome);
+        }
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if let Some(answer) = self.0.take() {
+            answer(Err(Failure::Unavailable("the destination stopped".to_owned())));
+        }
+    }
+}
+
+impl std::fmt::Debug for Done {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Done").field("answered", &self.0.is_none()).finish()
+    }
+}
+
+/// One batch for one destination.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// The batch.
+    pub(crate) batch: Arc<Accepted>,
+    /// The physical topic or path.
+    pub(crate) target: String,
+    /// Its answer.
+    pub(crate) done: Done,
+}
+
+/// A destination.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// A Kafka cluster.
+    Kafka(kafka::Kafka),
+    /// A local directory.
+    File(file::FileSink),
+    /// Scripted, for tests.
+    #[cfg(test)]
+    Memory(memory::MemorySink),
+}
+
+impl Destination {
+    /// Its number in the journal.
+    pub(crate) fn no(&self) -> DestinationNo {
+        match self {
+            Self::Kafka(kafka) => kafka.no(),
+            Self::File(file) => file.no(),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.no(),
+        }
+    }
+
+    /// Takes a batch; see the contract above.
+    pub(crate) fn deliver(&self, job: Job) {
+        match self {
+            Self::Kafka(kafka) => kafka.deliver(job),
+            Self::File(file) => file.deliver(job),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.deliver(job),
+        }
+    }
+
+    /// Why it takes nothing for this target now; `None` when it does.
+    pub(crate) fn down(&self, target: &str) -> Option<String> {
+        match self {
+            Self::Kafka(kafka) => kafka.down(target),
+            Self::File(file) => file.down(),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.down(),
+        }
+    }
+
+    /// How it is, for status and reports.
+    pub(crate) fn health(&self) -> DestinationHealth {
+        match self {
+            Self::Kafka(kafka) => kafka.health(),
+            Self::File(file) => file.health(),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.health(),
+        }
+    }
+
+    /// Finishes what is in flight as far as it can within the grace, and stops. Blocks.
+    pub(crate) fn close(&self, grace: std::time::Duration) {
+        match self {
+            Self::Kafka(kafka) => kafka.close(grace),
+            Self::File(file) => file.close(grace),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.close(),
+        }
+    }
+}
+
+/// The journal's record of a delivery.
+pub(crate) fn delivered(target: u32, batch: &Accepted, place: &Place) -> Record {
+    Record::Delivered(Delivered {
+        target,
+        partition: place.partition,
+        first: place.first,
+        end: place.end,
+        batch: batch.header.id(),
+        topic: batch.header.topic.clone(),
+        minutes: batch.header.minutes.clone(),
+        at: now_minute(),
+    })
+}
+
+/// Notes a delivery in the journal and answers the job once it is written. For destinations that
+/// find out by themselves what they have after a power cut: the write is enough.
+pub(crate) fn note_and_tell(journal: &Journal, target: u32, job: Job, place: Place) {
+    let record = delivered(target, &job.batch, &place);
+    let Job { batch, done, target: _name } = job;
+    journal.commit(
+        vec![record],
+        false,
+        Box::new(move |_written| {
+            // The permit lives until the batch is noted: it bounds the journal's queue too.
+            drop(batch);
+            done.tell(Ok(place));
+        }),
+    );
+}

@@ -1,0 +1,117 @@
+//! What destinations already have: per destination, stream and agent life the delivered sequence
+//! numbers.
+//!
+//! Kept as ranges, so a stream without holes takes one range however long it runs. Bounded: a
+//! stream that was idle for [`IDLE_MINUTES`] is forgotten, and of a stream the newest
+//! [`MAX_EPOCHS`] lives are kept. Not for: batches that are on their way (see [`crate::dedupe`]).
+//! The journal makes it durable. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tributary_common::{
+    ids::{BatchId, Epoch, StreamId},
+    span::RangeSet,
+};
+
+/// A destination's number in this process; see [`crate::journal::Memory`].
+pub(crate) type DestinationNo = u16;
+
+/// After so many minutes without a batch a stream is forgotten: 30 days, longer than any host stays
+/// away with unsent batches and comes back.
+pub(crate) const IDLE_MINUTES: u32 = 30 * 24 * 60;
+
+/// The newest lives of a stream that are kept: an agent resends what the life before it left.
+pub(crate) const MAX_EPOCHS: usize = 8;
+
+/// One stream at one destination.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct StreamDone {
+    /// Per life the delivered sequence numbers.
+    pub(crate) epochs: BTreeMap<Epoch, RangeSet>,
+    /// The minute (since 1970) of the last delivery.
+    pub(crate) touched: u32,
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Done {
+    streams: HashMap<(DestinationNo, StreamId), StreamDone>,
+}
+
+impl Done {
+    /// Whether the destination has the batch.
+    pub(crate) fn contains(&self, destination: DestinationNo, batch: BatchId) -> bool {
+        self.streams
+            .get(&(destination, batch.stream))
+            .and_then(|stream| stream.epochs.get(&batch.epoch))
+            .is_some_and(|seqs| seqs.contains(batch.seq))
+    }
+
+    /// Notes sequence numbers `[start, end)` of one life; `minute` is now.
+    pub(crate) fn insert(
+        &mut self,
+        destination: DestinationNo,
+        (stream, epoch): (StreamId, Epoch),
+        (start, end): (u64, u64),
+        minute: u32,
+    ) {
+        let stream = self.streams.entry((destination, stream)).or_default();
+        stream.epochs.entry(epoch).or_default().insert(start, end);
+        stream.touched = stream.touched.max(minute);
+        while stream.epochs.len() > MAX_EPOCHS {
+            stream.epochs.pop_first();
+        }
+    }
+
+    /// Forgets streams that were idle for [`IDLE_MINUTES`] at the minute `now`.
+    pub(crate) fn prune(&mut self, now: u32) {
+        self.streams.retain(|_key, stream| now.saturating_sub(stream.touched) < IDLE_MINUTES);
+    }
+
+    /// Everything, for a snapshot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (DestinationNo, StreamId, &StreamDone)> {
+        self.streams.iter().map(|(&(destination, stream), done)| (destination, stream, done))
+    }
+
+    /// How many streams are known, summed over the destinations.
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(epoch: u64, seq: u64) -> BatchId {
+        BatchId { stream: StreamId(7), epoch: Epoch(epoch), seq }
+    }
+
+    fn insert(done: &mut Done, batch: BatchId, minute: u32) {
+        done.insert(0, (batch.stream, batch.epoch), (batch.seq, batch.seq + 1), minute);
+    }
+
+    #[test]
+    fn a_batch_is_known_per_destination_and_life() {
+        let mut done = Done::default();
+        insert(&mut done, id(1, 5), 0);
+        assert!(done.contains(0, id(1, 5)));
+        assert!(!done.contains(1, id(1, 5)));
+        assert!(!done.contains(0, id(2, 5)));
+        assert!(!done.contains(0, id(1, 4)));
+    }
+
+    #[test]
+    fn old_lives_and_idle_streams_are_forgotten() {
+        let mut done = Done::default();
+        for epoch in 1..=10 {
+            insert(&mut done, id(epoch, 1), 100);
+        }
+        assert!(!done.contains(0, id(2, 1)));
+        assert!(done.contains(0, id(3, 1)));
+        done.prune(100 + IDLE_MINUTES - 1);
+        assert_eq!(done.streams(), 1);
+        done.prune(100 + IDLE_MINUTES);
+        assert_eq!(done.streams(), 0);
+    }
+}

@@ -1,0 +1,395 @@
+//! `POST /v1/lines/{topic}`: newline-delimited lines from any client, answered when they are safe.
+//!
+//! The node acts as the agent: it cuts the body into batches of streams of its own and sends them
+//! the way of all batches. The body is looked through once before anything is delivered, so a bad
+//! one is refused whole. The answer is 200 only when every destination has every line; a request
+//! that failed may have been delivered in part, and whoever repeats it delivers at least once.
+//!
+//! Memory: the encoded body has its own budget, taken before it is read; each batch takes from the
+//! node's budget as all do. Batches on their way never wait for bodies, so the two cannot lock each
+//! other. Not for: agents (see [`crate::session`]).
+
+mod body;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Body,
+    header::{self, HeaderValue},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
+use tributary_common::{
+    batch::{Codec, Encoded, Encoder},
+    header::BatchHeader,
+    ids::{Class, GenerationId, StreamId, TaskId, Topic},
+    span::Span,
+    wire::RefuseReason,
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+use self::body::{Coding, LineReader, LinesError, Totals};
+use crate::{
+    budget,
+    dedupe::{Answer as BatchAnswer, Waiter},
+    destination::{Accepted, Failure},
+    journal::now_ms,
+    listen::{Answer, text},
+    node::Node,
+};
+
+/// The longest body as sent, in bytes.
+pub(crate) const MAX_ENCODED_BYTES: u64 = 16 << 20;
+/// The body's budget is this part of the node's memory.
+const BODIES_PART: u64 = 4;
+/// How long a request waits for memory.
+const MEMORY_WITHIN: Duration = Duration::from_secs(5);
+/// How long a body may take to come.
+const BODY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a request waits for its delivery.
+const DELIVER_WITHIN: Duration = Duration::from_secs(30);
+/// Raw bytes of a batch that is cut here.
+const BATCH_BYTES: u64 = 256 << 10;
+/// What a client waits before it comes again, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// One topic's stream of lines.
+#[derive(Debug, Default)]
+struct Stream {
+    last_seq: u64,
+    bytes: u64,
+}
+
+/// The streams that this node cuts itself.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    streams: Mutex<HashMap<Topic, Stream>>,
+    bodies: Arc<Semaphore>,
+}
+
+/// A request that was not served.
+#[derive(Debug)]
+struct No {
+    status: StatusCode,
+    words: String,
+    again: bool,
+}
+
+impl No {
+    fn new(status: StatusCode, words: impl Into<String>) -> Self {
+        Self { status, words: words.into(), again: false }
+    }
+
+    fn later(status: StatusCode, words: impl Into<String>) -> Self {
+        Self { status, words: words.into(), again: true }
+    }
+}
+
+impl From<LinesError> for No {
+    fn from(error: LinesError) -> Self {
+        let status = match error {
+            LinesError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            LinesError::Empty | LinesError::Line(_) | LinesError::Coding(_) => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<Failure> for No {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unavailable(why) => Self::later(StatusCode::SERVICE_UNAVAILABLE, why),
+            Failure::Rejected(RefuseReason::NoRoute, why) => Self::new(StatusCode::NOT_FOUND, why),
+            Failure::Rejected(RefuseReason::TooLarge, why) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, why)
+            }
+            Failure::Rejected(RefuseReason::Corrupt | RefuseReason::Destination, why) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, why)
+            }
+        }
+    }
+}
+
+/// A batch of a request, and who hears of its delivery.
+type Sent = oneshot::Receiver<BatchAnswer>;
+
+impl Lines {
+    /// For a node with so many bytes of memory for batches.
+    pub(crate) fn new(memory_bytes: u64) -> Self {
+        let bodies = (memory_bytes / BODIES_PART).max(MAX_ENCODED_BYTES);
+        let bodies = usize::try_from(bodies).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { streams: Mutex::default(), bodies: Arc::new(Semaphore::new(bodies)) }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn answer<B>(&self, node: &Arc<Node>, topic: &str, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match self.serve(node, topic, request).await {
+            Ok(totals) => {
+                metrics::counter!("tributary_bus_lines_requests_total", "status" => "200").increment(1);
+                let body = serde_json::json!({ "records": totals.records, "bytes": totals.bytes });
+                let mut answer = Response::new(Full::from(format!("{body}\n")));
+                let kind = HeaderValue::from_static("application/json");
+                answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+                answer
+            }
+            Err(no) => {
+                let status = no.status.as_u16().to_string();
+                metrics::counter!("tributary_bus_lines_requests_total", "status" => status).increment(1);
+                let mut answer = text(no.status, &no.words);
+                if no.again {
+                    answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+                }
+                answer
+            }
+        }
+    }
+
+    async fn serve<B>(
+        &self,
+        node: &Arc<Node>,
+        topic: &str,
+        request: Request<B>,
+    ) -> Result<Totals, No>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let bad = |error: &dyn std::fmt::Display| No::new(StatusCode::BAD_REQUEST, error.to_string());
+        let topic = Topic::new(topic).map_err(|error| bad(&error))?;
+        let class = class_of(request.uri().query()).map_err(|error| bad(&error))?;
+        let coding = coding_of(request.headers())?;
+        node.look_at_topic(&topic)?;
+        let (body, _held) = self.take_body(request).await?;
+        // Decompression and cutting are work for plain threads.
+        let look = body.clone();
+        let totals = blocking(move || LineReader::new(look, coding)?.totals()).await??;
+        let reader = LineReader::new(body, coding)?;
+        self.deliver(node, &topic, class, reader).await?;
+        Ok(totals)
+    }
+
+    /// Reads the body, having taken memory for it first.
+    async fn take_body<B>(&self, request: Request<B>) -> Result<(Bytes, OwnedSemaphorePermit), No>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let too_large = || {
+            No::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is longer than {MAX_ENCODED_BYTES} bytes; send it in parts"),
+            )
+        };
+        let announced = request.body().size_hint().exact();
+        if announced.is_some_and(|bytes| bytes > MAX_ENCODED_BYTES) {
+            return Err(too_large());
+        }
+        let bytes = u32::try_from(announced.unwrap_or(MAX_ENCODED_BYTES)).unwrap_or(u32::MAX);
+        let held = timeout(MEMORY_WITHIN, Arc::clone(&self.bodies).acquire_many_owned(bytes))
+            .await
+            .map_err(|_elapsed| {
+                No::later(StatusCode::TOO_MANY_REQUESTS, "too many bodies are on their way")
+            })?
+            .expect("the semaphore of bodies is never closed");
+        let limit = usize::try_from(MAX_ENCODED_BYTES).unwrap_or(usize::MAX);
+        let body = Limited::new(request.into_body(), limit);
+        let body = timeout(BODY_WITHIN, collect(body)).await.map_err(|_elapsed| {
+            No::new(StatusCode::REQUEST_TIMEOUT, "the body took longer than 60 s")
+        })?;
+        match body {
+            Ok(body) => Ok((body, held)),
+            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+            Err(error) => Err(No::new(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"))),
+        }
+    }
+
+    /// Cuts the body into batches, sends them on their way and waits for all of them.
+    async fn deliver(
+        &self,
+        node: &Arc<Node>,
+        topic: &Topic,
+        class: Class,
+        reader: LineReader,
+    ) -> Result<(), No> {
+        let mut sent: Vec<Sent> = Vec::new();
+        let mut cutter = Cutter { reader, encoder: Encoder::new(Codec::None), spare: None };
+        let at_ms = i64::try_from(now_ms()).unwrap_or(i64::MAX);
+        loop {
+            let (id, header) = self.begin(node, topic, class);
+            let (cut, back) = blocking(move || {
+                let mut cutter = cutter;
+                let cut = cutter.cut(id, at_ms);
+                (cut, cutter)
+            })
+            .await?;
+            cutter = back;
+            let Some(encoded) = cut? else { break };
+            let header = self.complete(header, &encoded);
+            let bytes = budget::cost(&header, encoded.payload.len());
+            let permit = node.budget.take(bytes).await;
+            let (told, answer) = oneshot::channel();
+            let batch =
+                Accepted { header: Arc::new(header), payload: encoded.payload, _permit: permit };
+            node.take(batch, Waiter::Lines(told));
+            sent.push(answer);
+        }
+        let wait = async {
+            for answer in sent {
+                match answer.await {
+                    Ok(BatchAnswer::Receipt(_receipt)) => {}
+                    Ok(BatchAnswer::Busy(busy)) => return Err(Failure::Unavailable(busy.reason).into()),
+                    Ok(BatchAnswer::Refuse(refusal)) => {
+                        return Err(Failure::Rejected(refusal.reason, refusal.detail).into());
+                    }
+                    Err(_gone) => return Err(Failure::Unavailable("the node stopped".to_owned()).into()),
+                }
+            }
+            Ok(())
+        };
+        timeout(DELIVER_WITHIN, wait).await.unwrap_or_else(|_elapsed| {
+            let words = "not delivered within 30 s; it may still be, a repeat may double it";
+            Err(No::later(StatusCode::SERVICE_UNAVAILABLE, words))
+        })
+    }
+
+    /// The next batch's identity, and its header without counts. A number that is not used in the
+    /// end leaves a hole, which nobody misses: only what is delivered is told.
+    fn begin(&self, node: &Node, topic: &Topic, class: Class) -> (tributary_common::ids::BatchId, BatchHeader) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = streams.entry(topic.clone()).or_default();
+        stream.last_seq += 1;
+        let identity = &node.identity;
+        let name = format!("lines/{}/{topic}", identity.node);
+        let id = StreamId(xxh3_64(name.as_bytes()));
+        let header = BatchHeader {
+            agent: identity.lines_agent.clone(),
+            stream: id,
+            epoch: identity.epoch,
+            seq: stream.last_seq,
+            generation: GenerationId(id.0 ^ identity.epoch.0),
+            span: Span { start: stream.bytes, end: stream.bytes },
+            task: TaskId::new("lines").expect("lines is a name"),
+            topic: topic.clone(),
+            class,
+            resends: 0,
+            records: 0,
+            raw_bytes: 0,
+            minutes: Vec::new(),
+            content_sum: 0,
+            file: "http".to_owned(),
+        };
+        (header.id(), header)
+    }
+
+    /// Adds what is known once the batch is cut.
+    fn complete(&self, mut header: BatchHeader, encoded: &Encoded) -> BatchHeader {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = streams.entry(header.topic.clone()).or_default();
+        let bytes = encoded.raw_bytes + u64::from(encoded.records);
+        header.span = Span { start: stream.bytes, end: stream.bytes + bytes };
+        stream.bytes += bytes;
+        header.records = encoded.records;
+        header.raw_bytes = encoded.raw_bytes;
+        header.minutes.clone_from(&encoded.minutes);
+        header.content_sum = encoded.content_sum;
+        header
+    }
+}
+
+/// Makes batches of lines.
+struct Cutter {
+    reader: LineReader,
+    encoder: Encoder,
+    /// A line that did not fit the batch before.
+    spare: Option<Vec<u8>>,
+}
+
+impl Cutter {
+    /// The next batch; `None` when there are no more lines.
+    fn cut(&mut self, id: tributary_common::ids::BatchId, at_ms: i64) -> Result<Option<Encoded>, No> {
+        self.encoder.begin(id);
+        if let Some(line) = self.spare.take() {
+            self.encoder.push(at_ms, None, &line);
+        }
+        while self.encoder.raw_bytes() < BATCH_BYTES {
+            let Some(line) = self.reader.next()? else { break };
+            if self.encoder.has_room(None, line) {
+                self.encoder.push(at_ms, None, line);
+            } else {
+                self.spare = Some(line.to_vec());
+                break;
+            }
+        }
+        if self.encoder.records() == 0 {
+            return Ok(None);
+        }
+        let failed = |error: tributary_common::batch::BatchError| {
+            No::new(StatusCode::BAD_REQUEST, error.to_string())
+        };
+        self.encoder.finish().map(Some).map_err(failed)
+    }
+}
+
+/// Runs work on a plain thread and waits for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, No> {
+    let failed = |_panic| No::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be worked on");
+    tokio::task::spawn_blocking(work).await.map_err(failed)
+}
+
+async fn collect<B>(body: Limited<B>) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut bytes = BytesMut::new();
+    let mut body = std::pin::pin!(body);
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+/// The class of a request: `?class=P1`, else the default.
+fn class_of(query: Option<&str>) -> Result<Class, String> {
+    let mut class = Class::default();
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("class", value)) => class = value.parse().map_err(|e: tributary_common::ids::NameError| e.to_string())?,
+            Some((key, _)) => return Err(format!("{key:?} is unknown; allowed is class")),
+            None => return Err(format!("{pair:?} is unknown; allowed is class=P0 to P3")),
+        }
+    }
+    Ok(class)
+}
+
+fn coding_of(headers: &header::HeaderMap) -> Result<Coding, No> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Coding::Identity) };
+    let text = value.to_str().unwrap_or("?").trim().to_ascii_lowercase();
+    match text.as_str() {
+        "identity" | "" => Ok(Coding::Identity),
+        "gzip" | "x-gzip" => Ok(Coding::Gzip),
+        "zstd" => Ok(Coding::Zstd),
+        other => Err(No::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("content-encoding {other:?} is unknown; allowed are identity, gzip, zstd"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

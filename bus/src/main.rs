@@ -1,0 +1,17 @@
+//! The bus daemon. All of it is in the library; see [`tributary_bus::run`].
+
+use std::process::ExitCode;
+
+use tributary_common::daemon::{self, Part, Signals};
+
+fn main() -> ExitCode {
+    let part = Part {
+        name: "bus",
+        about: "A bus node: takes batches from agents and brings them to Kafka and files.",
+        version: env!("CARGO_PKG_VERSION"),
+        workers: 2,
+        load: tributary_bus::config::load,
+        log: |config| &config.log,
+    };
+    daemon::main(&part, |config, Signals { stop, reload: _ }| tributary_bus::run(config, stop))
+}

@@ -1,0 +1,317 @@
+//! The way of a batch through the node: admit, dedupe, route, deliver, answer.
+//!
+//! The one place where the rooms meet; sessions and the lines handler call it, destinations call
+//! back into it. It holds no state of its own but theirs. Not for: sockets and frames (see
+//! [`crate::session`], [`crate::lines`]).
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio_util::sync::CancellationToken;
+use tributary_common::{
+    header::BatchHeader,
+    ids::{AgentId, BatchId, Epoch, Name, NodeId, Topic, Zone},
+    wire::{Busy, Outcome, Receipt, RefuseReason, Scope},
+};
+
+use crate::{
+    admit::{self, Admission, Facts},
+    budget::{self, Budget},
+    dedupe::{Answer, Begun, Flights, Landed, Waiter, refusal},
+    destination::{Accepted, Destination, Done, Failure, Job},
+    journal::Journal,
+    order::Gate,
+    report::Ledger,
+    route::{Branch, Table},
+};
+
+/// What one topic has seen in this life, for `/status`. Records.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Taken in, repeats not counted.
+    pub(crate) received: u64,
+    /// At every destination of the route.
+    pub(crate) delivered: u64,
+    /// Repeats that were removed.
+    pub(crate) duplicate: u64,
+    /// Refused.
+    pub(crate) refused: u64,
+}
+
+/// Who this node is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Its cluster.
+    pub(crate) cluster: Name,
+    /// Its zone.
+    pub(crate) zone: Zone,
+    /// Its present life.
+    pub(crate) epoch: Epoch,
+    /// The agent id of the batches that it cuts itself from lines requests.
+    pub(crate) lines_agent: AgentId,
+}
+
+/// The node; shared by all who work in it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// Who it is.
+    pub(crate) identity: Identity,
+    /// Memory for batches.
+    pub(crate) budget: Budget,
+    /// What destinations have.
+    pub(crate) journal: Journal,
+    /// Facts for the manager.
+    pub(crate) ledger: Ledger,
+    /// Cancelled when the node stops taking in.
+    pub(crate) stop: CancellationToken,
+    /// Open agent connections.
+    pub(crate) connections: AtomicU64,
+    table: Table,
+    destinations: Vec<Destination>,
+    flights: Flights,
+    topics: Mutex<BTreeMap<Topic, Counts>>,
+}
+
+impl Node {
+    /// A node of these parts.
+    pub(crate) fn new(
+        identity: Identity,
+        budget: Budget,
+        journal: Journal,
+        ledger: Ledger,
+        (table, destinations): (Table, Vec<Destination>),
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            identity,
+            budget,
+            journal,
+            ledger,
+            stop,
+            connections: AtomicU64::new(0),
+            table,
+            destinations,
+            flights: Flights::default(),
+            topics: Mutex::default(),
+        }
+    }
+
+    /// Decides on a batch from its header.
+    pub(crate) fn look(&self, header: &BatchHeader, gate: &Gate) -> Admission {
+        let id = header.id();
+        let branches = self.table.find(&header.topic);
+        let missing = branches.map_or(0, |branches| self.missing(branches, id).count());
+        let down = branches.into_iter().flatten().find_map(|branch| self.down(branch, header));
+        admit::admit(Facts {
+            stopping: self.stop.is_cancelled(),
+            routed: branches.is_some(),
+            done: branches.is_some() && missing == 0,
+            in_flight: self.flights.contains(id),
+            may_pass: gate.may_pass(id),
+            down: down.as_deref(),
+            absurd: budget::absurd(header),
+        })
+    }
+
+    /// Whether the topic's destinations take something now, for requests with lines.
+    pub(crate) fn look_at_topic(&self, topic: &Topic) -> Result<(), Failure> {
+        let Some(branches) = self.table.find(topic) else {
+            let detail = format!("no route matches the topic {topic}");
+            return Err(Failure::Rejected(RefuseReason::NoRoute, detail));
+        };
+        if self.stop.is_cancelled() {
+            return Err(Failure::Unavailable("this node is stopping".to_owned()));
+        }
+        let down = branches.iter().find_map(|branch| {
+            self.destinations.get(branch.destination)?.down(&branch.target.render(topic, 0))
+        });
+        down.map_or(Ok(()), |why| Err(Failure::Unavailable(why)))
+    }
+
+    fn down(&self, branch: &Branch, header: &BatchHeader) -> Option<String> {
+        let target = branch.target.render(&header.topic, minute_of(header));
+        self.destinations.get(branch.destination)?.down(&target)
+    }
+
+    /// The branches whose destination does not have the batch.
+    fn missing<'a>(
+        &'a self,
+        branches: &'a [Branch],
+        batch: BatchId,
+    ) -> impl Iterator<Item = (&'a Branch, &'a Destination)> {
+        let with_destination =
+            branches.iter().filter_map(|b| Some((b, self.destinations.get(b.destination)?)));
+        let memory = self.journal.memory();
+        let missing: Vec<_> = with_destination
+            .filter(|(_branch, destination)| !memory.done.contains(destination.no(), batch))
+            .collect();
+        missing.into_iter()
+    }
+
+    /// Lets a repeat wait for the batch on its way. When that has landed in the meantime the
+    /// waiter is given back: look again.
+    pub(crate) fn join(&self, batch: BatchId, waiter: Waiter) -> Result<(), Waiter> {
+        self.flights.join(batch, waiter)
+    }
+
+    /// Takes a batch in and starts its deliveries; `waiter` is told how they end.
+    pub(crate) fn take(self: &Arc<Self>, batch: Accepted, waiter: Waiter) {
+        let batch = Arc::new(batch);
+        let header = Arc::clone(&batch.header);
+        let id = header.id();
+        let Some(branches) = self.table.find(&header.topic) else {
+            let refused = refusal(id, RefuseReason::NoRoute, "no route matches the topic");
+            return waiter.tell(Answer::Refuse(refused));
+        };
+        let mut missing = Vec::new();
+        let begun = self.flights.begin(&header, waiter, || {
+            missing = self.missing(branches, id).collect();
+            missing.len()
+        });
+        match begun {
+            Begun::Joined => return,
+            Begun::Done(waiter) => {
+                self.duplicate(&header, 1);
+                return waiter.tell(duplicate(id));
+            }
+            Begun::Fresh => {}
+        }
+        if header.agent != self.identity.lines_agent {
+            self.ledger.received(&header);
+        }
+        self.count(&header.topic, |counts| counts.received += u64::from(header.records));
+        metrics::counter!("tributary_bus_received_records_total", "topic" => header.topic.to_string())
+            .increment(u64::from(header.records));
+        metrics::counter!("tributary_bus_received_bytes_total", "topic" => header.topic.to_string())
+            .increment(header.raw_bytes);
+        for (branch, destination) in missing {
+            let node = Arc::clone(self);
+            destination.deliver(Job {
+                batch: Arc::clone(&batch),
+                target: branch.target.render(&header.topic, minute_of(&header)),
+                done: Done::new(move |outcome| {
+                    if let Some(landed) = node.flights.settle(id, outcome) {
+                        node.land(landed);
+                    }
+                }),
+            });
+        }
+    }
+
+    /// Counts a landed batch and tells everybody who waits.
+    fn land(&self, landed: Landed) {
+        let header = &landed.header;
+        let topic = || header.topic.to_string();
+        match &landed.outcome {
+            Ok(_places) => {
+                if header.agent == self.identity.lines_agent {
+                    // No agent tells of these. All at once, so that a request that failed and comes
+                    // again under other numbers leaves no gap in the accounts.
+                    self.ledger.cut_here(header);
+                }
+                self.ledger.delivered(header);
+                self.count(&header.topic, |counts| counts.delivered += u64::from(header.records));
+                metrics::counter!("tributary_bus_delivered_records_total", "topic" => topic())
+                    .increment(u64::from(header.records));
+                if landed.repeats > 0 {
+                    self.duplicate(header, landed.repeats);
+                }
+            }
+            Err(Failure::Unavailable(_reason)) => {
+                metrics::counter!("tributary_bus_busy_batches_total", "reason" => "failed").increment(1);
+            }
+            Err(Failure::Rejected(reason, detail)) => self.refused(header, *reason, detail),
+        }
+        let answer = landed.answer();
+        for waiter in landed.waiters {
+            waiter.tell(answer.clone());
+        }
+    }
+
+    /// Counts repeats of a batch that were removed.
+    pub(crate) fn duplicate(&self, header: &BatchHeader, times: u32) {
+        for _time in 0..times {
+            self.ledger.duplicate(header);
+        }
+        let records = u64::from(header.records) * u64::from(times);
+        self.count(&header.topic, |counts| counts.duplicate += records);
+        metrics::counter!("tributary_bus_duplicate_records_total", "topic" => header.topic.to_string())
+            .increment(records);
+    }
+
+    /// Counts a refusal and says it once.
+    pub(crate) fn refused(&self, header: &BatchHeader, reason: RefuseReason, detail: &str) {
+        let records = u64::from(header.records);
+        self.count(&header.topic, |counts| counts.refused += records);
+        let label = reason.as_str();
+        metrics::counter!("tributary_bus_refused_records_total", "reason" => label)
+            .increment(records);
+        tracing::error!(
+            batch.id = %header.id(),
+            batch.topic = %header.topic,
+            batch.agent = %header.agent,
+            batch.file = header.file,
+            batch.span_start_bytes = header.span.start,
+            batch.span_end_bytes = header.span.end,
+            reason = label,
+            "a batch was refused and its stream stands still: {detail}"
+        );
+    }
+
+    fn count(&self, topic: &Topic, change: impl FnOnce(&mut Counts)) {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        match topics.get_mut(topic) {
+            Some(counts) => change(counts),
+            None => change(topics.entry(topic.clone()).or_default()),
+        }
+    }
+
+    /// What each topic has seen in this life.
+    pub(crate) fn counts(&self) -> BTreeMap<Topic, Counts> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Batches on their way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// The destinations in the order of the config.
+    pub(crate) fn destinations(&self) -> &[Destination] {
+        &self.destinations
+    }
+
+    /// Whether every destination of the batch's topic has it, by the journal.
+    pub(crate) fn is_delivered(&self, topic: &Topic, batch: BatchId) -> bool {
+        let branches = self.table.find(topic);
+        branches.is_some_and(|branches| self.missing(branches, batch).next().is_none())
+    }
+
+    /// Open agent connections.
+    pub(crate) fn open_connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// The minute of a batch's first record: its path and date.
+fn minute_of(header: &BatchHeader) -> u32 {
+    header.minutes.first().map_or(0, |first| first.minute)
+}
+
+/// The answer to a repeat.
+pub(crate) fn duplicate(batch: BatchId) -> Answer {
+    Answer::Receipt(Receipt { batch, outcome: Outcome::Duplicate })
+}
+
+/// The answer to a batch that was not admitted now.
+pub(crate) fn busy(header: &BatchHeader, retry_after_ms: u32, node: bool, reason: String) -> Answer {
+    let scope = if node { Scope::Node } else { Scope::Topic(header.topic.clone()) };
+    Answer::Busy(Busy { batch: header.id(), retry_after_ms, scope, reason })
+}

@@ -1,0 +1,349 @@
+//! Facts for the manager: what this node received, delivered and removed, with identity.
+//!
+//! Facts gather in the [`Ledger`] as runs of sequence numbers; once a second a report is made of
+//! them and sent until it is answered. Delivered facts of the lines requests have no agent to tell
+//! them, so what the manager may not have is also in the journal and told again after a restart.
+//! The data path never waits for any of it: when the manager is away for long, the oldest facts
+//! fall off, counted; the agents hold the durable ones.
+//!
+//! Not for: what the manager makes of it. See [`tributary_common::report`].
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tributary_common::{
+    backoff::Backoff,
+    header::{BatchHeader, MinuteCount},
+    http::Client,
+    ids::{Epoch, StreamId, Topic},
+    report::{
+        Duplicates, Fact, Health, Hop, REPORTS_PATH, Report, ReportAnswer, Reporter, Run,
+    },
+};
+
+use crate::{
+    journal::{format::Record, memory::Untold, now_ms},
+    node::Node,
+};
+
+/// How often a report is made.
+const EVERY: Duration = Duration::from_secs(1);
+/// The most batches in one report, so that it stays a few MiB.
+const MAX_BATCHES_A_REPORT: usize = 50_000;
+/// The most batches that wait for the manager.
+const MAX_WAITING_BATCHES: usize = 500_000;
+/// The most (topic, minute) pairs of removed repeats that wait.
+const MAX_DUPLICATE_MINUTES: usize = 100_000;
+/// How long the manager may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// One hop of one stream's life, or of one topic's run.
+type RunKey = (Hop, StreamId, Epoch);
+
+#[derive(Debug, Default)]
+struct Pending {
+    /// Oldest first.
+    facts: VecDeque<Fact>,
+    /// Where the newest run of each key stands in `facts`, as a number that counts from the first
+    /// fact ever.
+    open: HashMap<RunKey, u64>,
+    /// How many facts have left `facts` so far.
+    gone: u64,
+    batches: usize,
+    duplicates: BTreeMap<(Topic, u32), u32>,
+    dropped_batches: u64,
+}
+
+/// Where facts gather. Without a manager it keeps nothing.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pending: Option<Mutex<Pending>>,
+}
+
+impl Ledger {
+    /// `wanted`: there is a manager to tell.
+    pub(crate) fn new(wanted: bool) -> Self {
+        Self { pending: wanted.then(Mutex::default) }
+    }
+
+    fn lock(&self) -> Option<MutexGuard<'_, Pending>> {
+        // Facts are added whole, so a panic elsewhere leaves it usable.
+        Some(self.pending.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The node has taken a batch in.
+    pub(crate) fn received(&self, header: &BatchHeader) {
+        self.add(Hop::Received, header);
+    }
+
+    /// Every destination has it.
+    pub(crate) fn delivered(&self, header: &BatchHeader) {
+        self.add(Hop::Delivered, header);
+    }
+
+    /// The node itself cut, sent and received it, for a client without an agent.
+    pub(crate) fn cut_here(&self, header: &BatchHeader) {
+        self.add(Hop::Read, header);
+        self.add(Hop::Sent, header);
+        self.add(Hop::Received, header);
+    }
+
+    fn add(&self, hop: Hop, header: &BatchHeader) {
+        let batch = (header.stream, header.epoch, header.seq);
+        self.fact(hop, &header.topic, batch, header.minutes.clone());
+    }
+
+    /// Adds one batch to the run that it continues, or begins a new one.
+    fn fact(
+        &self,
+        hop: Hop,
+        topic: &Topic,
+        (stream, epoch, seq): (StreamId, Epoch, u64),
+        minutes: Vec<MinuteCount>,
+    ) {
+        let Some(mut pending) = self.lock() else { return };
+        let pending = &mut *pending;
+        pending.batches += 1;
+        let key = (hop, stream, epoch);
+        let place = pending.open.get(&key).and_then(|at| at.checked_sub(pending.gone));
+        let run = place
+            .and_then(|place| pending.facts.get_mut(usize::try_from(place).ok()?))
+            .map(|fact| &mut fact.run)
+            .filter(|run| run.first_seq + run.batches.len() as u64 == seq && run.topic == *topic);
+        if let Some(run) = run {
+            run.batches.push(minutes);
+        } else {
+            pending.open.insert(key, pending.gone + pending.facts.len() as u64);
+            let run =
+                Run { topic: topic.clone(), stream, epoch, first_seq: seq, batches: vec![minutes] };
+            pending.facts.push_back(Fact { hop, run });
+        }
+        while pending.batches > MAX_WAITING_BATCHES {
+            let Some(fact) = pending.take_front() else { break };
+            pending.dropped_batches += fact.run.batches.len() as u64;
+        }
+    }
+
+    /// A repeat was removed.
+    pub(crate) fn duplicate(&self, header: &BatchHeader) {
+        let Some(mut pending) = self.lock() else { return };
+        for minute in &header.minutes {
+            let key = (header.topic.clone(), minute.minute);
+            let records = pending.duplicates.entry(key).or_default();
+            *records = records.saturating_add(minute.records);
+        }
+        while pending.duplicates.len() > MAX_DUPLICATE_MINUTES {
+            pending.duplicates.pop_first();
+        }
+    }
+
+    /// Takes out what the next report tells.
+    fn take(&self) -> (Vec<Fact>, Vec<Duplicates>) {
+        let Some(mut pending) = self.lock() else { return Default::default() };
+        let (mut facts, mut batches) = (Vec::new(), 0);
+        while batches < MAX_BATCHES_A_REPORT {
+            let Some(fact) = pending.take_front() else { break };
+            batches += fact.run.batches.len();
+            facts.push(fact);
+        }
+        if pending.facts.is_empty() {
+            pending.open.clear();
+        }
+        let mut duplicates: Vec<Duplicates> = Vec::new();
+        for ((topic, minute), records) in std::mem::take(&mut pending.duplicates) {
+            let count = MinuteCount { minute, records };
+            match duplicates.last_mut().filter(|last| last.topic == topic) {
+                Some(last) => last.minutes.push(count),
+                None => duplicates.push(Duplicates { topic, minutes: vec![count] }),
+            }
+        }
+        (facts, duplicates)
+    }
+
+    /// Whether nothing waits.
+    fn is_empty(&self) -> bool {
+        self.lock().is_none_or(|pending| pending.facts.is_empty())
+    }
+}
+
+impl Pending {
+    fn take_front(&mut self) -> Option<Fact> {
+        let fact = self.facts.pop_front()?;
+        self.gone += 1;
+        self.batches -= fact.run.batches.len();
+        Some(fact)
+    }
+}
+
+/// Tells again what the journal says the manager may not have.
+pub(crate) fn retell(node: &Node) {
+    let untold: Vec<Untold> = node.journal.memory().untold.iter().cloned().collect();
+    let mut told = std::collections::HashSet::new();
+    for entry in untold {
+        let Untold::Delivered(delivered) = entry else { continue };
+        if node.is_delivered(&delivered.topic, delivered.batch) && told.insert(delivered.batch) {
+            let batch = (delivered.batch.stream, delivered.batch.epoch, delivered.batch.seq);
+            node.ledger.fact(Hop::Received, &delivered.topic, batch, delivered.minutes.clone());
+            node.ledger.fact(Hop::Delivered, &delivered.topic, batch, delivered.minutes);
+        }
+    }
+}
+
+/// Sends reports until the stop; then what is left once more, without waiting for a manager that
+/// does not answer.
+pub(crate) async fn run(
+    node: Arc<Node>,
+    mut client: Client,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut rng = fastrand::Rng::new();
+    let mut backoff = Backoff::new(EVERY, Duration::from_secs(30));
+    let mut number = 0;
+    let mut failing_since: Option<Instant> = None;
+    loop {
+        let stopping = stop.run_until_cancelled(sleep(EVERY)).await.is_none();
+        number += 1;
+        let (report, marked) = compose(&node, number).await;
+        let body = serde_json::to_vec(&report)?;
+        while let Err(error) = send(&mut client, &body, number).await {
+            if failing_since.is_none() {
+                failing_since = Some(Instant::now());
+                tracing::warn!(%error, "the manager does not take reports; facts are kept, data flows on");
+            }
+            metrics::counter!("tributary_bus_report_failures_total").increment(1);
+            if stopping || stop.run_until_cancelled(sleep(backoff.next(&mut rng))).await.is_none() {
+                return Ok(());
+            }
+        }
+        backoff.reset();
+        if let Some(since) = failing_since.take() {
+            let after_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(after_ms, "the manager takes reports again");
+        }
+        if marked {
+            let number = mark(&node, number);
+            node.journal.commit(vec![Record::Told { number }], false, Box::new(|_written| {}));
+        }
+        if stopping && node.ledger.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Marks the journal, then takes the facts: whatever was noted before the mark is in this report
+/// or an earlier one.
+async fn compose(node: &Node, number: u64) -> (Report, bool) {
+    let marked = !node.ledger.is_empty();
+    if marked {
+        let (done, written) = tokio::sync::oneshot::channel();
+        // A waiter that is gone has stopped with the node.
+        let then = Box::new(move |_outcome| done.send(()).unwrap_or_default());
+        let number = mark(node, number);
+        node.journal.commit(vec![Record::Mark { number }], false, then);
+        // A journal that is gone answers as well; a report without a mark is only told twice.
+        drop(written.await);
+    }
+    let (facts, duplicates) = node.ledger.take();
+    let identity = &node.identity;
+    let report = Report {
+        reporter: Reporter::Bus {
+            id: identity.node.clone(),
+            cluster: identity.cluster.clone(),
+            zone: identity.zone.clone(),
+        },
+        epoch: identity.epoch,
+        number,
+        sent_at_ms: now_ms(),
+        facts,
+        duplicates,
+        losses: Vec::new(),
+        held: Vec::new(),
+        health: Health {
+            software: concat!("tributary-bus ", env!("CARGO_PKG_VERSION")).to_owned(),
+            memory_bytes: tributary_common::metrics::resident_bytes(),
+            tasks: Vec::new(),
+            connections: node.open_connections(),
+            destinations: node.destinations().iter().map(|d| d.health()).collect(),
+        },
+    };
+    (report, marked)
+}
+
+/// The number of a report's mark: unlike the report's own it never comes again in a later life,
+/// whose epoch is greater by a thousand for every second.
+fn mark(node: &Node, number: u64) -> u64 {
+    node.identity.epoch.0.saturating_add(number)
+}
+
+async fn send(
+    client: &mut Client,
+    body: &[u8],
+    number: u64,
+) -> anyhow::Result<()> {
+    let (status, answer) = client
+        .post_json(REPORTS_PATH, body.to_vec(), ANSWER_WITHIN)
+        .await?;
+    anyhow::ensure!(status.is_success(), "the manager answers {status}");
+    let answer: ReportAnswer = serde_json::from_slice(&answer)?;
+    anyhow::ensure!(answer.number == number, "the manager answers report {}", answer.number);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(records: u32) -> Vec<MinuteCount> {
+        vec![MinuteCount { minute: 1, records }]
+    }
+
+    fn runs(ledger: &Ledger) -> Vec<(Hop, u64, usize)> {
+        let (facts, _duplicates) = ledger.take();
+        facts.iter().map(|f| (f.hop, f.run.first_seq, f.run.batches.len())).collect()
+    }
+
+    #[test]
+    fn consecutive_batches_make_one_run() {
+        let ledger = Ledger::new(true);
+        let topic = Topic::new("web").unwrap();
+        let add = |hop, seq| ledger.fact(hop, &topic, (StreamId(1), Epoch(1), seq), minutes(3));
+        add(Hop::Received, 1);
+        add(Hop::Received, 2);
+        add(Hop::Delivered, 1);
+        add(Hop::Received, 3);
+        add(Hop::Received, 7);
+        add(Hop::Delivered, 2);
+        assert_eq!(
+            runs(&ledger),
+            [(Hop::Received, 1, 3), (Hop::Delivered, 1, 2), (Hop::Received, 7, 1)]
+        );
+        add(Hop::Received, 8);
+        assert_eq!(runs(&ledger), [(Hop::Received, 8, 1)]);
+    }
+
+    #[test]
+    fn the_oldest_facts_fall_off_first() {
+        let ledger = Ledger::new(true);
+        let topic = Topic::new("web").unwrap();
+        for seq in 0..=MAX_WAITING_BATCHES as u64 {
+            // Every other sequence number: no two make a run.
+            ledger.fact(Hop::Received, &topic, (StreamId(1), Epoch(1), seq * 2), minutes(1));
+        }
+        let (facts, _duplicates) = ledger.take();
+        assert_eq!(facts[0].run.first_seq, 2);
+        assert_eq!(facts.len(), MAX_BATCHES_A_REPORT);
+    }
+
+    #[test]
+    fn without_a_manager_nothing_is_kept() {
+        let ledger = Ledger::new(false);
+        let topic = Topic::new("web").unwrap();
+        ledger.fact(Hop::Received, &topic, (StreamId(1), Epoch(1), 1), minutes(1));
+        assert_eq!(runs(&ledger), []);
+    }
+}

@@ -1,0 +1,153 @@
+//! Which topic goes to which destinations, and under which name there.
+//!
+//! Not for: getting it there (see [`crate::destination`]). The first rule that matches wins, as in
+//! a file of rules read from the top. Pure; the table is built once from the config.
+
+use tributary_common::ids::Topic;
+
+use crate::template::Template;
+
+/// A topic pattern: text where `*` stands for any run of characters, also none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// A pattern; `None` when it is empty or holds a character that no topic can have.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let allowed =
+            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'*');
+        (!text.is_empty() && text.bytes().all(allowed)).then(|| Self(text.to_owned()))
+    }
+
+    /// Whether `topic` matches.
+    #[must_use]
+    pub fn matches(&self, topic: &str) -> bool {
+        let mut pieces = self.0.split('*');
+        // `split` yields at least one piece, the text before the first star.
+        let Some(mut rest) = pieces.next().and_then(|head| topic.strip_prefix(head)) else {
+            return false;
+        };
+        let mut pieces: Vec<&str> = pieces.collect();
+        let Some(tail) = pieces.pop() else {
+            return rest.is_empty();
+        };
+        for piece in pieces {
+            match rest.split_once(piece) {
+                Some((_skipped, after)) => rest = after,
+                None => return false,
+            }
+        }
+        rest.ends_with(tail)
+    }
+}
+
+/// One destination of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Branch {
+    /// Its place among the configured destinations.
+    pub destination: usize,
+    /// The physical topic or path there.
+    pub target: Template,
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Which topics.
+    pub pattern: Pattern,
+    /// Where to; a batch is delivered when all of them have it.
+    pub to: Vec<Branch>,
+}
+
+/// All rules.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    routes: Vec<Route>,
+}
+
+impl Table {
+    /// A table of rules in the order of the config.
+    #[must_use]
+    pub fn new(routes: Vec<Route>) -> Self {
+        Self { routes }
+    }
+
+    /// The destinations of a topic; `None` when no rule matches: the batch is refused.
+    #[must_use]
+    pub fn find(&self, topic: &Topic) -> Option<&[Branch]> {
+        self.routes
+            .iter()
+            .find(|route| route.pattern.matches(topic.as_str()))
+            .map(|route| route.to.as_slice())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_run_of_characters() {
+        let check = |pattern: &str, topic: &str, want: bool| {
+            assert_eq!(Pattern::new(pattern).unwrap().matches(topic), want, "{pattern} {topic}");
+        };
+        check("web.*", "web.access", true);
+        check("web.*", "web.", true);
+        check("web.*", "web", false);
+        check("web.*", "xweb.a", false);
+        check("*", "anything", true);
+        check("web", "web", true);
+        check("web", "web2", false);
+        check("*.log", "a.log", true);
+        check("*.log", "a.log2", false);
+        check("a*b*c", "a-b-c", true);
+        check("a*b*c", "abc", true);
+        check("a*b*c", "acb", false);
+        check("a*a", "a", false);
+        check("*aa*a", "aaa", true);
+        check("*aa*a", "aa", false);
+    }
+
+    #[test]
+    fn patterns_hold_only_what_topics_can_have() {
+        for bad in ["", "a b", "a/b", "a?"] {
+            assert_eq!(Pattern::new(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_first_match_wins() {
+        let route = |pattern: &str, destination: usize| Route {
+            pattern: Pattern::new(pattern).unwrap(),
+            to: vec![Branch { destination, target: Template::parse("{topic}").unwrap() }],
+        };
+        let table = Table::new(vec![route("web.*", 0), route("web.access", 1), route("db", 2)]);
+        let find = |topic: &str| {
+            table.find(&Topic::new(topic).unwrap()).map(|branches| branches[0].destination)
+        };
+        assert_eq!(find("web.access"), Some(0));
+        assert_eq!(find("db"), Some(2));
+        assert_eq!(find("dbx"), None);
+    }
+
+    /// The obvious, slow matcher.
+    fn model(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern, text) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => (0..=text.len()).any(|skip| model(rest, &text[skip..])),
+            ([p, rest @ ..], [t, tail @ ..]) if p == t => model(rest, tail),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_equals_the_slow_matcher(pattern in "[ab*]{1,6}", topic in "[ab]{0,7}") {
+            let fast = Pattern::new(&pattern).unwrap().matches(&topic);
+            prop_assert_eq!(fast, model(pattern.as_bytes(), topic.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,564 @@
+//! One agent's connection: frames in, answers out.
+//!
+//! The reader takes a frame's six-byte prelude, then its header, decides, and only then takes a
+//! permit from the node's budget and reads the payload: while there is no room nobody reads, TCP
+//! pushes back, and an idle connection holds no buffer. The writer sends whatever answers are ready
+//! in one write. At most a window of batches is unanswered, so every queue here is bounded by it.
+//!
+//! A bad frame is answered with [`Frame::Error`] and ends this connection only. Generic over the
+//! transport, so tests use a pipe. Not for: what happens to a batch (see [`crate::node`]).
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+use tributary_common::{
+    header::BatchHeader,
+    wire::{
+        self, Frame, Hello, MAX_RECEIPTS, PRELUDE_BYTES, Prelude, Receipt, Welcome, WireError,
+    },
+};
+
+use crate::{
+    admit::Admission,
+    budget,
+    dedupe::{Answer, Waiter, refusal},
+    destination::Accepted,
+    node::{Node, busy, duplicate},
+    order::Gate,
+};
+
+/// The window of a connection: most batches in flight.
+pub(crate) const WINDOW_BATCHES: u32 = 64;
+/// The window of a connection: most payload bytes in flight.
+pub(crate) const WINDOW_BYTES: u64 = 16 << 20;
+/// A new connection says hello within this.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// A quiet connection is pinged after this.
+const PING_AFTER: Duration = Duration::from_secs(20);
+/// A connection is given up after so many pings without any frame.
+const MAX_PINGS: u32 = 3;
+/// A frame that has begun ends within this; slower senders only hold memory.
+const FRAME_WITHIN: Duration = Duration::from_secs(30);
+/// A peer that takes no answers for this long is gone.
+const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// The spread of reconnects when the node stops, in ms.
+const RECONNECT_WITHIN_MS: u32 = 5_000;
+/// Payload bytes that are thrown away at a time.
+const DISCARD_BYTES: usize = 16 << 10;
+
+/// A batch's place in the window of its connection; free again when the answer leaves.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    _batch: OwnedSemaphorePermit,
+    bytes: Option<OwnedSemaphorePermit>,
+}
+
+#[cfg(test)]
+impl Slot {
+    /// A slot of a window of one.
+    pub(crate) fn for_tests() -> Self {
+        let window = Arc::new(Semaphore::new(1));
+        Self { _batch: window.try_acquire_owned().unwrap(), bytes: None }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// The peer closed, or the network broke.
+    #[error("connection lost: {0}")]
+    Io(#[from] std::io::Error),
+    /// The peer said something that is not of the protocol.
+    #[error("bad frame: {0}")]
+    Wire(#[from] WireError),
+    /// The peer broke a rule of the conversation.
+    #[error("{0}")]
+    Rule(&'static str),
+}
+
+impl SessionError {
+    /// The reason as a metric label.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "lost",
+            Self::Wire(WireError::TooLong { .. } | WireError::HeaderLength { .. }) => "length",
+            Self::Wire(WireError::Kind(_)) => "kind",
+            Self::Wire(WireError::Payload { .. } | WireError::Malformed { .. }) => "malformed",
+            Self::Wire(WireError::Header(_)) => "header",
+            Self::Rule(_) => "rule",
+        }
+    }
+}
+
+/// How reading ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The peer has closed.
+    Closed,
+    /// The node stops; the agent was asked to leave.
+    Parted,
+}
+
+/// What the writer sends beside answers.
+#[derive(Debug)]
+enum Word {
+    Pong(u64),
+    Ping(u64),
+    GoAway,
+    Error(String),
+}
+
+/// Runs a connection to its end: the peer closes, breaks a rule, or the node stops and everything
+/// in flight is answered.
+pub(crate) async fn run<S>(node: Arc<Node>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let _open = Open::new(&node);
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let hello = match timeout(HELLO_WITHIN, greet(&node, &mut reader, &mut writer)).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(error)) => return ended(&error, None),
+        Err(_elapsed) => return ended(&SessionError::Rule("no hello came"), None),
+    };
+    tracing::info!(agent.id = %hello.agent, agent.host = hello.host, agent.software = hello.software, "an agent connected");
+    // Room for one answer per slot, and a few words beside them.
+    let (answers, outgoing) = mpsc::channel(WINDOW_BATCHES as usize);
+    let (words, spoken) = mpsc::channel(4);
+    let session = Session {
+        node: Arc::clone(&node),
+        gate: Arc::new(Gate::default()),
+        batches: Arc::new(Semaphore::new(WINDOW_BATCHES as usize)),
+        bytes: Arc::new(Semaphore::new(usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX))),
+        answers,
+        words,
+        pings: 0,
+    };
+    let write = write(writer, outgoing, spoken);
+    tokio::pin!(write);
+    let read = session.read(reader);
+    tokio::pin!(read);
+    let ended_by = tokio::select! {
+        result = &mut read => match result {
+            // Nobody is there to be answered; what is in flight is answered when it comes again.
+            Ok(End::Closed) | Err(SessionError::Io(_)) => result.map(|_end| ()),
+            // What is in flight is still answered, or the last word said.
+            Ok(End::Parted) | Err(_) => result.map(|_end| ()).and(write.await),
+        },
+        result = &mut write => result,
+    };
+    match ended_by {
+        Ok(()) => tracing::info!(agent.id = %hello.agent, "an agent disconnected"),
+        Err(error) => ended(&error, Some(&hello)),
+    }
+}
+
+fn ended(error: &SessionError, hello: Option<&Hello>) {
+    metrics::counter!("tributary_bus_sessions_ended_total", "reason" => error.label()).increment(1);
+    let agent = hello.map_or("unknown", |hello| hello.agent.as_str());
+    match error {
+        SessionError::Io(_) => tracing::info!(agent.id = agent, %error, "an agent's connection ended"),
+        SessionError::Wire(_) | SessionError::Rule(_) => {
+            tracing::warn!(agent.id = agent, %error, "an agent's connection was closed");
+        }
+    }
+}
+
+/// Counts an open connection while it lives.
+struct Open<'a>(&'a Node);
+
+impl<'a> Open<'a> {
+    fn new(node: &'a Node) -> Self {
+        node.connections.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!("tributary_bus_connections").increment(1);
+        Self(node)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("tributary_bus_connections").decrement(1);
+    }
+}
+
+/// Takes the hello and answers it.
+async fn greet<S>(
+    node: &Node,
+    reader: &mut ReadHalf<S>,
+    writer: &mut WriteHalf<S>,
+) -> Result<Hello, SessionError>
+where
+    S: AsyncRead + AsyncWrite,
+{
+    let greeting = async {
+        let prelude = Prelude::decode(read_array(reader).await?)?;
+        if prelude.payload_bytes > 0 {
+            return Err(SessionError::Rule("the first frame has a payload; it must be a hello"));
+        }
+        let header = read_bytes(reader, prelude.header_bytes).await?;
+        match wire::decode(prelude, header)? {
+            Frame::Hello(hello) => Ok(hello),
+            _other => Err(SessionError::Rule("the first frame must be a hello")),
+        }
+    };
+    let answer = match greeting.await {
+        Ok(hello) => Ok((welcome(node), hello)),
+        Err(error) => Err(error),
+    };
+    match answer {
+        Ok((welcome, hello)) => {
+            writer.write_all(&wire::encode(&welcome)?).await?;
+            writer.flush().await?;
+            Ok(hello)
+        }
+        Err(error @ SessionError::Io(_)) => Err(error),
+        Err(error) => {
+            say_error(writer, &error).await;
+            Err(error)
+        }
+    }
+}
+
+fn welcome(node: &Node) -> Frame {
+    Frame::Welcome(Welcome {
+        node: node.identity.node.clone(),
+        cluster: node.identity.cluster.clone(),
+        epoch: node.identity.epoch,
+        window_batches: WINDOW_BATCHES,
+        window_bytes: WINDOW_BYTES,
+    })
+}
+
+/// Tells the peer what it did wrong, as far as it still listens.
+async fn say_error<W: AsyncWrite + Unpin>(writer: &mut W, error: &SessionError) {
+    if let Ok(bytes) = wire::encode(&Frame::Error(error.to_string())) {
+        // The connection is given up either way.
+        drop(writer.write_all(&bytes).await);
+        drop(writer.shutdown().await);
+    }
+}
+
+async fn read_array<R: AsyncRead + Unpin>(reader: &mut R) -> Result<[u8; PRELUDE_BYTES], SessionError> {
+    let mut bytes = [0; PRELUDE_BYTES];
+    reader.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+async fn read_bytes<R: AsyncRead + Unpin>(reader: &mut R, len: usize) -> Result<Bytes, SessionError> {
+    let mut bytes = BytesMut::zeroed(len);
+    reader.read_exact(&mut bytes).await?;
+    Ok(bytes.freeze())
+}
+
+/// The reading half.
+struct Session {
+    node: Arc<Node>,
+    gate: Arc<Gate>,
+    batches: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    answers: mpsc::Sender<(Answer, Slot)>,
+    words: mpsc::Sender<Word>,
+    pings: u32,
+}
+
+impl Session {
+    /// Reads until the peer closes, breaks a rule, or the node stops. Dropping `self` at the end
+    /// lets the writer finish once everything in flight is answered.
+    async fn read<R: AsyncRead + Unpin>(mut self, mut reader: R) -> Result<End, SessionError> {
+        let stop = self.node.stop.clone();
+        let result = loop {
+            let step = tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    // Nothing more is read: what the agent sends now it sends again elsewhere.
+                    self.say(Word::GoAway).await;
+                    break Ok(End::Parted);
+                }
+                step = self.step(&mut reader) => step,
+            };
+            match step {
+                Ok(true) => {}
+                Ok(false) => break Ok(End::Closed),
+                Err(error) => break Err(error),
+            }
+        };
+        if let Err(error @ (SessionError::Wire(_) | SessionError::Rule(_))) = &result {
+            self.say(Word::Error(error.to_string())).await;
+        }
+        result
+    }
+
+    async fn say(&self, word: Word) {
+        // A writer that is gone has ended the session with its own error.
+        drop(self.words.send(word).await);
+    }
+
+    /// Reads one frame; `false` when the peer has closed between two frames.
+    async fn step<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<bool, SessionError> {
+        let Some(prelude) = self.prelude(reader).await? else { return Ok(false) };
+        let slow = |_elapsed| SessionError::Rule("a frame took longer than 30 s");
+        let header = timeout(FRAME_WITHIN, read_bytes(reader, prelude.header_bytes))
+            .await
+            .map_err(slow)??;
+        if wire::is_batch(&header) {
+            let header = BatchHeader::decode(&header.slice(1..)).map_err(WireError::from)?;
+            return self.batch(reader, header, prelude.payload_bytes).await.map(|()| true);
+        }
+        if prelude.payload_bytes > 0 {
+            let kind = header.first().copied().unwrap_or_default();
+            return Err(WireError::Payload { kind, payload: prelude.payload_bytes }.into());
+        }
+        match wire::decode(prelude, header)? {
+            Frame::Ping(number) => self.say(Word::Pong(number)).await,
+            Frame::Pong(_number) => {}
+            Frame::Error(text) => {
+                tracing::warn!("an agent says: {text}");
+                return Ok(false);
+            }
+            Frame::Hello(_)
+            | Frame::Welcome(_)
+            | Frame::Batch(..)
+            | Frame::Receipts(_)
+            | Frame::Busy(_)
+            | Frame::Refuse(_)
+            | Frame::GoAway { .. } => {
+                return Err(SessionError::Rule("an agent sends batches, pings and pongs only"));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits for the next frame's prelude; a quiet peer is pinged. `None` when it has closed.
+    async fn prelude<R: AsyncRead + Unpin>(
+        &mut self,
+        reader: &mut R,
+    ) -> Result<Option<Prelude>, SessionError> {
+        let mut bytes = [0; PRELUDE_BYTES];
+        let mut have = 0;
+        loop {
+            let rest = bytes.get_mut(have..).unwrap_or_default();
+            match timeout(PING_AFTER, reader.read(rest)).await {
+                Ok(Ok(0)) if have == 0 => return Ok(None),
+                Ok(Ok(0)) => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+                Ok(Ok(count)) => have += count,
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_elapsed) if self.pings >= MAX_PINGS || have > 0 => {
+                    return Err(SessionError::Rule("the peer is silent"));
+                }
+                Err(_elapsed) => {
+                    self.pings += 1;
+                    self.say(Word::Ping(u64::from(self.pings))).await;
+                }
+            }
+            if have == PRELUDE_BYTES {
+                self.pings = 0;
+                return Ok(Some(Prelude::decode(bytes)?));
+            }
+        }
+    }
+
+    /// Decides on a batch, takes its payload in or throws it away, and sees that it is answered.
+    async fn batch<R: AsyncRead + Unpin>(
+        &mut self,
+        reader: &mut R,
+        header: BatchHeader,
+        payload_bytes: usize,
+    ) -> Result<(), SessionError> {
+        let id = header.id();
+        let mut slot = self.slot().await;
+        let answer = match self.node.look(&header, &self.gate) {
+            Admission::Accept => {
+                slot.bytes = Some(take_bytes(&self.bytes, payload_bytes).await);
+                let permit = self.node.budget.take(budget::cost(&header, payload_bytes)).await;
+                let slow = |_elapsed| SessionError::Rule("a payload took longer than 30 s");
+                let payload = timeout(FRAME_WITHIN, read_bytes(reader, payload_bytes))
+                    .await
+                    .map_err(slow)??;
+                self.gate.taken(id);
+                let batch = Accepted { header: Arc::new(header), payload, _permit: permit };
+                self.node.take(batch, self.waiter(slot));
+                return Ok(());
+            }
+            Admission::Join => {
+                discard(reader, payload_bytes).await?;
+                self.gate.taken(id);
+                match self.node.join(id, self.waiter(slot)) {
+                    Ok(()) => return Ok(()),
+                    Err(waiter) => {
+                        // It has landed meanwhile. When it failed, the agent comes again.
+                        let answer = self.landed(&header);
+                        waiter.tell(answer);
+                        return Ok(());
+                    }
+                }
+            }
+            Admission::Duplicate => {
+                self.gate.taken(id);
+                self.node.duplicate(&header, 1);
+                duplicate(id)
+            }
+            Admission::Busy { retry_after_ms, node, reason } => {
+                self.gate.block(id);
+                metrics::counter!("tributary_bus_busy_batches_total", "reason" => "admission")
+                    .increment(1);
+                busy(&header, retry_after_ms, node, reason)
+            }
+            Admission::Refuse(reason, detail) => {
+                self.gate.block(id);
+                self.node.refused(&header, reason, &detail);
+                Answer::Refuse(refusal(id, reason, &detail))
+            }
+        };
+        discard(reader, payload_bytes).await?;
+        self.waiter(slot).tell(answer);
+        Ok(())
+    }
+
+    /// The answer to a repeat whose first landed while its payload was thrown away.
+    fn landed(&self, header: &BatchHeader) -> Answer {
+        if self.node.is_delivered(&header.topic, header.id()) {
+            self.node.duplicate(header, 1);
+            return duplicate(header.id());
+        }
+        self.gate.block(header.id());
+        busy(header, crate::admit::ORDER_RETRY_MS, false, "its first delivery failed".to_owned())
+    }
+
+    fn waiter(&self, slot: Slot) -> Waiter {
+        Waiter::Session { answers: self.answers.clone(), gate: Arc::clone(&self.gate), slot }
+    }
+
+    async fn slot(&self) -> Slot {
+        let batch = Arc::clone(&self.batches)
+            .acquire_owned()
+            .await
+            .expect("the window's semaphore is never closed");
+        Slot { _batch: batch, bytes: None }
+    }
+}
+
+async fn take_bytes(window: &Arc<Semaphore>, bytes: usize) -> OwnedSemaphorePermit {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    Arc::clone(window)
+        .acquire_many_owned(bytes)
+        .await
+        .expect("the window's semaphore is never closed, and no payload is larger than it")
+}
+
+/// Reads bytes and throws them away.
+async fn discard<R: AsyncRead + Unpin>(reader: &mut R, mut left: usize) -> Result<(), SessionError> {
+    let mut buffer = vec![0; DISCARD_BYTES.min(left)];
+    while left > 0 {
+        let want = buffer.len().min(left);
+        let slow = |_elapsed| SessionError::Rule("a payload took longer than 30 s");
+        let part = buffer.get_mut(..want).unwrap_or_default();
+        let count = timeout(FRAME_WITHIN, reader.read(part)).await.map_err(slow)??;
+        if count == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        left -= count;
+    }
+    Ok(())
+}
+
+/// The writing half: sends all that is ready in one write, until nobody can answer any more.
+async fn write<W: AsyncWrite + Unpin>(
+    mut writer: W,
+    mut answers: mpsc::Receiver<(Answer, Slot)>,
+    mut words: mpsc::Receiver<Word>,
+) -> Result<(), SessionError> {
+    let mut ready = Vec::with_capacity(WINDOW_BATCHES as usize);
+    let (mut answers_open, mut words_open) = (true, true);
+    while answers_open || words_open {
+        let mut bytes = Vec::new();
+        tokio::select! {
+            biased;
+            word = words.recv(), if words_open => match word {
+                Some(Word::Error(text)) => {
+                    send(&mut writer, &wire::encode(&Frame::Error(text))?).await?;
+                    break;
+                }
+                Some(Word::Ping(number)) => bytes = wire::encode(&Frame::Ping(number))?,
+                Some(Word::Pong(number)) => bytes = wire::encode(&Frame::Pong(number))?,
+                Some(Word::GoAway) => {
+                    let reconnect_within_ms = RECONNECT_WITHIN_MS;
+                    bytes = wire::encode(&Frame::GoAway { reconnect_within_ms })?;
+                }
+                None => words_open = false,
+            },
+            count = answers.recv_many(&mut ready, WINDOW_BATCHES as usize), if answers_open => {
+                answers_open = count > 0;
+                bytes = encode_answers(&mut ready)?;
+            }
+        }
+        send(&mut writer, &bytes).await?;
+    }
+    drop(timeout(WRITE_WITHIN, writer.shutdown()).await);
+    Ok(())
+}
+
+async fn send<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> Result<(), SessionError> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let write = async {
+        writer.write_all(bytes).await?;
+        writer.flush().await
+    };
+    let slow = |_elapsed| SessionError::Rule("the peer takes no answers");
+    Ok(timeout(WRITE_WITHIN, write).await.map_err(slow)??)
+}
+
+/// The frames of these answers, receipts together, in order; frees their slots.
+fn encode_answers(ready: &mut Vec<(Answer, Slot)>) -> Result<Vec<u8>, WireError> {
+    let mut bytes = Vec::new();
+    let mut receipts: Vec<Receipt> = Vec::new();
+    for (answer, _slot) in ready.drain(..) {
+        let frame = match answer {
+            Answer::Receipt(receipt) => {
+                receipts.push(receipt);
+                if receipts.len() == MAX_RECEIPTS {
+                    bytes.extend(encode_receipts(&mut receipts)?);
+                }
+                continue;
+            }
+            Answer::Busy(busy) => Frame::Busy(busy),
+            Answer::Refuse(refusal) => Frame::Refuse(refusal),
+        };
+        bytes.extend(wire::encode(&frame)?);
+    }
+    bytes.extend(encode_receipts(&mut receipts)?);
+    Ok(bytes)
+}
+
+/// One frame, or several when long paths make one too long.
+fn encode_receipts(receipts: &mut Vec<Receipt>) -> Result<Vec<u8>, WireError> {
+    if receipts.is_empty() {
+        return Ok(Vec::new());
+    }
+    match wire::encode(&Frame::Receipts(receipts.clone())) {
+        Ok(bytes) => {
+            receipts.clear();
+            Ok(bytes)
+        }
+        Err(error) if receipts.len() == 1 => Err(error),
+        Err(_too_long) => {
+            let mut second = receipts.split_off(receipts.len() / 2);
+            let mut bytes = encode_receipts(receipts)?;
+            bytes.extend(encode_receipts(&mut second)?);
+            Ok(bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

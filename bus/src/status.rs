@@ -1,0 +1,74 @@
+//! What a person asks first, and whether the node can do its work.
+//!
+//! Called by the admin port and, for readiness, by the agents' port. Quick, never blocks.
+
+use serde_json::{Value, json};
+
+use crate::node::Node;
+
+/// Whether the node can do its work now.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn ready(node: &Node) -> Result<(), String> {
+    if node.stop.is_cancelled() {
+        return Err("this node is stopping".to_owned());
+    }
+    let down: Vec<_> = node.destinations().iter().map(|d| d.health()).collect();
+    if !down.is_empty() && down.iter().all(|health| health.state == "down") {
+        let names: Vec<_> =
+            down.iter().map(|health| format!("{}: {}", health.name, health.detail)).collect();
+        return Err(format!("every destination is down ({})", names.join("; ")));
+    }
+    if node.journal.failing() {
+        return Err("the journal cannot be written".to_owned());
+    }
+    Ok(())
+}
+
+/// The status page.
+pub(crate) fn status(node: &Node) -> Value {
+    let topics: serde_json::Map<String, Value> = node
+        .counts()
+        .into_iter()
+        .map(|(topic, counts)| {
+            let counts = json!({
+                "received_records": counts.received,
+                "delivered_records": counts.delivered,
+                "duplicate_records": counts.duplicate,
+                "refused_records": counts.refused,
+            });
+            (topic.to_string(), counts)
+        })
+        .collect();
+    let destinations: Vec<Value> = node
+        .destinations()
+        .iter()
+        .map(|destination| {
+            let health = destination.health();
+            json!({
+                "name": health.name,
+                "kind": health.kind,
+                "state": health.state,
+                "detail": health.detail,
+            })
+        })
+        .collect();
+    json!({
+        "node": node.identity.node,
+        "cluster": node.identity.cluster,
+        "zone": node.identity.zone,
+        "epoch": node.identity.epoch,
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": ready(node).err().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}")),
+        "connections": node.open_connections(),
+        "memory": { "used_bytes": node.budget.used(), "limit_bytes": node.budget.limit() },
+        "in_flight_batches": node.in_flight(),
+        "journal": {
+            "failing": node.journal.failing(),
+            "streams": node.journal.memory().done.streams(),
+        },
+        "destinations": destinations,
+        "topics": topics,
+    })
+}

@@ -1,0 +1,152 @@
+//! Names of physical targets with places to fill in: `{topic}`, `{date}`, `{hour}`.
+//!
+//! Not for: which topic goes where (see [`crate::route`]). The config parses templates, the router
+//! renders one per batch. Pure.
+
+use tributary_common::ids::Topic;
+
+/// What may stand in braces, for messages.
+pub const PLACEHOLDERS: &str = "{topic}, {date}, {hour}";
+
+/// Minutes of a day.
+const DAY_MINUTES: u32 = 24 * 60;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Topic,
+    Date,
+    Hour,
+}
+
+/// A parsed template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+/// Why text is not a template.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// Something else than a known placeholder stands in braces.
+    #[error("{{{0}}} is unknown; allowed are {PLACEHOLDERS}")]
+    Unknown(String),
+    /// A `{` without its `}`, or the other way round.
+    #[error("{0:?} has a brace without its pair; allowed are {PLACEHOLDERS}")]
+    Brace(String),
+}
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// [`TemplateError`] when braces hold anything but a known placeholder.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let brace = || TemplateError::Brace(text.to_owned());
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((literal, after)) = rest.split_once('{') {
+            let (name, tail) = after.split_once('}').ok_or_else(brace)?;
+            if literal.contains('}') {
+                return Err(brace());
+            }
+            if !literal.is_empty() {
+                parts.push(Part::Literal(literal.to_owned()));
+            }
+            parts.push(match name {
+                "topic" => Part::Topic,
+                "date" => Part::Date,
+                "hour" => Part::Hour,
+                unknown => return Err(TemplateError::Unknown(unknown.to_owned())),
+            });
+            rest = tail;
+        }
+        if rest.contains('}') {
+            return Err(brace());
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Literal(rest.to_owned()));
+        }
+        Ok(Self { parts })
+    }
+
+    /// The text for one batch: `minute` counts from 1970-01-01 00:00 UTC; dates and hours are UTC.
+    #[must_use]
+    pub fn render(&self, topic: &Topic, minute: u32) -> String {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Literal(literal) => text.push_str(literal),
+                Part::Topic => text.push_str(topic.as_str()),
+                Part::Date => text.push_str(&date(minute)),
+                Part::Hour => {
+                    text.push_str(&format!("{:02}", minute % DAY_MINUTES / 60));
+                }
+            }
+        }
+        text
+    }
+
+    /// The literal text before the first placeholder.
+    #[must_use]
+    pub fn static_prefix(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Literal(literal)) => literal,
+            Some(Part::Topic | Part::Date | Part::Hour) | None => "",
+        }
+    }
+
+    /// Whether the text depends on the event time.
+    #[must_use]
+    pub fn has_time(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Date | Part::Hour))
+    }
+}
+
+/// `YYYY-MM-DD` of a minute, in UTC.
+fn date(minute: u32) -> String {
+    let second = i64::from(minute) * 60;
+    match jiff::Timestamp::from_second(second) {
+        Ok(time) => time.strftime("%Y-%m-%d").to_string(),
+        // Every u32 of minutes lies before the year 10,140, jiff ends at 9999: such a clock is wrong.
+        Err(_beyond_the_calendar) => "9999-12-31".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_filled_in_utc() {
+        let check = |template: &str, minute: u32, want: &str| {
+            let topic = Topic::new("web.access").unwrap();
+            assert_eq!(Template::parse(template).unwrap().render(&topic, minute), want);
+        };
+        check("/data/{topic}/dt={date}/hour={hour}", 0, "/data/web.access/dt=1970-01-01/hour=00");
+        check("{topic}", 5, "web.access");
+        check("x-{topic}-{hour}", 23 * 60 + 59, "x-web.access-23");
+        check("{date}", 28_000_000, "2023-03-28");
+        check("{date}", u32::MAX, "9999-12-31");
+        check("plain", 1, "plain");
+    }
+
+    #[test]
+    fn bad_braces_are_named() {
+        let check = |template: &str, text: &str| {
+            assert_eq!(Template::parse(template).unwrap_err().to_string(), text);
+        };
+        check("a{tpoic}", "{tpoic} is unknown; allowed are {topic}, {date}, {hour}");
+        check("a{topic", "\"a{topic\" has a brace without its pair; allowed are {topic}, {date}, {hour}");
+        check("a}b{topic}", "\"a}b{topic}\" has a brace without its pair; allowed are {topic}, {date}, {hour}");
+        check("{topic}}", "\"{topic}}\" has a brace without its pair; allowed are {topic}, {date}, {hour}");
+    }
+
+    #[test]
+    fn the_static_prefix_ends_at_the_first_placeholder() {
+        let prefix = |text: &str| Template::parse(text).unwrap().static_prefix().to_owned();
+        assert_eq!(prefix("/data/{topic}/x"), "/data/");
+        assert_eq!(prefix("{topic}/x"), "");
+        assert_eq!(prefix("/data"), "/data");
+    }
+}
