@@ -35,6 +35,8 @@ use crate::{
 const FAILURE: u8 = 1;
 /// A configuration or an argument that cannot be used.
 const BAD_CONFIG: u8 = 2;
+/// The exit code for a configuration or an argument that cannot be used.
+pub const EXIT_CONFIG: u8 = BAD_CONFIG;
 /// Another process holds the state directory.
 const HELD: u8 = 3;
 /// What background threads of libraries may take after everything of ours is done.
@@ -213,6 +215,31 @@ where
             ExitCode::from(code_of(&error))
         }
     }
+}
+
+/// Tells the person what failed, and gives the exit code; for the programs that are no daemon.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    tell(io::stderr(), &format!("{error:#}"));
+    ExitCode::from(code_of(error))
+}
+
+/// Runs something on a runtime of its own until it ends; SIGTERM and SIGINT cancel its token, a
+/// second signal aborts it. For the programs that are no daemon.
+///
+/// # Errors
+/// When threads cannot be started, and what `run` says.
+pub fn run_until_signal<F>(
+    workers: usize,
+    run: impl FnOnce(CancellationToken) -> F,
+) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let result = supervise(&runtime, "tributary", (), |(), signals| run(signals.stop));
+    runtime.shutdown_timeout(LAST_GRACE);
+    result
 }
 
 /// The exit code of an error.
