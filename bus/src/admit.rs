@@ -14,6 +14,7 @@ pub(crate) const ORDER_RETRY_MS: u32 = 100;
 pub(crate) const DOWN_RETRY_MS: u32 = 500;
 
 /// What is known of a batch before its payload is read.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its row in the tests")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts<'a> {
     /// The node is stopping.

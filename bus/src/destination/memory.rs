@@ -29,7 +29,6 @@ pub(crate) enum Script {
 #[derive(Debug, Default)]
 struct State {
     script: VecDeque<Script>,
-    always: Option<Script>,
     held: Vec<Job>,
     delivered: Vec<(BatchId, String, Vec<Vec<u8>>)>,
     down: Option<String>,
@@ -55,13 +54,9 @@ impl MemorySink {
         self.state.lock().unwrap()
     }
 
-    /// The next jobs meet these, one each; then delivery again, or what [`Self::always`] says.
+    /// The next jobs meet these, one each; then delivery again.
     pub(crate) fn script(&self, steps: impl IntoIterator<Item = Script>) {
         self.lock().script.extend(steps);
-    }
-
-    pub(crate) fn always(&self, step: Script) {
-        self.lock().always = Some(step);
     }
 
     pub(crate) fn set_down(&self, why: Option<&str>) {
@@ -108,11 +103,7 @@ impl MemorySink {
     }
 
     pub(crate) fn deliver(&self, job: Job) {
-        let step = {
-            let mut state = self.lock();
-            let always = state.always.clone();
-            state.script.pop_front().or(always).unwrap_or(Script::Deliver)
-        };
+        let step = self.lock().script.pop_front().unwrap_or(Script::Deliver);
         match step {
             Script::Deliver => self.take(job),
             Script::Hold => self.lock().held.push(job),

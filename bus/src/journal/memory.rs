@@ -309,9 +309,24 @@ mod tests {
         ]
     }
 
+    /// Numbers of targets are never used again once they are forgotten.
+    fn without_reuse(mut records: Vec<Record>) -> Vec<Record> {
+        let mut forgotten = std::collections::HashSet::new();
+        records.retain(|record| match record {
+            Record::Target { no, .. } => !forgotten.contains(no),
+            Record::Forgotten { target } => {
+                forgotten.insert(*target);
+                true
+            }
+            _other => true,
+        });
+        records
+    }
+
     proptest! {
         #[test]
         fn a_snapshot_makes_the_same_state_again(records in prop::collection::vec(any_record(), 0..60)) {
+            let records = without_reuse(records);
             let mut memory = replay(&records);
             let snapshot = memory.snapshot(0);
             let mut again = replay(&snapshot);

@@ -350,3 +350,6 @@ impl Kafka {
         drop(producer);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// How an attempt ended.
 enum Attempt {
-    Ready(Topic),
+    Ready(Box<Topic>),
     /// Try again.
     Later(String),
     /// The cluster does not know the topic (yet).
@@ -86,7 +86,7 @@ impl Opener {
         let name = &self.shared.name;
         match self.open(&one.topic) {
             Attempt::Ready(topic) => {
-                self.shared.opened(topic);
+                self.shared.opened(*topic);
                 return None;
             }
             Attempt::Refused(failure) => {
@@ -129,7 +129,7 @@ impl Opener {
                 // Partitions that the journal does not know were never written to by this node.
                 let mut from: BTreeMap<i32, i64> = (0..partitions).map(|p| (p, i64::MAX)).collect();
                 from.extend(target.positions.iter().map(|(&p, position)| (p, position.from())));
-                self.look(name, from)
+                self.look(name, &from)
             }
             None => self.ends(name, partitions).map(|ends| (ends, HashMap::new())),
         };
@@ -140,7 +140,10 @@ impl Opener {
         let mut records = self.positions(target, &ends, !found.is_empty());
         records.push(Record::Opened { target });
         match self.shared.journal.commit_and_wait(records) {
-            Ok(()) => Attempt::Ready(Topic::new(Arc::clone(name), target, partitions, found)),
+            Ok(()) => {
+                let topic = Topic::new(Arc::clone(name), target, partitions, found);
+                Attempt::Ready(Box::new(topic))
+            },
             Err(error) => Attempt::Later(error.to_string()),
         }
     }
@@ -161,11 +164,11 @@ impl Opener {
     fn look(
         &self,
         name: &str,
-        from: BTreeMap<i32, i64>,
+        from: &BTreeMap<i32, i64>,
     ) -> KafkaResult<(BTreeMap<i32, i64>, HashMap<BatchId, Found>)> {
         let started = Instant::now();
         let destination = self.shared.name.as_str();
-        let mut look = readback::look(&self.shared.reader, destination, name, &from)?;
+        let mut look = readback::look(&self.shared.reader, destination, name, from)?;
         {
             let memory = self.shared.journal.memory();
             look.found.retain(|&batch, _found| !memory.done.contains(self.shared.no, batch));
