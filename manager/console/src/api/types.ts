@@ -1,0 +1,16 @@
+/** The shapes of the API under short names. All of them come from `schema.d.ts`. */
+import type { components } from './schema';
+
+type Schemas = components['schemas'];
+
+export type Counts = Schemas['Counts'];
+export type TopicSummary = Schemas['TopicSummary'];
+export type TopicsPage = Schemas['TopicsPage'];
+export type TopicDetail = Schemas['TopicDetail'];
+export type TopicHost = Schemas['TopicHost'];
+export type TopicCounts = Schemas['TopicCounts'];
+export type MinuteCounts = Schemas['MinuteCounts'];
+export type LossItem = Schemas['LossItem'];
+export type LossesPage = Schemas['LossesPage'];
+export type NodeItem = Schemas['NodeItem'];
+export type NodesPage = Schemas['NodesPage'];

@@ -1,0 +1,62 @@
+/** What one node does: an agent's tasks, a bus node's destinations. */
+import type { NodeItem } from '../../api/types';
+import { useI18n } from '../../i18n/context';
+import { UNKNOWN } from '../../lib/format';
+import { DestinationMark } from '../../ui/state';
+
+export function NodeWork({ node }: { node: NodeItem }) {
+  const { t, fmt } = useI18n();
+  if (node.tasks.length === 0 && node.destinations.length === 0) return <p className="dim">{t('nodes.nothing')}</p>;
+  return (
+    <div className="work">
+      {node.tasks.length === 0 ? null : (
+        <table>
+          <thead>
+            <tr>
+              <th>{t('nodes.task')}</th>
+              <th>{t('count.topic')}</th>
+              <th className="right">{t('host.files')}</th>
+              <th className="right">{t('host.behind')}</th>
+              <th className="right">{t('host.oldest')}</th>
+              <th>{t('host.error')}</th>
+            </tr>
+          </thead>
+          <tbody>
+            {node.tasks.map((task) => (
+              <tr key={task.task}>
+                <td>{task.task}</td>
+                <td>{task.topic}</td>
+                <td className="right num">{fmt.count(task.files)}</td>
+                <td className="right num">{fmt.count(task.bytes_behind)}</td>
+                <td className="right num">{task.oldest_unacked_ms > 0 ? fmt.age(task.oldest_unacked_ms) : UNKNOWN}</td>
+                <td className={task.last_error === '' ? 'dim' : 'tone-bad'}>{task.last_error || UNKNOWN}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      )}
+      {node.destinations.length === 0 ? null : (
+        <table>
+          <thead>
+            <tr>
+              <th>{t('nodes.destination')}</th>
+              <th>{t('nodes.kind')}</th>
+              <th>{t('nodes.detail')}</th>
+            </tr>
+          </thead>
+          <tbody>
+            {node.destinations.map((d) => (
+              <tr key={d.name}>
+                <td>
+                  <DestinationMark name={d.name} state={d.state} />
+                </td>
+                <td>{d.kind}</td>
+                <td>{d.detail || UNKNOWN}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      )}
+    </div>
+  );
+}
