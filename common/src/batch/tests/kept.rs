@@ -63,7 +63,7 @@ fn the_first_versions_batches_are_still_read() {
         assert_eq!((decoded.codec(), decoded.id()), (codec, Some(ID)));
         assert_eq!(
             (decoded.content_sum(), decoded.raw_bytes()),
-            (sum(&records()), 66)
+            (sum(&records()), 65)
         );
         let minutes: Vec<_> = decoded
             .minutes()
