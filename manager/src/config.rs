@@ -180,3 +180,84 @@ pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
 pub fn parse(text: &str, name: &str, env: &Env) -> Result<Loaded<Config>, Faults> {
     config::parse("manager", &SCHEMA, text, name, env)?.check(check)
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn good(text: &str) -> Loaded<Config> {
+        parse(text, "manager.toml", &Env::none()).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    /// The text must be refused, and the faults must have all these words.
+    fn check_refused(text: &str, words: &[&str]) {
+        let faults = parse(text, "manager.toml", &Env::none())
+            .unwrap_err()
+            .to_string();
+        for word in words {
+            assert!(faults.contains(word), "{word:?} in {faults}");
+        }
+    }
+
+    #[test]
+    fn nothing_given_means_the_defaults() {
+        let config = good("").value;
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7500");
+        assert_eq!(config.database, Path::new("/var/lib/tributary/manager.db"));
+        assert_eq!(config.keep_facts, Duration::from_secs(7 * 24 * 3600));
+        assert_eq!(config.report_token, None);
+        let local = Config::local(config.listen, config.database.clone());
+        assert_eq!(
+            (local.keep_facts, local.report_token),
+            (config.keep_facts, None)
+        );
+    }
+
+    #[test]
+    fn given_keys_count() {
+        let folder = TempDir::new().unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "s3cret\n").unwrap();
+        let loaded = good(&format!(
+            "listen = \"0.0.0.0:80\"\ndatabase = \"sqlite:///data/m.db\"\n\
+             [auth]\nreport_token_file = {token:?}\n[retention]\nfacts = \"30d\"\n\
+             [log]\nlevel = \"debug\"\n"
+        ));
+        assert!(loaded.warnings().is_empty(), "{:?}", loaded.warnings());
+        assert!(!loaded.effective().contains("s3cret"));
+        let config = loaded.value;
+        assert_eq!(config.database, Path::new("/data/m.db"));
+        assert_eq!(config.report_token.as_deref(), Some("s3cret"));
+        assert_eq!(config.keep_facts, Duration::from_secs(30 * 24 * 3600));
+        assert_eq!(config.log.level, "debug");
+    }
+
+    #[test]
+    fn an_open_manager_is_warned_of() {
+        let warnings = good("listen = \"0.0.0.0:7500\"").warnings().to_vec();
+        assert!(
+            warnings[0].to_string().contains("auth.report_token_file"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        check_refused(
+            "listn = \"127.0.0.1:1\"\ndatabase = \"mysql://x\"\n[retention]\nfacts = \"1s\"\n",
+            &["listn", "listen", "mysql://x", "sqlite:///", "facts"],
+        );
+        check_refused(
+            "database = \"postgres://h/db\"",
+            &["PostgreSQL is not in this version"],
+        );
+        check_refused("database = \"sqlite://relative.db\"", &["absolute path"]);
+        check_refused("[tls]\ncert = \"a\"\n", &["tls", "TLS proxy"]);
+        check_refused(
+            "[auth]\nreport_token_file = \"/nowhere/token\"\n",
+            &["/nowhere/token"],
+        );
+    }
+}

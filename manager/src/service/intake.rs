@@ -208,8 +208,11 @@ fn answer_or_drop<T>(answer: oneshot::Sender<T>, value: T) {
 
 /// Whether a report can be believed.
 fn check(report: &Report) -> Result<(), String> {
-    if report.number == 0 {
-        return Err("number is 0; the first report of an epoch has number 1".to_owned());
+    if report.number == 0 || report.number == u64::MAX {
+        let number = report.number;
+        return Err(format!(
+            "number is {number}; the reports of an epoch are numbered 1, 2, 3 …"
+        ));
     }
     let facts = report.facts.iter().map(|fact| &fact.run);
     for run in facts.chain(report.held.iter().map(|held| &held.run)) {

@@ -1,8 +1,9 @@
 //! Writes reports into the ledger, in one transaction: the way from a report's facts to stream
 //! states, sums, losses and nodes.
 //!
-//! Keeps the states that it wrote in memory, since it is the only one that writes; after any
-//! failure it forgets them and reads the database again.
+//! Works in memory and writes each table once per transaction, however many reports it has: it is
+//! the only one that writes, so what it read or wrote before is still true. After any failure it
+//! forgets everything and reads the database again.
 //!
 //! Not for: what a fact means (see [`super::ledger`]). Only [`super::intake`] calls it.
 
@@ -13,9 +14,8 @@ use std::{
 
 use sqlx::SqliteConnection;
 use tributary_common::{
-    header::MinuteCount,
     ids::Topic,
-    report::{HeldState, Report, Reporter, Run},
+    report::{Fact, HeldState, Report, Reporter, Run},
     span::RangeSet,
 };
 
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::store::{
     Store, StoreError, losses, nodes,
-    nodes::Seen,
+    nodes::NodeWrite,
     reports, streams,
     streams::{StreamKey, StreamRow},
     tallies,
@@ -34,8 +34,11 @@ use crate::store::{
 
 /// States kept in memory: some 300 bytes each, so at most about 30 MiB.
 const MAX_CACHED: usize = 100_000;
-/// Topic numbers kept in memory.
-const MAX_TOPICS: usize = 100_000;
+/// Topics, and nodes, kept in memory.
+const MAX_NAMES: usize = 100_000;
+/// An agent's link to a topic is written again after this time, in ms; the retention takes at
+/// least an hour.
+const LINK_AGAIN_MS: i64 = 10 * 60_000;
 
 /// A report and when it came.
 #[derive(Debug)]
@@ -60,15 +63,42 @@ struct Snapshot {
     refused: RangeSet,
 }
 
-/// Differences that a transaction adds up.
+/// Which node: whether it is an agent, and its id.
+type NodeKey = (bool, String);
+
+/// What is known of a node.
+#[derive(Debug)]
+struct Node {
+    id: i64,
+    /// Epoch and number of its newest report.
+    newest: (u64, u64),
+    /// The life that reported last, and its numbers that were taken.
+    numbers: (u64, RangeSet),
+    /// The accounts of which its last snapshot held batches.
+    held: HashSet<StreamKey>,
+    /// The topics that it is linked to, and when the link was written, in ms.
+    linked: HashMap<i64, i64>,
+}
+
+/// What a transaction writes at its end.
 #[derive(Debug, Default)]
-struct Sums {
+struct Group {
     tallies: HashMap<(i64, u32), Tally>,
     /// Read and delivered records per topic, for the rates.
     rates: HashMap<i64, (i64, i64)>,
+    streams: HashSet<StreamKey>,
+    nodes: HashMap<i64, NodeWrite>,
+    /// Nodes that were heard, and when, in ms.
+    heard: HashMap<i64, i64>,
+    /// Numbers that were taken, per node and life.
+    numbers: HashMap<(i64, u64), RangeSet>,
+    /// Links of topics and nodes.
+    links: HashSet<(i64, i64)>,
+    /// The latest arrival, in ms.
+    now_ms: i64,
 }
 
-impl Sums {
+impl Group {
     fn add(&mut self, topic: i64, deltas: &Deltas) {
         for (&minute, delta) in deltas {
             self.tallies.entry((topic, minute)).or_default().add(delta);
@@ -78,11 +108,9 @@ impl Sums {
         }
     }
 
-    fn count(&mut self, topic: i64, minutes: &[MinuteCount], change: impl Fn(&mut Tally, i64)) {
-        for minute in minutes {
-            let tally = self.tallies.entry((topic, minute.minute)).or_default();
-            change(tally, i64::from(minute.records));
-        }
+    fn heard(&mut self, node: i64, now_ms: i64) {
+        let last = self.heard.entry(node).or_default();
+        *last = now_ms.max(*last);
     }
 }
 
@@ -92,6 +120,7 @@ pub(crate) struct Writer {
     store: Store,
     rates: Arc<Rates>,
     topics: HashMap<Topic, i64>,
+    nodes: HashMap<NodeKey, Node>,
     accounts: HashMap<StreamKey, Account>,
 }
 
@@ -102,6 +131,7 @@ impl Writer {
             store,
             rates,
             topics: HashMap::new(),
+            nodes: HashMap::new(),
             accounts: HashMap::new(),
         }
     }
@@ -109,73 +139,149 @@ impl Writer {
     /// Forgets what is in memory; the next report reads the database again.
     pub(crate) fn clear(&mut self) {
         self.topics.clear();
+        self.nodes.clear();
         self.accounts.clear();
     }
 
     /// Writes reports, all or none.
     pub(crate) async fn write(&mut self, reports: &[Box<Incoming>]) -> Result<(), StoreError> {
-        if self.accounts.len() > MAX_CACHED || self.topics.len() > MAX_TOPICS {
+        let names = self.topics.len().max(self.nodes.len());
+        if self.accounts.len() > MAX_CACHED || names > MAX_NAMES {
             self.clear();
         }
         let result = self.transaction(reports).await;
         if result.is_err() {
             self.clear();
         }
-        let sums = result?;
-        for (topic, &id) in &self.topics {
-            if let Some(&(read, delivered)) = sums.rates.get(&id) {
+        let group = result?;
+        for (topic, id) in &self.topics {
+            if let Some(&(read, delivered)) = group.rates.get(id) {
                 self.rates.add(topic.as_str(), read, delivered);
             }
         }
         Ok(())
     }
 
-    async fn transaction(&mut self, reports: &[Box<Incoming>]) -> Result<Sums, StoreError> {
+    async fn transaction(&mut self, reports: &[Box<Incoming>]) -> Result<Group, StoreError> {
         let mut tx = self.store.writer().begin_with("BEGIN IMMEDIATE").await?;
-        let mut sums = Sums::default();
+        let mut group = Group::default();
         for incoming in reports {
-            self.report(&mut tx, incoming, &mut sums).await?;
+            group.now_ms = group.now_ms.max(incoming.now_ms);
+            self.report(&mut tx, incoming, &mut group).await?;
         }
-        let now_ms = reports
-            .iter()
-            .map(|incoming| incoming.now_ms)
-            .max()
-            .unwrap_or(0);
-        tallies::add(&mut tx, &sums.tallies, now_ms).await?;
+        self.flush(&mut tx, &group).await?;
         tx.commit().await?;
-        Ok(sums)
+        Ok(group)
+    }
+
+    /// Writes what the reports have changed: one statement a table.
+    async fn flush(&self, tx: &mut SqliteConnection, group: &Group) -> Result<(), StoreError> {
+        let now_ms = group.now_ms;
+        let mut rows = Vec::with_capacity(group.streams.len());
+        for key in &group.streams {
+            if let Some(Account { state, holder }) = self.accounts.get(key) {
+                rows.push(StreamRow {
+                    key: *key,
+                    holder: *holder,
+                    state: state.encode()?,
+                });
+            }
+        }
+        streams::save(tx, &rows, now_ms).await?;
+        nodes::update(tx, group.nodes.values()).await?;
+        nodes::heard(tx, &group.heard).await?;
+        nodes::link(tx, &group.links, now_ms).await?;
+        reports::save(tx, &group.numbers, now_ms).await?;
+        tallies::add(tx, &group.tallies, now_ms).await
     }
 
     async fn report(
         &mut self,
         tx: &mut SqliteConnection,
         incoming: &Incoming,
-        sums: &mut Sums,
+        group: &mut Group,
     ) -> Result<(), StoreError> {
         let Incoming { report, now_ms } = incoming;
-        let seen = Seen {
-            epoch: report.epoch.0,
-            number: report.number,
-            now_ms: *now_ms,
-            skew_ms: losses::to_i64(report.sent_at_ms).saturating_sub(*now_ms),
-        };
-        let node = nodes::find(tx, &report.reporter, seen).await?;
-        let epoch = report.epoch.0.cast_signed();
-        let mut numbers = reports::numbers(tx, node.id, epoch).await?;
-        if numbers.contains(report.number) {
-            return nodes::heard(tx, node.id, *now_ms).await;
+        let life = (report.epoch.0, report.number);
+        let key = self.learn_node(tx, incoming, group).await?;
+        let node = self
+            .nodes
+            .get_mut(&key)
+            .expect("learn_node has put it there");
+        let id = node.id;
+        if node
+            .numbers
+            .1
+            .insert(report.number, report.number.saturating_add(1))
+            == 0
+        {
+            group.heard(id, *now_ms);
+            return Ok(());
         }
-        numbers.insert(report.number, report.number.saturating_add(1));
-        reports::save(tx, node.id, epoch, &numbers, *now_ms).await?;
+        group
+            .numbers
+            .insert((id, report.epoch.0), node.numbers.1.clone());
         // An old report that arrives late tells facts, but not how things are.
-        let newest = (seen.epoch, seen.number) > (node.epoch, node.number);
-        self.learn_topics(tx, report, *now_ms).await?;
-        self.streams(tx, node.id, newest, incoming, sums).await?;
-        self.events(tx, node.id, incoming, sums).await?;
+        let before = node.newest;
+        let newest = life > before;
         if newest {
-            nodes::update(tx, node, &report.reporter, seen, &report.health).await?;
+            node.newest = life;
+        }
+        self.learn_topics(tx, report, *now_ms).await?;
+        self.facts(tx, id, report, group).await?;
+        if let (Reporter::Agent { .. }, true) = (&report.reporter, newest) {
+            self.snapshot(tx, &key, report, group).await?;
+        }
+        self.link(&key, incoming, group);
+        self.events(tx, id, incoming, group).await?;
+        if newest {
+            let write = NodeWrite::new(id, before, incoming, group.nodes.get(&id))?;
+            group.nodes.insert(id, write);
+        } else {
+            group.heard(id, *now_ms);
         }
         Ok(())
+    }
+
+    /// Puts a report's node, and the numbers of its life, into memory.
+    async fn learn_node(
+        &mut self,
+        tx: &mut SqliteConnection,
+        incoming: &Incoming,
+        group: &Group,
+    ) -> Result<NodeKey, StoreError> {
+        let Incoming { report, now_ms } = incoming;
+        let epoch = report.epoch.0;
+        let key = match &report.reporter {
+            Reporter::Agent { id, .. } => (true, id.as_str().to_owned()),
+            Reporter::Bus { id, .. } => (false, id.as_str().to_owned()),
+        };
+        if !self.nodes.contains_key(&key) {
+            let (id, newest) = nodes::find(tx, &report.reporter, epoch, *now_ms).await?;
+            let numbers = (epoch, reports::numbers(tx, id, epoch).await?);
+            let held = streams::held_by(tx, id).await?.into_iter().collect();
+            let node = Node {
+                id,
+                newest,
+                numbers,
+                held,
+                linked: HashMap::new(),
+            };
+            self.nodes.insert(key.clone(), node);
+        }
+        let node = self
+            .nodes
+            .get_mut(&key)
+            .expect("it was there or has just been put there");
+        if node.numbers.0 != epoch {
+            // Another life; what this transaction took of it is not in the database yet.
+            let numbers = match group.numbers.get(&(node.id, epoch)) {
+                Some(numbers) => numbers.clone(),
+                None => reports::numbers(tx, node.id, epoch).await?,
+            };
+            node.numbers = (epoch, numbers);
+        }
+        Ok(key)
     }
 
     /// Puts the numbers of all topics of a report into memory.
@@ -216,72 +322,70 @@ impl Writer {
             .expect("learn_topics saw every topic of the report")
     }
 
-    /// Facts and snapshot.
-    async fn streams(
+    /// What passed the hops.
+    async fn facts(
         &mut self,
         tx: &mut SqliteConnection,
         node: i64,
-        newest: bool,
-        incoming: &Incoming,
-        sums: &mut Sums,
+        report: &Report,
+        group: &mut Group,
     ) -> Result<(), StoreError> {
-        let report = &incoming.report;
         let teller = match report.reporter {
             Reporter::Agent { .. } => Teller::Agent,
             Reporter::Bus { .. } => Teller::Bus(node),
         };
+        let keys: HashSet<StreamKey> = report
+            .facts
+            .iter()
+            .map(|fact| self.key(&fact.run))
+            .collect();
+        self.load(tx, keys.iter()).await?;
+        for Fact { hop, run } in &report.facts {
+            let (mut deltas, key) = (Deltas::new(), self.key(run));
+            let state = &mut self.accounts.entry(key).or_default().state;
+            state.fact(teller, *hop, run.first_seq, &run.batches, &mut deltas);
+            group.add(key.topic, &deltas);
+        }
+        group.streams.extend(keys);
+        Ok(())
+    }
+
+    /// What the agent holds now; what it held before and holds no more is in nobody's hands.
+    async fn snapshot(
+        &mut self,
+        tx: &mut SqliteConnection,
+        node: &NodeKey,
+        report: &Report,
+        group: &mut Group,
+    ) -> Result<(), StoreError> {
         let mut snapshots: HashMap<StreamKey, Snapshot> = HashMap::new();
-        if newest && teller == Teller::Agent {
-            for key in streams::held_by(tx, node).await? {
-                snapshots.insert(key, Snapshot::default());
-            }
-            for held in &report.held {
-                let snapshot = snapshots.entry(self.key(&held.run)).or_default();
-                let set = match held.state {
-                    HeldState::InFlight => &mut snapshot.in_flight,
-                    HeldState::Refused => &mut snapshot.refused,
-                };
-                let first = held.run.first_seq;
-                set.insert(first, first.saturating_add(held.run.batches.len() as u64));
-            }
+        for held in &report.held {
+            let snapshot = snapshots.entry(self.key(&held.run)).or_default();
+            let set = match held.state {
+                HeldState::InFlight => &mut snapshot.in_flight,
+                HeldState::Refused => &mut snapshot.refused,
+            };
+            let first = held.run.first_seq;
+            set.insert(first, first.saturating_add(held.run.batches.len() as u64));
         }
-        let facts = report.facts.iter().map(|fact| self.key(&fact.run));
-        let mut touched: HashSet<StreamKey> = facts.collect();
-        self.load(tx, touched.iter().chain(snapshots.keys()))
-            .await?;
-        for fact in &report.facts {
-            let mut deltas = Deltas::new();
-            let key = self.key(&fact.run);
-            let account = self.accounts.entry(key).or_default();
-            account.state.fact(
-                teller,
-                fact.hop,
-                fact.run.first_seq,
-                &fact.run.batches,
-                &mut deltas,
-            );
-            sums.add(key.topic, &deltas);
+        let node = self
+            .nodes
+            .get_mut(node)
+            .expect("learn_node has put it there");
+        let id = node.id;
+        let now = snapshots.keys().copied().collect();
+        for key in std::mem::replace(&mut node.held, now) {
+            snapshots.entry(key).or_default();
         }
+        self.load(tx, snapshots.keys()).await?;
         for (key, Snapshot { in_flight, refused }) in snapshots {
             let mut deltas = Deltas::new();
             let account = self.accounts.entry(key).or_default();
             if account.state.hold(in_flight, refused, &mut deltas) {
-                touched.insert(key);
-                account.holder = account.state.is_held().then_some(node);
+                account.holder = account.state.is_held().then_some(id);
+                group.streams.insert(key);
             }
-            sums.add(key.topic, &deltas);
-        }
-        self.save(tx, &touched, incoming.now_ms).await?;
-        if teller == Teller::Agent {
-            let of_tasks = report
-                .health
-                .tasks
-                .iter()
-                .map(|task| self.topic(&task.topic));
-            let topics = touched.iter().map(|key| key.topic).chain(of_tasks);
-            let topics: HashSet<i64> = topics.collect();
-            let topics: Vec<i64> = topics.into_iter().collect();
-            nodes::link(tx, node, &topics, incoming.now_ms).await?;
+            group.add(key.topic, &deltas);
         }
         Ok(())
     }
@@ -306,23 +410,26 @@ impl Writer {
         Ok(())
     }
 
-    async fn save(
-        &self,
-        tx: &mut SqliteConnection,
-        keys: &HashSet<StreamKey>,
-        now_ms: i64,
-    ) -> Result<(), StoreError> {
-        let mut writes = Vec::with_capacity(keys.len());
-        for key in keys {
-            if let Some(Account { state, holder }) = self.accounts.get(key) {
-                writes.push(StreamRow {
-                    key: *key,
-                    holder: *holder,
-                    state: state.encode()?,
-                });
+    /// Links an agent to the topics that it tells of.
+    fn link(&mut self, node: &NodeKey, incoming: &Incoming, group: &mut Group) {
+        let Incoming { report, now_ms } = incoming;
+        if matches!(report.reporter, Reporter::Bus { .. }) {
+            return;
+        }
+        let facts = report.facts.iter().map(|fact| &fact.run.topic);
+        let tasks = report.health.tasks.iter().map(|task| &task.topic);
+        let topics: HashSet<i64> = facts.chain(tasks).map(|topic| self.topic(topic)).collect();
+        let node = self
+            .nodes
+            .get_mut(node)
+            .expect("learn_node has put it there");
+        for topic in topics {
+            let last = node.linked.get(&topic);
+            if last.is_none_or(|last| now_ms.saturating_sub(*last) > LINK_AGAIN_MS) {
+                node.linked.insert(topic, *now_ms);
+                group.links.insert((topic, node.id));
             }
         }
-        streams::save(tx, &writes, now_ms).await
     }
 
     /// Removed repeats and losses.
@@ -331,23 +438,22 @@ impl Writer {
         tx: &mut SqliteConnection,
         node: i64,
         incoming: &Incoming,
-        sums: &mut Sums,
+        group: &mut Group,
     ) -> Result<(), StoreError> {
         let Incoming { report, now_ms } = incoming;
         for duplicates in &report.duplicates {
             let topic = self.topic(&duplicates.topic);
-            sums.count(topic, &duplicates.minutes, |tally, records| {
-                tally.duplicates += records;
-            });
+            for minute in &duplicates.minutes {
+                let tally = group.tallies.entry((topic, minute.minute)).or_default();
+                tally.duplicates += i64::from(minute.records);
+            }
         }
         for loss in &report.losses {
             let topic = self.topic(&loss.topic);
             if losses::add(tx, node, topic, loss, *now_ms).await? {
                 let records = losses::to_i64(loss.records.unwrap_or(0));
-                sums.tallies
-                    .entry((topic, loss.minute))
-                    .or_default()
-                    .dropped += records;
+                let tally = group.tallies.entry((topic, loss.minute)).or_default();
+                tally.dropped = tally.dropped.saturating_add(records);
             }
         }
         Ok(())

@@ -1,9 +1,12 @@
 //! Tables `nodes` and `topic_nodes`: who reports, and about which topics.
 
+use std::collections::{HashMap, HashSet};
+
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use tributary_common::report::{Health, Reporter};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, losses::to_i64};
+use crate::service::writer::Incoming;
 
 /// One agent or bus node.
 #[derive(Debug, Clone)]
@@ -45,28 +48,48 @@ pub(crate) struct TopicHostRow {
     pub(crate) health: Health,
 }
 
-/// What the newest report of a node said.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Newest {
-    /// The database's number of the node.
-    pub(crate) id: i64,
-    /// The node's life.
-    pub(crate) epoch: u64,
-    /// The report's number.
-    pub(crate) number: u64,
+/// What the newest report of a node says of it, to be written.
+#[derive(Debug)]
+pub(crate) struct NodeWrite {
+    id: i64,
+    /// Host, zone, cluster.
+    place: [String; 3],
+    epoch: u64,
+    number: u64,
+    /// Lives that began since the last write.
+    new_lives: i64,
+    /// When the present life began, if it began since the last write.
+    first_ms: Option<i64>,
+    last_ms: i64,
+    skew_ms: i64,
+    health: String,
 }
 
-/// A report's place and time.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Seen {
-    /// The node's life.
-    pub(crate) epoch: u64,
-    /// The report's number.
-    pub(crate) number: u64,
-    /// When it came, in ms by the manager's clock.
-    pub(crate) now_ms: i64,
-    /// The node's clock minus the manager's, in ms.
-    pub(crate) skew_ms: i64,
+impl NodeWrite {
+    /// From a node's newest report. `before` is the epoch and number of the newest one until now
+    /// (number 0: there was none), `unwritten` what waits to be written of it.
+    pub(crate) fn new(
+        id: i64,
+        before: (u64, u64),
+        incoming: &Incoming,
+        unwritten: Option<&Self>,
+    ) -> Result<Self, StoreError> {
+        let Incoming { report, now_ms } = incoming;
+        let [_, _, host, zone, cluster] = columns(&report.reporter);
+        let new_life = report.epoch.0 != before.0;
+        let waiting = unwritten.map_or((0, None), |write| (write.new_lives, write.first_ms));
+        Ok(Self {
+            id,
+            place: [host, zone, cluster].map(str::to_owned),
+            epoch: report.epoch.0,
+            number: report.number,
+            new_lives: waiting.0 + i64::from(new_life),
+            first_ms: if new_life { Some(*now_ms) } else { waiting.1 },
+            last_ms: *now_ms,
+            skew_ms: to_i64(report.sent_at_ms).saturating_sub(*now_ms),
+            health: serde_json::to_string(&report.health)?,
+        })
+    }
 }
 
 /// The parts of a reporter as they stand in the table: part, id, host, zone, cluster.
@@ -83,111 +106,121 @@ fn columns(reporter: &Reporter) -> [&str; 5] {
     }
 }
 
-/// The node as known; made, as of before its first report, when it is new.
+/// The number of a node, and epoch and number of its newest report. A new node is made, as of
+/// before its first report.
 pub(crate) async fn find(
     tx: &mut SqliteConnection,
     reporter: &Reporter,
-    seen: Seen,
-) -> Result<Newest, StoreError> {
+    epoch: u64,
+    now_ms: i64,
+) -> Result<(i64, (u64, u64)), StoreError> {
     let [part, name, host, zone, cluster] = columns(reporter);
     let known = sqlx::query("SELECT id, epoch, number FROM nodes WHERE part = ?1 AND name = ?2")
         .bind(part)
         .bind(name)
         .try_map(|row: SqliteRow| {
             let number = |index| row.try_get::<i64, _>(index).map(i64::cast_unsigned);
-            Ok(Newest {
-                id: row.try_get(0)?,
-                epoch: number(1)?,
-                number: number(2)?,
-            })
+            Ok((row.try_get(0)?, (number(1)?, number(2)?)))
         });
-    if let Some(newest) = known.fetch_optional(&mut *tx).await? {
-        return Ok(newest);
+    if let Some(known) = known.fetch_optional(&mut *tx).await? {
+        return Ok(known);
     }
     let id = sqlx::query_scalar(
         "INSERT INTO nodes (part, name, host, zone, cluster, epoch, number, restarts, first_ms,
                             last_ms, skew_ms, health)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?7, ?8, '{}') RETURNING id",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?7, 0, '{}') RETURNING id",
     )
     .bind(part)
     .bind(name)
     .bind(host)
     .bind(zone)
     .bind(cluster)
-    .bind(seen.epoch.cast_signed())
-    .bind(seen.now_ms)
-    .bind(seen.skew_ms)
+    .bind(epoch.cast_signed())
+    .bind(now_ms)
     .fetch_one(tx)
     .await?;
-    Ok(Newest {
-        id,
-        epoch: seen.epoch,
-        number: 0,
-    })
+    Ok((id, (epoch, 0)))
 }
 
-/// Takes over what the newest report says of its node.
+/// Takes over what the newest reports say of their nodes.
 pub(crate) async fn update(
     tx: &mut SqliteConnection,
-    known: Newest,
-    reporter: &Reporter,
-    seen: Seen,
-    health: &Health,
+    writes: impl Iterator<Item = &NodeWrite>,
 ) -> Result<(), StoreError> {
-    let [_, _, host, zone, cluster] = columns(reporter);
-    let new_life = seen.epoch != known.epoch;
+    let rows: Vec<_> = writes
+        .map(|write| {
+            let [host, zone, cluster] = &write.place;
+            let (epoch, number) = (write.epoch.cast_signed(), write.number.cast_signed());
+            let times = (
+                write.new_lives,
+                write.first_ms,
+                write.last_ms,
+                write.skew_ms,
+            );
+            (
+                write.id,
+                host,
+                zone,
+                cluster,
+                epoch,
+                number,
+                times,
+                &write.health,
+            )
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
     sqlx::query(
-        "UPDATE nodes SET host = ?2, zone = ?3, cluster = ?4, epoch = ?5, number = ?6,
-                restarts = restarts + ?7, first_ms = iif(?7 = 1, ?8, first_ms),
-                last_ms = max(last_ms, ?8), skew_ms = ?9, health = ?10
-          WHERE id = ?1",
+        "UPDATE nodes SET host = value ->> 1, zone = value ->> 2, cluster = value ->> 3,
+                epoch = value ->> 4, number = value ->> 5,
+                restarts = restarts + (value ->> '$[6][0]'),
+                first_ms = coalesce(value ->> '$[6][1]', first_ms),
+                last_ms = max(last_ms, value ->> '$[6][2]'), skew_ms = value ->> '$[6][3]',
+                health = value ->> 7
+           FROM json_each(?1) WHERE nodes.id = value ->> 0",
     )
-    .bind(known.id)
-    .bind(host)
-    .bind(zone)
-    .bind(cluster)
-    .bind(seen.epoch.cast_signed())
-    .bind(seen.number.cast_signed())
-    .bind(i64::from(new_life))
-    .bind(seen.now_ms)
-    .bind(seen.skew_ms)
-    .bind(serde_json::to_string(health)?)
+    .bind(serde_json::to_string(&rows)?)
     .execute(tx)
     .await?;
     Ok(())
 }
 
-/// Marks that a node was heard, though with nothing new.
+/// Marks when nodes were heard last, though with nothing new.
 pub(crate) async fn heard(
     tx: &mut SqliteConnection,
-    node: i64,
-    now_ms: i64,
+    heard: &HashMap<i64, i64>,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE nodes SET last_ms = max(last_ms, ?2) WHERE id = ?1")
-        .bind(node)
-        .bind(now_ms)
-        .execute(tx)
-        .await?;
+    if heard.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(&i64, &i64)> = heard.iter().collect();
+    sqlx::query(
+        "UPDATE nodes SET last_ms = max(last_ms, value ->> 1)
+           FROM json_each(?1) WHERE nodes.id = value ->> 0",
+    )
+    .bind(serde_json::to_string(&rows)?)
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
-/// Marks that an agent collects topics.
+/// Marks which agents collect which topics, as (topic, node).
 pub(crate) async fn link(
     tx: &mut SqliteConnection,
-    node: i64,
-    topics: &[i64],
+    links: &HashSet<(i64, i64)>,
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    if topics.is_empty() {
+    if links.is_empty() {
         return Ok(());
     }
     sqlx::query(
         "INSERT INTO topic_nodes (topic_id, node_id, last_ms)
-         SELECT value, ?2, ?3 FROM json_each(?1) WHERE true
+         SELECT value ->> 0, value ->> 1, ?2 FROM json_each(?1) WHERE true
          ON CONFLICT (topic_id, node_id) DO UPDATE SET last_ms = excluded.last_ms",
     )
-    .bind(serde_json::to_string(topics)?)
-    .bind(node)
+    .bind(serde_json::to_string(links)?)
     .bind(now_ms)
     .execute(tx)
     .await?;

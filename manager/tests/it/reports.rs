@@ -156,7 +156,7 @@ async fn a_loss_has_its_address_and_counts_once() {
 #[tokio::test]
 async fn absurd_numbers_do_no_harm() {
     let rig = Rig::start().await;
-    let mut told = report(&agent(), u64::MAX, u64::MAX);
+    let mut told = report(&agent(), u64::MAX, u64::MAX - 1);
     told["sent_at_ms"] = u64::MAX.into();
     let mut huge = loss(Some(u64::MAX));
     huge["span"] = json!({ "start": 0, "end": u64::MAX });
@@ -217,6 +217,7 @@ async fn what_is_no_report_is_refused_with_the_reason() {
 async fn a_report_that_contradicts_itself_is_refused_with_the_reason() {
     for (pointer, value, word) in [
         ("/number", json!(0), "number is 0"),
+        ("/number", json!(u64::MAX), "number is 18446744073709551615"),
         ("/number", json!(-1), "-1"),
         ("/reporter/id", json!("a/b"), "allowed are"),
         ("/facts/0/topic", json!("ä"), "allowed are"),
@@ -304,4 +305,33 @@ async fn reports_beyond_the_memory_for_them_are_told_to_wait() {
     assert_eq!(rig.get("/healthz").await.status, 200);
     drop(stalled);
     while rig.post(&report(&agent(), 5, 1)).await.status != 200 {}
+}
+
+#[tokio::test]
+async fn reports_that_come_at_once_are_all_taken() {
+    let rig = Rig::start().await;
+    let reports: Vec<Value> = (0..40u64)
+        .map(|n| {
+            let mut told = report(&bus(&format!("b{}", n % 3)), 1 + n % 2, 1 + n / 6);
+            told["facts"] = json!([fact("received", 1 + n, &[10])]);
+            told
+        })
+        .collect();
+    // Everything twice, at once.
+    let all = reports.iter().chain(&reports).map(|told| rig.tell(told));
+    futures_util::future::join_all(all).await;
+    check(&rig, json!({ "received": 400 })).await;
+    let mut rig = rig;
+    rig.restart().await;
+    for told in &reports {
+        rig.tell(told).await;
+    }
+    check(&rig, json!({ "received": 400 })).await;
+    assert_eq!(
+        rig.page("/api/v1/nodes").await["nodes"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
 }
