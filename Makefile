@@ -41,6 +41,5 @@ $(CONSOLE)/dist/index.html: $(CONSOLE_SOURCES)
 build: console ## build the programs, optimised
 	cargo build --release --locked -p tributary -p tributary-agent -p tributary-bus -p tributary-manager
 
-bench: build ## measure speed and memory against a real Kafka (see docs/benchmarks.md)
-	@$(SETUP) test
+bench: build setup-test ## measure speed and memory against a real Kafka, into docs/benchmarks.md
 	cargo run --release --locked -p tributary-tests --bin bench -- --write docs/benchmarks.md

@@ -1,9 +1,11 @@
 //! All integration tests in one binary: real servers, the real programs, and the repository's rules.
 
 mod bad_input;
+mod browser;
 mod deliver;
 mod dump;
 mod faults;
 mod links;
+mod post;
 mod tidy;
 mod web_server;

@@ -58,10 +58,12 @@ const EDGES: [(&str, &[&str]); 6] = [
 ];
 
 /// What only the disk door may say.
-const WRITES: [&str; 12] = [
+const WRITES: [&str; 14] = [
     "File::create",
-    "File::options",
-    "OpenOptions",
+    ".append(true)",
+    ".create(true)",
+    ".create_new(true)",
+    ".write(true)",
     "fs::write(",
     "fs::copy(",
     "fs::rename(",

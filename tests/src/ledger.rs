@@ -111,10 +111,13 @@ pub fn topic(manager: &str, topic: &str) -> Result<Counts> {
 /// With the last counts, when that is not so within `limit`.
 pub fn must_agree(manager: &str, name: &str, records: u64, limit: Duration) -> Result<Counts> {
     let what = format!("the ledger to count {records} records of {name} at every hop");
-    let look = || topic(manager, name);
-    let counts = poll::until_seen(&what, limit, look, |counts| {
-        counts.all_went_through(records)
-    })?;
+    // A manager that is away or starting is waited for, too.
+    let look = || Ok(topic(manager, name).map_err(|error| format!("{error:#}")));
+    let good = |seen: &Result<Counts, String>| {
+        seen.as_ref()
+            .is_ok_and(|counts| counts.all_went_through(records))
+    };
+    let counts = poll::until_seen(&what, limit, look, good)?.map_err(anyhow::Error::msg)?;
     let from_minutes = minutes(manager, name)?;
     ensure!(
         from_minutes.all_went_through(records),

@@ -192,3 +192,35 @@ fn configuration(port: u16) -> String {
          \x20   location = /status {{ access_log off; return 200; }}\n  }}\n}}\n"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::scratch;
+
+    /// The rig's own measure must be right before it judges anybody.
+    #[test]
+    fn rename_and_usr1_keep_a_line_of_every_request() -> Result<()> {
+        scratch::scenario("nginx-self", |folder| {
+            let mut nginx = Nginx::start(folder)?;
+            let before = nginx.requests()?;
+            let mut load = nginx.load(1)?;
+            nginx.rotate(Logrotate::RenameUsr1)?;
+            load.wait(Duration::from_secs(30))?;
+            nginx.rotate(Logrotate::RenameUsr1)?;
+            let served = nginx.requests()? - before - 1;
+            nginx.stop()?;
+            let lines = nginx.lines()?;
+            let once: HashSet<_> = lines.iter().collect();
+            anyhow::ensure!(
+                served > 100 && lines.len() as u64 == served && once.len() == lines.len(),
+                "{served} requests, {} lines, {} of them different",
+                lines.len(),
+                once.len()
+            );
+            Ok(())
+        })
+    }
+}

@@ -50,8 +50,16 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     mode: Mode,
-    /// Both sides of each connection: (from the client, to the server).
-    open: Vec<(TcpStream, TcpStream)>,
+    open: Vec<Pair>,
+}
+
+/// Both sides of a connection.
+#[derive(Debug)]
+struct Pair {
+    client: TcpStream,
+    server: TcpStream,
+    /// The pumps must drop it without a word, so that its end is a RST.
+    aborted: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -110,7 +118,7 @@ impl Proxy {
 
     /// Ends all open connections in an orderly way (FIN to both sides).
     pub fn cut(&self) {
-        for (client, server) in self.shared.state().open.drain(..) {
+        for Pair { client, server, .. } in self.shared.state().open.drain(..) {
             close(&client, Shutdown::Both);
             close(&server, Shutdown::Both);
         }
@@ -118,7 +126,13 @@ impl Proxy {
 
     /// Ends all open connections with RST to both sides.
     pub fn reset(&self) {
-        for (client, server) in self.shared.state().open.drain(..) {
+        for Pair {
+            client,
+            server,
+            aborted,
+        } in self.shared.state().open.drain(..)
+        {
+            aborted.store(true, Ordering::Relaxed);
             for side in [client, server] {
                 // With a linger of 0 the close that follows sends RST.
                 let linger = rustix::net::sockopt::set_socket_linger(&side, Some(Duration::ZERO));
@@ -132,7 +146,7 @@ impl Proxy {
 
     /// Tells the servers that the clients are done writing, while answers still flow.
     pub fn half_close(&self) {
-        for (_, server) in &self.shared.state().open {
+        for Pair { server, .. } in &self.shared.state().open {
             close(server, Shutdown::Write);
         }
     }
@@ -175,28 +189,34 @@ fn serve(client: TcpStream, shared: &Arc<Shared>) -> Result<()> {
     };
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    shared
-        .state()
-        .open
-        .push((client.try_clone()?, server.try_clone()?));
+    let aborted = Arc::new(AtomicBool::new(false));
+    shared.state().open.push(Pair {
+        client: client.try_clone()?,
+        server: server.try_clone()?,
+        aborted: Arc::clone(&aborted),
+    });
     let (up, down) = (Arc::clone(shared), Arc::clone(shared));
     let (client_again, server_again) = (client.try_clone()?, server.try_clone()?);
-    thread::spawn(move || pump(client, server, &up));
-    thread::spawn(move || pump(server_again, client_again, &down));
+    let aborted_too = Arc::clone(&aborted);
+    thread::spawn(move || pump(client, server, &up, &aborted));
+    thread::spawn(move || pump(server_again, client_again, &down, &aborted_too));
     Ok(())
 }
 
 /// Moves bytes one way until either side ends.
-fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
+fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, aborted: &AtomicBool) {
     let mut block = [0; 16 * 1024];
     loop {
         let read = from.read(&mut block).unwrap_or(0);
+        if aborted.load(Ordering::Relaxed) {
+            return;
+        }
         if read == 0 {
             close(&to, Shutdown::Write);
             return;
         }
         while shared.mode() == Mode::Blackhole {
-            if shared.stopped() {
+            if shared.stopped() || aborted.load(Ordering::Relaxed) {
                 return;
             }
             thread::sleep(LOOK);
@@ -213,5 +233,91 @@ fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
             close(&from, Shutdown::Read);
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    /// A server that answers every byte with itself, behind a hop, and a client of it.
+    fn echo() -> (Proxy, TcpStream) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Proxy::start(&server.local_addr().unwrap().to_string()).unwrap();
+        thread::spawn(move || {
+            for peer in server.incoming() {
+                let (mut from, mut to) = (peer.as_ref().unwrap(), peer.as_ref().unwrap());
+                drop(std::io::copy(&mut from, &mut to));
+            }
+        });
+        let client = TcpStream::connect(proxy.address()).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        (proxy, client)
+    }
+
+    fn ask(mut client: &TcpStream) -> std::io::Result<usize> {
+        client.write_all(b"hello")?;
+        client.read(&mut [0; 5])
+    }
+
+    #[test]
+    fn bytes_pass_both_ways() {
+        let (_proxy, client) = echo();
+        assert_eq!(ask(&client).unwrap(), 5);
+    }
+
+    #[test]
+    fn a_cut_is_an_orderly_end() {
+        let (proxy, client) = echo();
+        ask(&client).unwrap();
+        proxy.cut();
+        assert_eq!((&client).read(&mut [0; 5]).unwrap(), 0);
+        assert_eq!(proxy.connections(), 0);
+    }
+
+    #[test]
+    fn a_reset_is_a_reset() {
+        let (proxy, client) = echo();
+        ask(&client).unwrap();
+        proxy.reset();
+        let error = (&client).read(&mut [0; 5]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_black_hole_is_silent_until_it_ends() {
+        let (proxy, client) = echo();
+        ask(&client).unwrap();
+        proxy.set(Mode::Blackhole);
+        client
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        assert_eq!(ask(&client).unwrap_err().kind(), ErrorKind::WouldBlock);
+        proxy.set(Mode::Pass);
+        client
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        assert_eq!((&client).read(&mut [0; 5]).unwrap(), 5);
+    }
+
+    #[test]
+    fn a_refusing_hop_closes_new_connections() {
+        let (proxy, _client) = echo();
+        proxy.set(Mode::Refuse);
+        let mut late = TcpStream::connect(proxy.address()).unwrap();
+        assert!(matches!(late.read(&mut [0; 5]), Ok(0) | Err(_)));
+    }
+
+    #[test]
+    fn a_half_closed_server_side_ends_the_answers() {
+        let (proxy, client) = echo();
+        ask(&client).unwrap();
+        proxy.half_close();
+        // The echo sees the end of its input and closes.
+        assert_eq!((&client).read(&mut [0; 5]).unwrap(), 0);
     }
 }

@@ -1,0 +1,88 @@
+//! The console in a real Chromium, on figures of a really running `tributary up`.
+//!
+//! What is looked at stands in `manager/console/e2e`; this starts what it looks at.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Result, ensure};
+use tributary_tests::{
+    child::{Child, Plan},
+    kafka::free_port,
+    ledger, product, scratch,
+    writer::Writer,
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+const WEB: u64 = 2_500;
+const ORDERS: u64 = 700;
+
+#[test]
+fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
+    let console = scratch::repository().join("manager/console");
+    ensure!(
+        console.join("node_modules").is_dir(),
+        "npm packages are missing: run 'make setup'"
+    );
+    ensure!(
+        console.join("dist/index.html").is_file(),
+        "no console: run 'make console'"
+    );
+    scratch::scenario("browser", |folder| {
+        let address = format!("127.0.0.1:{}", free_port()?);
+        let mut up = start(folder, &address)?;
+        let mut web = Writer::new(&folder.join("web"), 1, 1)?;
+        web.write(WEB)?;
+        Writer::new(&folder.join("orders"), 2, 2)?.write(ORDERS)?;
+        up.must_run()?;
+        ledger::must_agree(&address, "web.access", WEB, LIMIT)?;
+        ledger::must_agree(&address, "shop.orders", ORDERS, LIMIT)?;
+
+        let shots = folder.join("shots");
+        fs::create_dir_all(&shots)?;
+        let expected = format!("{{\"web.access\":{WEB},\"shop.orders\":{ORDERS}}}");
+        let said = Plan::new("npm")
+            .args(["run", "--silent", "e2e"])
+            .folder(&console)
+            .env("TRIBUTARY_URL", format!("http://{address}"))
+            .env("TRIBUTARY_EXPECT", expected)
+            .env("TRIBUTARY_GROW", web.path().display().to_string())
+            .env("TRIBUTARY_SHOTS", shots.display().to_string())
+            .env("CHROMIUM", chromium())
+            .output();
+        up.must_run()?;
+        said?;
+        ensure!(
+            up.terminate(product::STOP_LIMIT)?.success(),
+            "{}",
+            up.log_tail()
+        );
+        Ok(())
+    })
+}
+
+fn start(folder: &Path, console: &str) -> Result<Child> {
+    let mut args = vec!["up".to_owned(), "--console".to_owned(), console.to_owned()];
+    for port in ["--bus", "--bus-admin", "--agent-admin"] {
+        args.extend([port.to_owned(), format!("127.0.0.1:{}", free_port()?)]);
+    }
+    args.extend([
+        "--data".to_owned(),
+        folder.join("data").display().to_string(),
+    ]);
+    for (topic, below) in [("web.access", "web"), ("shop.orders", "orders")] {
+        args.extend([
+            "--watch".to_owned(),
+            format!("{topic}={}/{below}/*.log", folder.display()),
+        ]);
+    }
+    let plan = Plan::new(product::program("tributary")?)
+        .args(args)
+        .folder(folder);
+    Child::start("tributary up", &plan, &folder.join("up.log"))
+}
+
+fn chromium() -> String {
+    let known = ["/usr/bin/chromium", "/usr/bin/google-chrome"];
+    let found = known.iter().find(|path| Path::new(path).is_file());
+    (*found.unwrap_or(&"chromium")).to_owned()
+}
