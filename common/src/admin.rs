@@ -61,7 +61,10 @@ impl Admin {
         ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
         status: impl Fn() -> serde_json::Value + Send + Sync + 'static,
     ) -> Self {
-        Self { ready: Arc::new(ready), status: Arc::new(status) }
+        Self {
+            ready: Arc::new(ready),
+            status: Arc::new(status),
+        }
     }
 
     /// The answer to a request.
@@ -74,15 +77,29 @@ impl Admin {
         if method != Method::GET && method != Method::HEAD {
             let text = "only GET and HEAD are allowed\n";
             let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into());
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
         match path {
-            "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4", metrics::render()),
-            "/status" => respond(StatusCode::OK, "application/json", format!("{:#}\n", (self.status)())),
+            "/metrics" => respond(
+                StatusCode::OK,
+                "text/plain; version=0.0.4",
+                metrics::render(),
+            ),
+            "/status" => respond(
+                StatusCode::OK,
+                "application/json",
+                format!("{:#}\n", (self.status)()),
+            ),
             "/readyz" => match (self.ready)() {
                 Ok(()) => respond(StatusCode::OK, TEXT, "ready\n".into()),
-                Err(why) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
+                Err(why) => respond(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    TEXT,
+                    format!("not ready: {why}\n"),
+                ),
             },
             _healthz => respond(StatusCode::OK, TEXT, "ok\n".into()),
         }
@@ -93,7 +110,9 @@ impl Admin {
 fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -101,7 +120,11 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
 ///
 /// # Errors
 /// None at present: a listener that cannot accept for a while is tried again.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    admin: Admin,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     connections.spawn(metrics::upkeep(stop.clone()));
@@ -133,7 +156,10 @@ async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed");
+    let permit = Arc::clone(permits)
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
     let (stream, _peer) = listener.accept().await?;
     Ok((stream, permit))
 }

@@ -24,7 +24,11 @@ impl Backoff {
     pub fn new(first: Duration, cap: Duration) -> Self {
         let cap = cap.max(SHORTEST);
         let first = first.clamp(SHORTEST, cap);
-        Self { first, cap, ceiling: first }
+        Self {
+            first,
+            cap,
+            ceiling: first,
+        }
     }
 
     /// The wait before the next try: between 1 ms and the present ceiling, which then doubles.
@@ -79,8 +83,13 @@ mod tests {
     fn waits_spread_over_the_whole_range() {
         let mut rng = fastrand::Rng::with_seed(7);
         let second = Duration::from_secs(1);
-        let waits: Vec<_> = (0..1_000).map(|_| Backoff::new(second, second).next(&mut rng)).collect();
+        let waits: Vec<_> = (0..1_000)
+            .map(|_| Backoff::new(second, second).next(&mut rng))
+            .collect();
         let below_half = waits.iter().filter(|wait| **wait < second / 2).count();
-        assert!((400..600).contains(&below_half), "{below_half} of 1000 lie below the middle");
+        assert!(
+            (400..600).contains(&below_half),
+            "{below_half} of 1000 lie below the middle"
+        );
     }
 }

@@ -12,41 +12,28 @@
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use serde::de::DeserializeOwned;
+use toml::de::DeTable;
 
+mod env;
 mod fault;
+mod nearest;
+mod print;
+mod reference;
+mod sample;
 mod schema;
+mod single;
 mod units;
+mod walk;
 
+pub use env::Env;
 pub use fault::{Fault, Faults, Place};
+pub use reference::reference_markdown;
+pub use sample::samples;
 pub use schema::{Absent, Key, Kind, Schema, Support, Variant, parses};
+use walk::{Lines, Walk};
 
-/// The environment variables that a load looks at; passed in, so that tests and `up` need no
-/// process-wide state.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Env(BTreeMap<String, String>);
-
-impl Env {
-    /// No variables.
-    #[must_use]
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// The variables of this process that begin with `TRIBUTARY_`.
-    #[must_use]
-    pub fn of_process() -> Self {
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-        };
-        let all = std::env::vars_os().filter_map(text);
-        Self(all.filter(|(name, _)| name.starts_with("TRIBUTARY_")).collect())
-    }
-
-    /// These variables.
-    pub fn of<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
-        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
-    }
-}
+/// The parser's words for a key that stands twice.
+const DUPLICATE: &str = "duplicate key";
 
 /// Where each key of a document stands.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +55,12 @@ impl Source {
                 None => break Place::Whole,
             }
         };
-        Fault { file: self.file.clone(), place, key: key.to_owned(), why: why.to_string() }
+        Fault {
+            file: self.file.clone(),
+            place,
+            key: key.to_owned(),
+            why: why.to_string(),
+        }
     }
 }
 
@@ -110,15 +102,26 @@ impl<T> Loaded<T> {
         self,
         check: impl FnOnce(T, &mut Checker) -> Option<U>,
     ) -> Result<Loaded<U>, Faults> {
-        let Self { value, source, mut warnings, effective } = self;
-        let mut checker =
-            Checker { source: Arc::clone(&source), faults: Vec::new(), warnings: Vec::new() };
+        let Self {
+            value,
+            source,
+            mut warnings,
+            effective,
+        } = self;
+        let mut checker = Checker {
+            source: Arc::clone(&source),
+            faults: Vec::new(),
+            warnings: Vec::new(),
+        };
         let value = check(value, &mut checker);
         warnings.append(&mut checker.warnings);
         match value {
-            Some(value) if checker.faults.is_empty() => {
-                Ok(Loaded { value, source, warnings, effective })
-            }
+            Some(value) if checker.faults.is_empty() => Ok(Loaded {
+                value,
+                source,
+                warnings,
+                effective,
+            }),
             Some(_) | None if !checker.faults.is_empty() => Err(Faults::new(checker.faults)),
             Some(_) | None => Err(source.fault("", "cannot be used").into()),
         }
@@ -165,7 +168,13 @@ pub fn load<T: DeserializeOwned>(
         Ok(text) => parse(part, schema, &text, &file, env),
         Err(error) => {
             let why = format!("failed to read the configuration of the {part}: {error}");
-            Err(Fault { file, place: Place::Whole, key: String::new(), why }.into())
+            Err(Fault {
+                file,
+                place: Place::Whole,
+                key: String::new(),
+                why,
+            }
+            .into())
         }
     }
 }
@@ -181,13 +190,49 @@ pub fn parse<T: DeserializeOwned>(
     name: &str,
     env: &Env,
 ) -> Result<Loaded<T>, Faults> {
-    let _ = (part, schema, text, env);
-    Err(Fault { file: name.to_owned(), place: Place::Whole, key: String::new(), why: "being written".to_owned() }.into())
+    let lines = Lines::new(text);
+    let mut walk = Walk::new(name, &lines, env);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    // What follows a syntax error is guesswork; a key that stands twice leaves the rest readable.
+    let offset = |error: &&toml::de::Error| error.span().map_or(usize::MAX, |span| span.start);
+    let syntax = errors
+        .iter()
+        .filter(|error| error.message() != DUPLICATE)
+        .min_by_key(offset);
+    for error in syntax.map_or(&errors[..], std::slice::from_ref) {
+        let place = error
+            .span()
+            .map_or(Place::Whole, |span| lines.place(span.start));
+        walk.fault(place, "", error.message().to_owned());
+    }
+    if syntax.is_some() {
+        return Err(Faults::new(walk.faults));
+    }
+    let tree = walk.document(part, schema, table.get_ref());
+    let Walk {
+        faults,
+        warnings,
+        places,
+        ..
+    } = walk;
+    if !faults.is_empty() {
+        return Err(Faults::new(faults));
+    }
+    let effective = print::effective(schema, &tree);
+    let source = Arc::new(Source {
+        file: name.to_owned(),
+        places,
+    });
+    match serde_json::from_value(tree) {
+        Ok(value) => Ok(Loaded {
+            value,
+            source,
+            warnings,
+            effective,
+        }),
+        Err(error) => Err(source.fault("", format!("cannot be used: {error}")).into()),
+    }
 }
 
-/// The text of `docs/config.md`: one chapter a part.
-#[must_use]
-pub fn reference_markdown(parts: &[(&str, &'static Schema)]) -> String {
-    let _ = parts;
-    String::new()
-}
+#[cfg(test)]
+mod tests;

@@ -31,14 +31,12 @@ use crate::{
     telemetry::{self, Log},
 };
 
-/// A failure while running.
-const FAILURE: u8 = 1;
-/// A configuration or an argument that cannot be used.
-const BAD_CONFIG: u8 = 2;
-/// The exit code for a configuration or an argument that cannot be used.
-pub const EXIT_CONFIG: u8 = BAD_CONFIG;
-/// Another process holds the state directory.
-const HELD: u8 = 3;
+/// Exit code of a failure while running.
+pub const EXIT_FAILURE: u8 = 1;
+/// Exit code of a configuration or an argument that cannot be used.
+pub const EXIT_CONFIG: u8 = 2;
+/// Exit code when another process holds the state directory.
+pub const EXIT_HELD: u8 = 3;
 /// What background threads of libraries may take after everything of ours is done.
 const LAST_GRACE: Duration = Duration::from_secs(1);
 
@@ -60,7 +58,9 @@ pub struct Part<C> {
 
 impl<C> std::fmt::Debug for Part<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Part").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Part")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -110,7 +110,7 @@ where
         Ok(loaded) => loaded,
         Err(faults) => {
             tell(io::stderr(), &faults.to_string());
-            return ExitCode::from(BAD_CONFIG);
+            return ExitCode::from(EXIT_CONFIG);
         }
     };
     match wish {
@@ -132,7 +132,10 @@ where
 /// The arguments of every daemon.
 fn command<C>(part: &Part<C>) -> Command {
     let flag = |name: &'static str, help: &'static str| {
-        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+        Arg::new(name)
+            .long(name)
+            .action(ArgAction::SetTrue)
+            .help(help)
     };
     Command::new(format!("tributary-{}", part.name))
         .about(part.about)
@@ -145,10 +148,16 @@ fn command<C>(part: &Part<C>) -> Command {
                 .default_value(format!("/etc/tributary/{}.toml", part.name))
                 .help("The configuration file"),
         )
-        .arg(flag("check", "Print all faults of the configuration, then exit with 0 or 2"))
+        .arg(flag(
+            "check",
+            "Print all faults of the configuration, then exit with 0 or 2",
+        ))
         .arg(
-            flag("print-config", "Print the configuration that counts, without secrets, then exit")
-                .conflicts_with("check"),
+            flag(
+                "print-config",
+                "Print the configuration that counts, without secrets, then exit",
+            )
+            .conflicts_with("check"),
         )
         .after_help(format!(
             "TRIBUTARY_{}_<KEY> overrides a single value of the configuration. SIGTERM stops, a \
@@ -165,7 +174,9 @@ fn wish(matches: &ArgMatches) -> (Wish, &Path) {
         (false, true) => Wish::Print,
         (false, false) => Wish::Run,
     };
-    let path = matches.get_one::<PathBuf>("config").expect("the argument has a default");
+    let path = matches
+        .get_one::<PathBuf>("config")
+        .expect("the argument has a default");
     (wish, path)
 }
 
@@ -173,7 +184,11 @@ fn wish(matches: &ArgMatches) -> (Wish, &Path) {
 fn usage(error: &clap::Error) -> ExitCode {
     // A closed pipe is no reason for another exit code.
     drop(error.print());
-    if error.use_stderr() { ExitCode::from(BAD_CONFIG) } else { ExitCode::SUCCESS }
+    if error.use_stderr() {
+        ExitCode::from(EXIT_CONFIG)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// Writes a line for the person who called.
@@ -195,12 +210,21 @@ where
     for warning in loaded.warnings() {
         tracing::warn!("{warning}");
     }
-    tracing::info!(version = part.version, pid = std::process::id(), "{} starts", part.name);
-    let runtime = match Builder::new_multi_thread().worker_threads(part.workers).enable_all().build() {
+    tracing::info!(
+        version = part.version,
+        pid = std::process::id(),
+        "{} starts",
+        part.name
+    );
+    let runtime = match Builder::new_multi_thread()
+        .worker_threads(part.workers)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(error = %error, "failed to start threads");
-            return ExitCode::from(FAILURE);
+            return ExitCode::from(EXIT_FAILURE);
         }
     };
     let result = supervise(&runtime, part.name, loaded.value, run);
@@ -217,13 +241,6 @@ where
     }
 }
 
-/// Tells the person what failed, and gives the exit code; for the programs that are no daemon.
-#[must_use]
-pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    tell(io::stderr(), &format!("{error:#}"));
-    ExitCode::from(code_of(error))
-}
-
 /// Runs something on a runtime of its own until it ends; SIGTERM and SIGINT cancel its token, a
 /// second signal aborts it. For the programs that are no daemon.
 ///
@@ -236,23 +253,26 @@ pub fn run_until_signal<F>(
 where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
-    let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()?;
     let result = supervise(&runtime, "tributary", (), |(), signals| run(signals.stop));
     runtime.shutdown_timeout(LAST_GRACE);
     result
 }
 
-/// The exit code of an error.
+/// The code of an error: 3 when [`LockHeld`] caused it, 2 when [`Faults`] did, else 1.
 fn code_of(error: &anyhow::Error) -> u8 {
     let held = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<LockHeld>() || matches!(cause.downcast_ref(), Some(LockError::Held(_)))
     };
     if error.chain().any(held) {
-        HELD
+        EXIT_HELD
     } else if error.chain().any(|cause| cause.is::<Faults>()) {
-        BAD_CONFIG
+        EXIT_CONFIG
     } else {
-        FAILURE
+        EXIT_FAILURE
     }
 }
 

@@ -50,7 +50,11 @@ impl DiskError {
 
 /// Makes a closure that adds what was tried, and where, to an [`io::Error`].
 fn at<E: Into<io::Error>>(doing: &'static str, path: &Path) -> impl FnOnce(E) -> DiskError {
-    move |source| DiskError { doing, path: path.to_owned(), source: source.into() }
+    move |source| DiskError {
+        doing,
+        path: path.to_owned(),
+        source: source.into(),
+    }
 }
 
 /// The folder of a path; `.` for a bare name.
@@ -91,7 +95,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
 pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
     fs::rename(from, to).map_err(at("rename", from))?;
     sync_dir(folder(to))?;
-    if folder(from) == folder(to) { Ok(()) } else { sync_dir(folder(from)) }
+    if folder(from) == folder(to) {
+        Ok(())
+    } else {
+        sync_dir(folder(from))
+    }
 }
 
 /// Makes the names in a folder durable: needed after a file in it was made, renamed or removed.
@@ -99,7 +107,9 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`] with the folder.
 pub fn sync_dir(dir: &Path) -> Result<(), DiskError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at("sync", dir))
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(at("sync", dir))
 }
 
 /// Makes a folder with all above it, durably. No error when it is there already.
@@ -107,10 +117,14 @@ pub fn sync_dir(dir: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`] with the folder.
 pub fn create_dir_all(dir: &Path) -> Result<(), DiskError> {
-    let missing: Vec<_> =
-        dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).collect();
+    let missing: Vec<_> = dir
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir())
+        .collect();
     fs::create_dir_all(dir).map_err(at("create", dir))?;
-    missing.into_iter().try_for_each(|made| sync_dir(folder(made)))
+    missing
+        .into_iter()
+        .try_for_each(|made| sync_dir(folder(made)))
 }
 
 /// Removes a file, durably. `false` when there was none.
@@ -142,8 +156,13 @@ pub fn remove_dir_all(dir: &Path) -> Result<bool, DiskError> {
 /// # Errors
 /// [`DiskError`] with the path.
 pub fn truncate(path: &Path, len: u64) -> Result<(), DiskError> {
-    let file = OpenOptions::new().write(true).open(path).map_err(at("open", path))?;
-    file.set_len(len).and_then(|()| file.sync_all()).map_err(at("truncate", path))
+    let file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(at("open", path))?;
+    file.set_len(len)
+        .and_then(|()| file.sync_all())
+        .map_err(at("truncate", path))
 }
 
 /// Opens a file for reading.
@@ -174,7 +193,10 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
 pub fn read_secret(path: &Path) -> Result<String, DiskError> {
     let text = fs::read_to_string(path).map_err(at("read", path))?;
     match text.trim() {
-        "" => Err(at("read", path)(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))),
+        "" => Err(at("read", path)(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file is empty",
+        ))),
         secret => Ok(secret.to_owned()),
     }
 }
@@ -239,7 +261,12 @@ impl AppendFile {
 
     fn from_file(file: File, path: &Path) -> Result<Self, DiskError> {
         let len = file.metadata().map_err(at("look at", path))?.len();
-        Ok(Self { file, path: path.to_owned(), len, torn: false })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            len,
+            torn: false,
+        })
     }
 
     /// Writes all bytes at the end and says where they begin. Not durable before a sync.
@@ -275,7 +302,10 @@ impl AppendFile {
     /// [`DiskError`] when no descriptor is left.
     pub fn syncer(&self) -> Result<Syncer, DiskError> {
         let file = self.file.try_clone().map_err(at("open", &self.path))?;
-        Ok(Syncer { file, path: self.path.clone() })
+        Ok(Syncer {
+            file,
+            path: self.path.clone(),
+        })
     }
 
     /// Cuts the file to `len` bytes. Not durable before a sync.
@@ -372,7 +402,10 @@ impl Lock {
         let file = options.open(&path).map_err(at("open", &path))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
-            Err(Errno::WOULDBLOCK) => Err(LockHeld { path: dir.to_owned() }.into()),
+            Err(Errno::WOULDBLOCK) => Err(LockHeld {
+                path: dir.to_owned(),
+            }
+            .into()),
             Err(error) => Err(at("lock", &path)(error).into()),
         }
     }

@@ -108,12 +108,17 @@ impl Client {
     /// # Errors
     /// [`HttpError::Url`] or [`HttpError::Token`].
     pub fn new(base: &str, token: Option<&str>) -> Result<Self, HttpError> {
-        let wrong = |why: &str| HttpError::Url { url: base.to_owned(), why: why.to_owned() };
+        let wrong = |why: &str| HttpError::Url {
+            url: base.to_owned(),
+            why: why.to_owned(),
+        };
         let uri: Uri = base.parse().map_err(|error| wrong(&format!("{error}")))?;
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => {
-                return Err(wrong("https is not in this version; use http, or a TLS proxy before it"));
+                return Err(wrong(
+                    "https is not in this version; use http, or a TLS proxy before it",
+                ));
             }
             Some(_) | None => return Err(wrong("expected is http://host:port/path")),
         }
@@ -122,7 +127,8 @@ impl Client {
             Some(port) => format!("{}:{port}", authority.host()),
             None => format!("{}:80", authority.host()),
         };
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|error| wrong(&error.to_string()))?;
+        let host =
+            HeaderValue::from_str(authority.as_str()).map_err(|error| wrong(&error.to_string()))?;
         let bearer = |token: &str| {
             let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
             value.set_sensitive(true);
@@ -130,14 +136,25 @@ impl Client {
         };
         let auth = token.map(bearer).transpose().map_err(HttpError::Token)?;
         let base = base.trim_end_matches('/').to_owned();
-        Ok(Self { base, addr, host, auth, idle: None, driver: JoinSet::new() })
+        Ok(Self {
+            base,
+            addr,
+            host,
+            auth,
+            idle: None,
+            driver: JoinSet::new(),
+        })
     }
 
     /// Gets `path` (with its leading `/`; empty for the base itself) within `limit`.
     ///
     /// # Errors
     /// As [`get`].
-    pub async fn get(&mut self, path: &str, limit: Duration) -> Result<(StatusCode, Bytes), HttpError> {
+    pub async fn get(
+        &mut self,
+        path: &str,
+        limit: Duration,
+    ) -> Result<(StatusCode, Bytes), HttpError> {
         self.call(Method::GET, path, Bytes::new(), limit).await
     }
 
@@ -169,7 +186,10 @@ impl Client {
                 Some(idle) => idle,
                 None => self.connect(limit, &url).await?,
             };
-            let broken = |source: hyper::Error| HttpError::Broken { url: url.clone(), source: source.into() };
+            let broken = |source: hyper::Error| HttpError::Broken {
+                url: url.clone(),
+                source: source.into(),
+            };
             let answer = match connection.try_send_request(request).await {
                 Ok(answer) => answer,
                 Err(mut error) => match error.take_message() {
@@ -182,12 +202,16 @@ impl Client {
                 },
             };
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(
-                |source| match source.is::<LengthLimitError>() {
+            let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
+                .collect()
+                .await
+                .map_err(|source| match source.is::<LengthLimitError>() {
                     true => HttpError::TooLong { url: url.clone() },
-                    false => HttpError::Broken { url: url.clone(), source },
-                },
-            )?;
+                    false => HttpError::Broken {
+                        url: url.clone(),
+                        source,
+                    },
+                })?;
             self.idle = Some(connection);
             Ok((status, body.to_bytes()))
         };
@@ -196,18 +220,31 @@ impl Client {
     }
 
     /// The request of a call.
-    fn request(&self, method: Method, url: &str, body: Bytes) -> Result<Request<Full<Bytes>>, HttpError> {
-        let wrong = |why: String| HttpError::Url { url: url.to_owned(), why };
+    fn request(
+        &self,
+        method: Method,
+        url: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, HttpError> {
+        let wrong = |why: String| HttpError::Url {
+            url: url.to_owned(),
+            why,
+        };
         let uri: Uri = url.parse().map_err(|error| wrong(format!("{error}")))?;
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let mut request = Request::builder().method(&method).uri(target).header(HOST, &self.host);
+        let mut request = Request::builder()
+            .method(&method)
+            .uri(target)
+            .header(HOST, &self.host);
         if let Some(auth) = &self.auth {
             request = request.header(AUTHORIZATION, auth);
         }
         if method == Method::POST {
             request = request.header(CONTENT_TYPE, "application/json");
         }
-        request.body(Full::new(body)).map_err(|error| wrong(error.to_string()))
+        request
+            .body(Full::new(body))
+            .map_err(|error| wrong(error.to_string()))
     }
 
     /// A new connection, driven by a task of this client.
@@ -217,7 +254,10 @@ impl Client {
         url: &str,
     ) -> Result<SendRequest<Full<Bytes>>, HttpError> {
         let stream = net::dial(&self.addr, limit).await?;
-        let broken = |source: hyper::Error| HttpError::Broken { url: url.to_owned(), source: source.into() };
+        let broken = |source: hyper::Error| HttpError::Broken {
+            url: url.to_owned(),
+            source: source.into(),
+        };
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
         self.driver.abort_all();
         while self.driver.try_join_next().is_some() {}

@@ -21,11 +21,20 @@ pub use table::{Kind, Metric, TABLE, Unit};
 /// How often histograms are folded, so that they stay small when nobody asks for them.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Bounds of every histogram of seconds: from a fast disk to a slow cluster.
-const SECONDS: [f64; 14] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const SECONDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
 /// Bounds of every histogram of bytes: powers of four from 1 KiB to 16 MiB.
-const BYTES: [f64; 8] =
-    [1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
+const BYTES: [f64; 8] = [
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+];
 
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
@@ -44,14 +53,13 @@ pub fn install() {
 
 /// The recorder's settings.
 fn builder() -> PrometheusBuilder {
-    [("_seconds", &SECONDS[..]), ("_bytes", &BYTES[..])].into_iter().fold(
-        PrometheusBuilder::new(),
-        |builder, (suffix, bounds)| {
+    [("_seconds", &SECONDS[..]), ("_bytes", &BYTES[..])]
+        .into_iter()
+        .fold(PrometheusBuilder::new(), |builder, (suffix, bounds)| {
             builder
                 .set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), bounds)
                 .expect("the bounds are not empty")
-        },
-    )
+        })
 }
 
 /// All figures as Prometheus text; empty before [`install`].
@@ -91,7 +99,11 @@ pub fn reference_markdown() -> String {
             let head = "| name | type | unit | labels | meaning |\n|---|---|---|---|---|";
             writeln!(out, "\n## {part}\n\n{head}").expect("a String takes all");
         }
-        let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>();
+        let labels = metric
+            .labels
+            .iter()
+            .map(|label| format!("`{label}`"))
+            .collect::<Vec<_>>();
         writeln!(
             out,
             "| `{}` | {} | {} | {} | {} |",
@@ -118,7 +130,10 @@ mod tests {
             crate::disk::replace(path.as_ref(), wanted.as_bytes()).unwrap();
         }
         let found = std::fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(found, wanted, "run UPDATE=1 cargo test -p tributary-common metrics");
+        assert_eq!(
+            found, wanted,
+            "run UPDATE=1 cargo test -p tributary-common metrics"
+        );
     }
 
     #[test]
@@ -129,8 +144,14 @@ mod tests {
         metrics::histogram!("tributary_process_test_seconds").record(0.02);
         let text = render();
         assert!(text.contains("tributary_process_test_total 3"), "{text}");
-        assert!(text.contains("tributary_process_test_seconds_bucket{le=\"0.025\"} 1"), "{text}");
-        assert!(text.contains("# HELP process_resident_memory_bytes "), "{text}");
+        assert!(
+            text.contains("tributary_process_test_seconds_bucket{le=\"0.025\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# HELP process_resident_memory_bytes "),
+            "{text}"
+        );
         assert!(resident_bytes() > 1024 * 1024);
     }
 }

@@ -80,13 +80,19 @@ pub enum NetError {
 pub async fn dial(addr: &str, limit: Duration) -> Result<TcpStream, NetError> {
     match timeout(limit, dial_any(addr)).await {
         Ok(result) => result,
-        Err(_elapsed) => Err(NetError::Timeout { addr: addr.to_owned(), after: limit }),
+        Err(_elapsed) => Err(NetError::Timeout {
+            addr: addr.to_owned(),
+            after: limit,
+        }),
     }
 }
 
 /// Tries the addresses of a name one after the other.
 async fn dial_any(addr: &str) -> Result<TcpStream, NetError> {
-    let resolve = |source| NetError::Resolve { addr: addr.to_owned(), source };
+    let resolve = |source| NetError::Resolve {
+        addr: addr.to_owned(),
+        source,
+    };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for target in lookup_host(addr).await.map_err(resolve)? {
         match dial_one(target).await {
@@ -94,7 +100,10 @@ async fn dial_any(addr: &str) -> Result<TcpStream, NetError> {
             Err(error) => last = error,
         }
     }
-    Err(NetError::Connect { addr: addr.to_owned(), source: last })
+    Err(NetError::Connect {
+        addr: addr.to_owned(),
+        source: last,
+    })
 }
 
 /// Connects to one address.
@@ -133,8 +142,15 @@ pub async fn listen(addr: &str) -> Result<TcpListener, NetError> {
 /// As [`listen`].
 pub async fn listen_for(key: &'static str, addr: &str) -> Result<TcpListener, NetError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => NetError::InUse { addr: addr.to_owned(), key },
-        _ => NetError::Listen { addr: addr.to_owned(), key, source },
+        io::ErrorKind::AddrInUse => NetError::InUse {
+            addr: addr.to_owned(),
+            key,
+        },
+        _ => NetError::Listen {
+            addr: addr.to_owned(),
+            key,
+            source,
+        },
     };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for target in lookup_host(addr).await.map_err(failed)? {
@@ -148,7 +164,11 @@ pub async fn listen_for(key: &'static str, addr: &str) -> Result<TcpListener, Ne
 
 /// Listens on one address.
 fn listen_one(target: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if target.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     // A restart must not wait for connections of the process before in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(target)?;
@@ -198,13 +218,27 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_or_unknown_address_is_named() {
-        let gone = listen("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        let gone = listen("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
         let error = dial(&gone, SECOND).await.unwrap_err().to_string();
-        assert!(error.starts_with(&format!("failed to connect to {gone}: ")), "{error}");
+        assert!(
+            error.starts_with(&format!("failed to connect to {gone}: ")),
+            "{error}"
+        );
         let error = dial("127.0.0.1", SECOND).await.unwrap_err().to_string();
-        assert!(error.starts_with("failed to resolve 127.0.0.1: "), "{error}");
+        assert!(
+            error.starts_with("failed to resolve 127.0.0.1: "),
+            "{error}"
+        );
         let error = listen("192.0.2.1:1").await.unwrap_err().to_string();
-        assert!(error.starts_with("failed to listen on 192.0.2.1:1: "), "{error}");
+        assert!(
+            error.starts_with("failed to listen on 192.0.2.1:1: "),
+            "{error}"
+        );
     }
 
     #[tokio::test]

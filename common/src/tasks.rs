@@ -32,7 +32,12 @@ impl Supervisor {
     /// long children may take after the stop.
     #[must_use]
     pub fn new(stop: CancellationToken, grace: Duration) -> Self {
-        Self { stop, grace, tasks: JoinSet::new(), names: HashMap::new() }
+        Self {
+            stop,
+            grace,
+            tasks: JoinSet::new(),
+            names: HashMap::new(),
+        }
     }
 
     /// The token that children watch.
@@ -96,7 +101,10 @@ impl Supervisor {
                 }
             };
             if let Err(error) = self.flatten(done) {
-                tracing::debug!(error = format!("{error:#}"), "a child failed; stopping the rest");
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "a child failed; stopping the rest"
+                );
                 first = first.and(Err(error));
                 self.stop.cancel();
             }
@@ -116,7 +124,10 @@ impl Supervisor {
                 (id, Err(why))
             }
         };
-        let name = self.names.remove(&id).unwrap_or_else(|| "unnamed".to_owned());
+        let name = self
+            .names
+            .remove(&id)
+            .unwrap_or_else(|| "unnamed".to_owned());
         result.with_context(|| format!("task {name} failed"))
     }
 
@@ -124,7 +135,11 @@ impl Supervisor {
     fn late(&self) -> anyhow::Error {
         let mut late: Vec<_> = self.names.values().map(String::as_str).collect();
         late.sort_unstable();
-        anyhow!("failed to stop within {:?}: still busy are {}", self.grace, late.join(", "))
+        anyhow!(
+            "failed to stop within {:?}: still busy are {}",
+            self.grace,
+            late.join(", ")
+        )
     }
 }
 
@@ -155,7 +170,10 @@ mod tests {
     async fn check(fill: impl FnOnce(&mut Supervisor)) -> Result<(), String> {
         let mut supervisor = Supervisor::new(CancellationToken::new(), Duration::from_secs(5));
         fill(&mut supervisor);
-        supervisor.join().await.map_err(|error| format!("{error:#}"))
+        supervisor
+            .join()
+            .await
+            .map_err(|error| format!("{error:#}"))
     }
 
     #[tokio::test(start_paused = true)]
@@ -201,7 +219,10 @@ mod tests {
         })
         .await
         .unwrap_err();
-        assert_eq!(error, "failed to stop within 5s: still busy are asleep, deaf");
+        assert_eq!(
+            error,
+            "failed to stop within 5s: still busy are asleep, deaf"
+        );
     }
 
     #[tokio::test]

@@ -44,7 +44,10 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: Format::Auto, level: "info".to_owned() }
+        Self {
+            format: Format::Auto,
+            level: "info".to_owned(),
+        }
     }
 }
 
@@ -73,7 +76,10 @@ pub static LOG: Schema = Schema::new(
 /// Which piece is wrong, and what is allowed.
 pub fn check_level(text: &str) -> Result<(), String> {
     for piece in text.split(',') {
-        let level = piece.rsplit_once('=').map_or(piece, |(_target, level)| level).trim();
+        let level = piece
+            .rsplit_once('=')
+            .map_or(piece, |(_target, level)| level)
+            .trim();
         if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
             return Err(format!(
                 "{level:?} is no log level; allowed are {}, also as target=level with commas between",
@@ -81,7 +87,9 @@ pub fn check_level(text: &str) -> Result<(), String> {
             ));
         }
     }
-    EnvFilter::try_new(text).map(drop).map_err(|error| format!("{text:?}: {error}"))
+    EnvFilter::try_new(text)
+        .map(drop)
+        .map_err(|error| format!("{text:?}: {error}"))
 }
 
 /// Starts logging. `level` is as in [`Log::level`]; one that cannot be read counts as `info`, since
@@ -101,7 +109,10 @@ pub fn init(format: Format, level: &str) {
             let layer = fmt::layer().with_ansi(terminal).with_target(false);
             registry.with(layer.with_writer(io::stderr)).try_init()
         } else {
-            let layer = fmt::layer().json().flatten_event(true).with_current_span(false);
+            let layer = fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_current_span(false);
             registry.with(layer.with_writer(io::stderr)).try_init()
         };
         // Fails only when a test harness set a subscriber of its own: then that one is meant.
@@ -115,12 +126,21 @@ mod tests {
 
     #[test]
     fn levels_and_targets_are_checked() {
-        for good in ["info", "WARN", "off", "warn,tributary_bus=debug", "tributary_agent::send=trace"] {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "warn,tributary_bus=debug",
+            "tributary_agent::send=trace",
+        ] {
             assert_eq!(check_level(good), Ok(()), "{good}");
         }
         for bad in ["", "inf", "tributary_bus", "a=b", "info,"] {
             let error = check_level(bad).unwrap_err();
-            assert!(error.contains("allowed are off, error, warn, info, debug, trace"), "{error}");
+            assert!(
+                error.contains("allowed are off, error, warn, info, debug, trace"),
+                "{error}"
+            );
         }
     }
 

@@ -79,7 +79,14 @@ pub enum Support {
 
 impl Key {
     const fn new(name: &'static str, kind: Kind, absent: Absent, doc: &'static str) -> Self {
-        Self { name, kind, absent, secret: false, doc, support: Support::Yes }
+        Self {
+            name,
+            kind,
+            absent,
+            secret: false,
+            doc,
+            support: Support::Yes,
+        }
     }
 
     /// A key that must be given.
@@ -243,7 +250,10 @@ impl Kind {
     /// One of these words.
     #[must_use]
     pub const fn choice(allowed: &'static [&'static str]) -> Self {
-        Self::Choice { allowed, later: &[] }
+        Self::Choice {
+            allowed,
+            later: &[],
+        }
     }
 
     /// A text with a form of its own.
@@ -253,7 +263,11 @@ impl Kind {
         example: &'static str,
         check: fn(&str) -> Result<(), String>,
     ) -> Self {
-        Self::Checked { what, example, check }
+        Self::Checked {
+            what,
+            example,
+            check,
+        }
     }
 
     /// A size from `min` to `max`.
@@ -277,13 +291,21 @@ impl Kind {
     /// A list of at least `min` items.
     #[must_use]
     pub const fn list(item: &'static Self, min: usize) -> Self {
-        Self::List { item, min, unique: None }
+        Self::List {
+            item,
+            min,
+            unique: None,
+        }
     }
 
     /// A list of tables in which each has another value of the key `unique`.
     #[must_use]
     pub const fn list_by(item: &'static Self, unique: &'static str) -> Self {
-        Self::List { item, min: 0, unique: Some(unique) }
+        Self::List {
+            item,
+            min: 0,
+            unique: Some(unique),
+        }
     }
 
     /// What is allowed, for a fault or the reference: a phrase.
@@ -297,14 +319,21 @@ impl Kind {
             Self::Rate { min, max } => format!("{min} to {max}"),
             Self::Duration { min, max } => format!("{min} to {max} (ms, s, m, h, d)"),
             Self::Percent { min, max } => {
-                format!("{} to {}", units::show_percent(*min), units::show_percent(*max))
+                format!(
+                    "{} to {}",
+                    units::show_percent(*min),
+                    units::show_percent(*max)
+                )
             }
             Self::Integer { min, max } => format!("{min} to {max}"),
             Self::Bool => "true, false".to_owned(),
             Self::Socket => "an address and port such as \"127.0.0.1:7401\"".to_owned(),
             Self::HostPort => "a host and port such as \"bus1.dc1:7400\"".to_owned(),
             Self::Url(schemes) => {
-                let schemes: Vec<_> = schemes.iter().map(|scheme| format!("{scheme}://…")).collect();
+                let schemes: Vec<_> = schemes
+                    .iter()
+                    .map(|scheme| format!("{scheme}://…"))
+                    .collect();
                 format!("a URL: {}", schemes.join(", "))
             }
             Self::Path => "a path".to_owned(),
@@ -339,7 +368,9 @@ impl Kind {
             | Self::HostPort
             | Self::Url(_)
             | Self::Path => true,
-            Self::List { .. } | Self::Table(_) | Self::Map(_) | Self::OneOf { .. } | Self::Any => false,
+            Self::List { .. } | Self::Table(_) | Self::Map(_) | Self::OneOf { .. } | Self::Any => {
+                false
+            }
         }
     }
 }
@@ -361,13 +392,23 @@ impl Variant {
     /// A form with these keys.
     #[must_use]
     pub const fn new(name: &'static str, doc: &'static str, keys: &'static [Key]) -> Self {
-        Self { name, doc, keys, support: Support::Yes }
+        Self {
+            name,
+            doc,
+            keys,
+            support: Support::Yes,
+        }
     }
 
     /// A form that a later version will have.
     #[must_use]
     pub const fn not_yet(name: &'static str, doc: &'static str) -> Self {
-        Self { name, doc, keys: &[], support: Support::No("") }
+        Self {
+            name,
+            doc,
+            keys: &[],
+            support: Support::No(""),
+        }
     }
 }
 
@@ -380,5 +421,7 @@ where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
 {
-    text.parse::<T>().map(drop).map_err(|error| error.to_string())
+    text.parse::<T>()
+        .map(drop)
+        .map_err(|error| error.to_string())
 }

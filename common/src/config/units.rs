@@ -16,8 +16,13 @@ const SIZES: [(&str, u64); 9] = [
 ];
 
 /// Units of time, in ms, largest first.
-const DURATIONS: [(&str, u64); 5] =
-    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const DURATIONS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
 
 /// A number with at most nine decimals and a unit, exactly: `1.5` GiB is a whole number of bytes.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -75,7 +80,11 @@ pub(super) fn duration(text: &str) -> Option<u64> {
 
 /// A duration as text.
 pub(super) fn show_duration(ms: u64) -> String {
-    if ms == 0 { "0s".to_owned() } else { shown(ms, &DURATIONS) }
+    if ms == 0 {
+        "0s".to_owned()
+    } else {
+        shown(ms, &DURATIONS)
+    }
 }
 
 /// The number of a text such as `5%`.
@@ -111,7 +120,18 @@ mod tests {
 
     #[test]
     fn other_texts_are_none() {
-        for text in ["", "64", "64mb", "MiB", "-1B", "1.B", "0.3B", "1e3B", "99999999999TiB", "1 2B"] {
+        for text in [
+            "",
+            "64",
+            "64mb",
+            "MiB",
+            "-1B",
+            "1.B",
+            "0.3B",
+            "1e3B",
+            "99999999999TiB",
+            "1 2B",
+        ] {
             assert_eq!(size(text), None, "{text}");
         }
         for text in ["5", "5min", "s", "0.1ms", "１s", "ü"] {

@@ -4,9 +4,7 @@
 
 use std::fs;
 
-use rustix::{
-    param::{clock_ticks_per_second, page_size},
-};
+use rustix::param::{clock_ticks_per_second, page_size};
 
 /// Memory that the process holds in RAM, in bytes; 0 where `/proc` does not say.
 #[must_use]
@@ -23,7 +21,10 @@ fn cpu_seconds() -> Option<f64> {
     // The program's name stands in brackets and may hold anything; fields 14 and 15 are utime and
     // stime in clock ticks (proc_pid_stat(5)), so the 12th and 13th behind the name.
     let (_name, fields) = stat.rsplit_once(')')?;
-    let mut ticks = fields.split_ascii_whitespace().skip(11).map(str::parse::<u32>);
+    let mut ticks = fields
+        .split_ascii_whitespace()
+        .skip(11)
+        .map(str::parse::<u32>);
     let (user, system) = (ticks.next()?.ok()?, ticks.next()?.ok()?);
     let per_second = u32::try_from(clock_ticks_per_second()).ok()?;
     Some((f64::from(user) + f64::from(system)) / f64::from(per_second))

@@ -97,7 +97,13 @@ const fn counter(
     labels: &'static [&'static str],
     meaning: &'static str,
 ) -> Metric {
-    Metric { name, kind: Kind::Counter, unit, labels, meaning }
+    Metric {
+        name,
+        kind: Kind::Counter,
+        unit,
+        labels,
+        meaning,
+    }
 }
 
 /// A gauge's row.
@@ -107,7 +113,13 @@ const fn gauge(
     labels: &'static [&'static str],
     meaning: &'static str,
 ) -> Metric {
-    Metric { name, kind: Kind::Gauge, unit, labels, meaning }
+    Metric {
+        name,
+        kind: Kind::Gauge,
+        unit,
+        labels,
+        meaning,
+    }
 }
 
 /// A histogram's row. `_seconds` and `_bytes` have buckets of their own.
@@ -117,13 +129,121 @@ const fn histogram(
     labels: &'static [&'static str],
     meaning: &'static str,
 ) -> Metric {
-    Metric { name, kind: Kind::Histogram, unit, labels, meaning }
+    Metric {
+        name,
+        kind: Kind::Histogram,
+        unit,
+        labels,
+        meaning,
+    }
 }
 
 /// Every metric, the rows of a part together.
 pub const TABLE: &[Metric] = &[
     // agent
     // bus
+    gauge(
+        "tributary_bus_connections_count",
+        Unit::Count,
+        &[],
+        "Open agent connections.",
+    ),
+    counter(
+        "tributary_bus_sessions_ended_total",
+        Unit::Count,
+        &["reason"],
+        "Agent connections that ended with an error, by its kind.",
+    ),
+    counter(
+        "tributary_bus_received_records_total",
+        Unit::Records,
+        &["topic"],
+        "Records taken in, repeats not counted.",
+    ),
+    counter(
+        "tributary_bus_received_bytes_total",
+        Unit::Bytes,
+        &["topic"],
+        "Bytes of records taken in, uncompressed, repeats not counted.",
+    ),
+    counter(
+        "tributary_bus_delivered_records_total",
+        Unit::Records,
+        &["topic"],
+        "Records that every destination of their route has.",
+    ),
+    counter(
+        "tributary_bus_duplicate_records_total",
+        Unit::Records,
+        &["topic"],
+        "Records of repeated batches that were acknowledged and not delivered again.",
+    ),
+    counter(
+        "tributary_bus_refused_records_total",
+        Unit::Records,
+        &["reason"],
+        "Records of batches that were refused: their streams stand still.",
+    ),
+    counter(
+        "tributary_bus_busy_batches_total",
+        Unit::Count,
+        &["reason"],
+        "Batches that were answered Busy: at admission, or because a delivery failed.",
+    ),
+    counter(
+        "tributary_bus_lines_requests_total",
+        Unit::Count,
+        &["reason"],
+        "Requests to /v1/lines, by the status of the answer.",
+    ),
+    gauge(
+        "tributary_bus_in_flight_batches_count",
+        Unit::Count,
+        &[],
+        "Batches taken in and not yet at all their destinations.",
+    ),
+    gauge(
+        "tributary_bus_memory_used_bytes",
+        Unit::Bytes,
+        &[],
+        "Bytes of the memory limit that batches hold.",
+    ),
+    gauge(
+        "tributary_bus_destination_up_count",
+        Unit::Count,
+        &["destination"],
+        "1 when the destination takes batches, else 0.",
+    ),
+    histogram(
+        "tributary_bus_deliver_seconds",
+        Unit::Seconds,
+        &["destination"],
+        "Time from giving a batch to a destination to its acknowledgement there.",
+    ),
+    counter(
+        "tributary_bus_destination_missing_bytes_total",
+        Unit::Bytes,
+        &["destination"],
+        "Acknowledged bytes that somebody else removed from files of a destination.",
+    ),
+    counter(
+        "tributary_bus_journal_damaged_bytes_total",
+        Unit::Bytes,
+        &[],
+        "Damaged bytes found in the journal at the start.",
+    ),
+    counter(
+        "tributary_bus_report_failures_total",
+        Unit::Count,
+        &[],
+        "Reports that the manager did not take; they are sent again.",
+    ),
+    counter(
+        "tributary_bus_report_dropped_batches_total",
+        Unit::Count,
+        &[],
+        "Batches whose facts fell off because the manager was away for too long.",
+    ),
     // manager
     counter(
         "tributary_manager_reports_total",
@@ -156,8 +276,18 @@ pub const TABLE: &[Metric] = &[
         &[],
         "Memory that the process holds in RAM.",
     ),
-    gauge("process_cpu_seconds_total", Unit::Seconds, &[], "User and system CPU time so far."),
-    gauge("process_open_fds", Unit::Count, &[], "Open file descriptors."),
+    gauge(
+        "process_cpu_seconds_total",
+        Unit::Seconds,
+        &[],
+        "User and system CPU time so far.",
+    ),
+    gauge(
+        "process_open_fds",
+        Unit::Count,
+        &[],
+        "Open file descriptors.",
+    ),
 ];
 
 /// Tells the recorder what each name means.
@@ -183,7 +313,8 @@ mod tests {
             let name = metric.name;
             assert!(seen.insert(name), "{name} stands twice");
             assert!(
-                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                name.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
                 "{name}"
             );
             assert!(
@@ -191,7 +322,10 @@ mod tests {
                 "{name}: part {} is unknown",
                 metric.part()
             );
-            assert!(metric.meaning.ends_with('.') && metric.meaning.len() < 200, "{name}");
+            assert!(
+                metric.meaning.ends_with('.') && metric.meaning.len() < 200,
+                "{name}"
+            );
             if metric.kind == Kind::Counter {
                 assert!(name.ends_with("_total"), "{name} is a counter");
             }

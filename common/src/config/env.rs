@@ -1,0 +1,102 @@
+//! Which environment variable gives which key, and which variables give none.
+//!
+//! Not for: their values (see `single`). Called by the walk.
+
+use std::collections::BTreeMap;
+
+use super::{
+    nearest::nearest,
+    schema::{Key, Kind},
+};
+
+/// The environment variables that the process was given; passed in, so that tests and `up` need no
+/// process-wide state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Env(BTreeMap<String, String>);
+
+impl Env {
+    /// No variables.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The variables of this process that begin with `TRIBUTARY_`.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((
+                name.into_string().ok()?,
+                value.to_string_lossy().into_owned(),
+            ))
+        };
+        let all = std::env::vars_os().filter_map(text);
+        Self(
+            all.filter(|(name, _)| name.starts_with("TRIBUTARY_"))
+                .collect(),
+        )
+    }
+
+    /// These variables.
+    pub fn of<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
+        Self(
+            pairs
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        )
+    }
+
+    /// The value that a variable gives.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Whether any variable gives a key of this table or of one below it.
+    pub(super) fn reaches(&self, keys: &[Key], prefix: &str) -> bool {
+        let mut names = Vec::new();
+        collect(keys, prefix, &mut names);
+        names.iter().any(|name| self.0.contains_key(name))
+    }
+
+    /// The variables of a part that give no key of it, each with why.
+    pub(super) fn strangers(&self, keys: &[Key], prefix: &str) -> Vec<(String, String)> {
+        let mut known = Vec::new();
+        collect(keys, prefix, &mut known);
+        let ours = |name: &&String| name.starts_with(&format!("{prefix}_"));
+        let stranger = |name: &String| {
+            let near = nearest(name, known.iter().map(String::as_str));
+            let hint = near
+                .map(|near| format!("did you mean {near}? "))
+                .unwrap_or_default();
+            let why = format!(
+                "gives no key; {hint}The environment can give single values, no lists, and no \
+                 tables of lists"
+            );
+            (name.clone(), why)
+        };
+        self.0
+            .keys()
+            .filter(ours)
+            .filter(|name| !known.contains(name))
+            .map(stranger)
+            .collect()
+    }
+}
+
+/// The variable of a key.
+pub(super) fn variable(prefix: &str, key: &str) -> String {
+    format!("{prefix}_{}", key.to_uppercase().replace('-', "_"))
+}
+
+/// Collects the variables of all single values of a table.
+fn collect(keys: &[Key], prefix: &str, names: &mut Vec<String>) {
+    for key in keys {
+        let name = variable(prefix, key.name);
+        match key.kind {
+            Kind::Table(schema) => collect(schema.keys, &name, names),
+            kind if kind.is_single() => names.push(name),
+            _ => {}
+        }
+    }
+}
