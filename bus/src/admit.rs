@@ -14,7 +14,10 @@ pub(crate) const ORDER_RETRY_MS: u32 = 100;
 pub(crate) const DOWN_RETRY_MS: u32 = 500;
 
 /// What is known of a batch before its payload is read.
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its row in the tests")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each with its row in the tests"
+)]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts<'a> {
     /// The node is stopping.
@@ -73,10 +76,17 @@ pub(crate) fn admit(facts: Facts<'_>) -> Admission {
         return busy(STOPPING_RETRY_MS, true, "this node is stopping");
     }
     if !facts.may_pass {
-        return busy(ORDER_RETRY_MS, false, "an earlier batch of this stream is awaited");
+        return busy(
+            ORDER_RETRY_MS,
+            false,
+            "an earlier batch of this stream is awaited",
+        );
     }
     if !facts.routed {
-        return Admission::Refuse(RefuseReason::NoRoute, "no route matches the topic".to_owned());
+        return Admission::Refuse(
+            RefuseReason::NoRoute,
+            "no route matches the topic".to_owned(),
+        );
     }
     if let Some(why) = facts.absurd {
         return Admission::Refuse(RefuseReason::Corrupt, why.to_owned());
@@ -106,7 +116,11 @@ mod tests {
             Admission::Accept => "accept".to_owned(),
             Admission::Join => "join".to_owned(),
             Admission::Duplicate => "duplicate".to_owned(),
-            Admission::Busy { retry_after_ms, node, reason } => {
+            Admission::Busy {
+                retry_after_ms,
+                node,
+                reason,
+            } => {
                 format!("busy {retry_after_ms} {node}: {reason}")
             }
             Admission::Refuse(reason, text) => format!("refuse {}: {text}", reason.as_str()),
@@ -117,16 +131,49 @@ mod tests {
     #[test]
     fn every_decision_has_its_reason() {
         check(GOOD, "accept");
-        check(Facts { in_flight: true, ..GOOD }, "join");
-        check(Facts { done: true, ..GOOD }, "duplicate");
-        check(Facts { stopping: true, ..GOOD }, "busy 1000 true: this node is stopping");
         check(
-            Facts { may_pass: false, ..GOOD },
+            Facts {
+                in_flight: true,
+                ..GOOD
+            },
+            "join",
+        );
+        check(Facts { done: true, ..GOOD }, "duplicate");
+        check(
+            Facts {
+                stopping: true,
+                ..GOOD
+            },
+            "busy 1000 true: this node is stopping",
+        );
+        check(
+            Facts {
+                may_pass: false,
+                ..GOOD
+            },
             "busy 100 false: an earlier batch of this stream is awaited",
         );
-        check(Facts { routed: false, ..GOOD }, "refuse no-route: no route matches the topic");
-        check(Facts { absurd: Some("x"), ..GOOD }, "refuse corrupt: x");
-        check(Facts { down: Some("kafka is down"), ..GOOD }, "busy 500 false: kafka is down");
+        check(
+            Facts {
+                routed: false,
+                ..GOOD
+            },
+            "refuse no-route: no route matches the topic",
+        );
+        check(
+            Facts {
+                absurd: Some("x"),
+                ..GOOD
+            },
+            "refuse corrupt: x",
+        );
+        check(
+            Facts {
+                down: Some("kafka is down"),
+                ..GOOD
+            },
+            "busy 500 false: kafka is down",
+        );
     }
 
     #[test]
@@ -139,8 +186,27 @@ mod tests {
             absurd: Some("x"),
             ..GOOD
         };
-        check(Facts { done: true, ..worst }, "duplicate");
-        check(Facts { in_flight: true, ..worst }, "join");
-        check(Facts { may_pass: false, routed: false, ..GOOD }, "busy 100 false: an earlier batch of this stream is awaited");
+        check(
+            Facts {
+                done: true,
+                ..worst
+            },
+            "duplicate",
+        );
+        check(
+            Facts {
+                in_flight: true,
+                ..worst
+            },
+            "join",
+        );
+        check(
+            Facts {
+                may_pass: false,
+                routed: false,
+                ..GOOD
+            },
+            "busy 100 false: an earlier batch of this stream is awaited",
+        );
     }
 }

@@ -36,7 +36,10 @@ impl Budget {
     pub(crate) fn new(limit: u64) -> Self {
         let limit = usize::try_from(limit.max(MIN_BYTES)).unwrap_or(usize::MAX);
         let limit = limit.min(Semaphore::MAX_PERMITS);
-        Self { bytes: Arc::new(Semaphore::new(limit)), limit: limit as u64 }
+        Self {
+            bytes: Arc::new(Semaphore::new(limit)),
+            limit: limit as u64,
+        }
     }
 
     /// Waits until `bytes` are free. More than the whole budget counts as the whole budget.

@@ -32,7 +32,10 @@ static LIMITS: Schema = Schema::new(
         ),
         Key::default(
             "connections",
-            Kind::Integer { min: 1, max: 1_000_000 },
+            Kind::Integer {
+                min: 1,
+                max: 1_000_000,
+            },
             "20000",
             "Most open connections; more wait in the kernel's queue.",
         ),
@@ -44,19 +47,39 @@ const NO_SPILL: &str = "this version has no spill: while a destination is down t
 static SPILL: Schema = Schema::new(
     "Disk space for data that no destination takes. Not in this version.",
     &[
-        Key::optional("max", Kind::size("1MiB", "1024TiB"), "Most bytes on disk.").ignored(NO_SPILL),
-        Key::optional("min_free", Kind::Percent { min: 0.0, max: 100.0 }, "Free disk space that is left alone.")
+        Key::optional("max", Kind::size("1MiB", "1024TiB"), "Most bytes on disk.")
             .ignored(NO_SPILL),
-        Key::optional("when_full", Kind::choice(&["busy", "drop-oldest"]), "What a full spill does.")
-            .ignored(NO_SPILL),
+        Key::optional(
+            "min_free",
+            Kind::Percent {
+                min: 0.0,
+                max: 100.0,
+            },
+            "Free disk space that is left alone.",
+        )
+        .ignored(NO_SPILL),
+        Key::optional(
+            "when_full",
+            Kind::choice(&["busy", "drop-oldest"]),
+            "What a full spill does.",
+        )
+        .ignored(NO_SPILL),
     ],
 );
 
 static MANAGER: Schema = Schema::new(
     "The manager that is told what this node received and delivered.",
     &[
-        Key::required("url", Kind::Url(&["http", "https"]), "Where it is, such as http://127.0.0.1:7500."),
-        Key::optional("token_file", Kind::Path, "A file with the token that it gave out."),
+        Key::required(
+            "url",
+            Kind::Url(&["http", "https"]),
+            "Where it is, such as http://127.0.0.1:7500.",
+        ),
+        Key::optional(
+            "token_file",
+            Kind::Path,
+            "A file with the token that it gave out.",
+        ),
     ],
 );
 
@@ -67,13 +90,21 @@ static ANY: Kind = Kind::Any;
 
 static DESTINATION: Kind = Kind::OneOf {
     tag: "kind",
-    common: &[Key::required("name", NAME, "Its name, for routes, receipts and metrics.")],
+    common: &[Key::required(
+        "name",
+        NAME,
+        "Its name, for routes, receipts and metrics.",
+    )],
     variants: &[
         Variant::new(
             "kafka",
             "A Kafka cluster.",
             &[
-                Key::required("bootstrap", Kind::list(&HOST_PORT, 1), "Brokers to ask first."),
+                Key::required(
+                    "bootstrap",
+                    Kind::list(&HOST_PORT, 1),
+                    "Brokers to ask first.",
+                ),
                 Key::default(
                     "producer",
                     Kind::choice(&["verbatim", "rdkafka"]),
@@ -93,7 +124,11 @@ static DESTINATION: Kind = Kind::OneOf {
             "Files on this machine.",
             &[Key::required(
                 "path",
-                Kind::checked("path template", "/data/{topic}/dt={date}/hour={hour}", check_template),
+                Kind::checked(
+                    "path template",
+                    "/data/{topic}/dt={date}/hour={hour}",
+                    check_template,
+                ),
                 "The folder of a batch; {topic}, {date} and {hour} (UTC) are filled in.",
             )],
         ),
@@ -112,9 +147,11 @@ static BRANCH: Schema = Schema::new(
             "{topic}",
             "The topic's name there. File destinations have their path instead.",
         ),
-        Key::optional("standby", ANY, "Destinations to fail over to.")
-            .ignored("this version has no failover: while the destination is down the answer is Busy"),
-        Key::optional("index", TEXT, "The index there.").not_yet("it belongs to elasticsearch destinations, which come later"),
+        Key::optional("standby", ANY, "Destinations to fail over to.").ignored(
+            "this version has no failover: while the destination is down the answer is Busy",
+        ),
+        Key::optional("index", TEXT, "The index there.")
+            .not_yet("it belongs to elasticsearch destinations, which come later"),
     ],
 );
 static BRANCH_TABLE: Kind = Kind::Table(&BRANCH);
@@ -127,7 +164,11 @@ static ROUTE: Schema = Schema::new(
             Kind::checked("topic pattern", "web.*", check_pattern),
             "A topic, where * stands for any run of characters.",
         ),
-        Key::required("to", Kind::list(&BRANCH_TABLE, 1), "Where to: a batch is delivered when all have it."),
+        Key::required(
+            "to",
+            Kind::list(&BRANCH_TABLE, 1),
+            "Where to: a batch is delivered when all have it.",
+        ),
     ],
 );
 static ROUTE_TABLE: Kind = Kind::Table(&ROUTE);
@@ -136,15 +177,33 @@ static ROUTE_TABLE: Kind = Kind::Table(&ROUTE);
 pub static SCHEMA: Schema = Schema::new(
     "A bus node.",
     &[
-        Key::required("zone", Kind::checked("zone", "dc1", parses::<Zone>), "The data centre of this node."),
-        Key::required("cluster", NAME, "The cluster of bus nodes that it belongs to."),
+        Key::required(
+            "zone",
+            Kind::checked("zone", "dc1", parses::<Zone>),
+            "The data centre of this node.",
+        ),
+        Key::required(
+            "cluster",
+            NAME,
+            "The cluster of bus nodes that it belongs to.",
+        ),
         Key::optional(
             "node",
             Kind::checked("node", "bus1", parses::<NodeId>),
             "Its name in the cluster; the host's name when left out.",
         ),
-        Key::default("listen", Kind::Socket, "0.0.0.0:7400", "Where agents and clients connect."),
-        Key::default("admin", Kind::Socket, "127.0.0.1:7401", "Where /metrics, /healthz, /readyz and /status are."),
+        Key::default(
+            "listen",
+            Kind::Socket,
+            "0.0.0.0:7400",
+            "Where agents and clients connect.",
+        ),
+        Key::default(
+            "admin",
+            Kind::Socket,
+            "127.0.0.1:7401",
+            "Where /metrics, /healthz, /readyz and /status are.",
+        ),
         Key::default(
             "data_dir",
             Kind::Path,
@@ -153,8 +212,16 @@ pub static SCHEMA: Schema = Schema::new(
         ),
         Key::table("limits", &LIMITS),
         Key::table("spill", &SPILL),
-        Key::tables("destination", Kind::list_by(&DESTINATION, "name"), "A place where batches can go."),
-        Key::tables("route", Kind::list(&ROUTE_TABLE, 0), "A rule of where topics go."),
+        Key::tables(
+            "destination",
+            Kind::list_by(&DESTINATION, "name"),
+            "A place where batches can go.",
+        ),
+        Key::tables(
+            "route",
+            Kind::list(&ROUTE_TABLE, 0),
+            "A rule of where topics go.",
+        ),
         Key::optional_table("manager", &MANAGER),
         Key::optional("tls", ANY, "Certificates of the agents' port.")
             .not_yet("leave it out and put a TLS proxy before the port"),
@@ -163,12 +230,16 @@ pub static SCHEMA: Schema = Schema::new(
 );
 
 fn check_template(text: &str) -> Result<(), String> {
-    Template::parse(text).map(drop).map_err(|error| error.to_string())
+    Template::parse(text)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 fn check_pattern(text: &str) -> Result<(), String> {
     let allowed = "allowed are a-z A-Z 0-9 . _ - and *";
-    Pattern::new(text).map(drop).ok_or_else(|| format!("{text:?} matches no topic; {allowed}"))
+    Pattern::new(text)
+        .map(drop)
+        .ok_or_else(|| format!("{text:?} matches no topic; {allowed}"))
 }
 
 #[derive(Debug, Deserialize)]
@@ -199,8 +270,14 @@ struct RawDestination {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum RawKind {
-    Kafka { bootstrap: Vec<String>, producer: String, options: BTreeMap<String, String> },
-    File { path: String },
+    Kafka {
+        bootstrap: Vec<String>,
+        producer: String,
+        options: BTreeMap<String, String>,
+    },
+    File {
+        path: String,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -307,8 +384,12 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         Some(node) => Some(node),
         None => host_name(checker),
     };
-    let numbers: HashMap<&Name, usize> =
-        raw.destination.iter().enumerate().map(|(no, d)| (&d.name, no)).collect();
+    let numbers: HashMap<&Name, usize> = raw
+        .destination
+        .iter()
+        .enumerate()
+        .map(|(no, d)| (&d.name, no))
+        .collect();
     let mut routes = Vec::new();
     for (at, route) in raw.route.iter().enumerate() {
         let branches = route.to.iter().enumerate().filter_map(|(place, branch)| {
@@ -325,15 +406,25 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         }
     }
     if raw.destination.is_empty() {
-        checker.fault("", "has no [[destination]]; at least one is needed, for instance kind = \"file\"");
+        checker.fault(
+            "",
+            "has no [[destination]]; at least one is needed, for instance kind = \"file\"",
+        );
     }
     if raw.route.is_empty() && !raw.destination.is_empty() {
         checker.fault("", "has no [[route]]; without one every batch is refused. To send all topics to one destination use topic = \"*\"");
     }
-    let destinations = raw.destination.into_iter().enumerate().filter_map(|(at, destination)| {
-        let kind = check_kind(destination.kind, at, checker)?;
-        Some(DestinationConfig { name: destination.name, kind })
-    });
+    let destinations = raw
+        .destination
+        .into_iter()
+        .enumerate()
+        .filter_map(|(at, destination)| {
+            let kind = check_kind(destination.kind, at, checker)?;
+            Some(DestinationConfig {
+                name: destination.name,
+                kind,
+            })
+        });
     let destinations = destinations.collect();
     Some(Config {
         zone: raw.zone,
@@ -361,7 +452,13 @@ fn check_branch(
         let mut known: Vec<&str> = numbers.keys().map(|name| name.as_str()).collect();
         known.sort_unstable();
         let known = known.join(", ");
-        checker.fault(key, format!("{:?} is no [[destination]]; there are {known}", branch.destination.as_str()));
+        checker.fault(
+            key,
+            format!(
+                "{:?} is no [[destination]]; there are {known}",
+                branch.destination.as_str()
+            ),
+        );
         return None;
     };
     // A file destination's own path says where a topic lies.
@@ -373,22 +470,34 @@ fn check_branch(
     if matches!(destinations.get(destination)?.kind, RawKind::Kafka { .. }) && target.has_time() {
         checker.warn(key, "makes a topic of its own for every date or hour");
     }
-    Some(Branch { destination, target })
+    Some(Branch {
+        destination,
+        target,
+    })
 }
 
 fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<DestinationKind> {
     match kind {
-        RawKind::Kafka { bootstrap, producer, options } => {
+        RawKind::Kafka {
+            bootstrap,
+            producer,
+            options,
+        } => {
             if producer == "verbatim" {
                 checker.warn(
                     &format!("destination[{at}].producer"),
                     "this version delivers through rdkafka: the same records at more CPU",
                 );
             }
-            for key in options.keys().filter(|key| crate::destination::kafka::is_ours(key)) {
+            for key in options
+                .keys()
+                .filter(|key| crate::destination::kafka::is_ours(key))
+            {
                 checker.fault(
                     &format!("destination[{at}].options"),
-                    format!("{key:?} is set by the bus: delivery guarantees depend on it; leave it out"),
+                    format!(
+                        "{key:?} is set by the bus: delivery guarantees depend on it; leave it out"
+                    ),
                 );
             }
             Some(DestinationKind::Kafka { bootstrap, options })
@@ -404,7 +513,11 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
 /// The host's name as a node's name.
 fn host_name(checker: &mut Checker) -> Option<NodeId> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    checker.take("node", NodeId::new(host.trim()).map_err(|error| format!("is not given, and the host's name is none: {error}")))
+    checker.take(
+        "node",
+        NodeId::new(host.trim())
+            .map_err(|error| format!("is not given, and the host's name is none: {error}")),
+    )
 }
 
 #[cfg(test)]

@@ -68,7 +68,11 @@ impl Waiter {
     /// Answers. Whoever is gone comes again and is answered from the journal.
     pub(crate) fn tell(self, answer: Answer) {
         match self {
-            Self::Session { answers, gate: _gate, slot } => {
+            Self::Session {
+                answers,
+                gate: _gate,
+                slot,
+            } => {
                 drop(answers.try_send((answer, slot)));
             }
             Self::Lines(waiting) => drop(waiting.send(answer)),
@@ -116,23 +120,30 @@ impl Landed {
     pub(crate) fn answer(&self) -> Answer {
         let batch = self.header.id();
         match &self.outcome {
-            Ok(places) => {
-                Answer::Receipt(Receipt { batch, outcome: Outcome::Delivered(places.clone()) })
-            }
+            Ok(places) => Answer::Receipt(Receipt {
+                batch,
+                outcome: Outcome::Delivered(places.clone()),
+            }),
             Err(Failure::Unavailable(reason)) => Answer::Busy(Busy {
                 batch,
                 retry_after_ms: DOWN_RETRY_MS,
                 scope: Scope::Topic(self.header.topic.clone()),
                 reason: reason.clone(),
             }),
-            Err(Failure::Rejected(reason, detail)) => Answer::Refuse(refusal(batch, *reason, detail)),
+            Err(Failure::Rejected(reason, detail)) => {
+                Answer::Refuse(refusal(batch, *reason, detail))
+            }
         }
     }
 }
 
 /// A refusal.
 pub(crate) fn refusal(batch: BatchId, reason: RefuseReason, detail: &str) -> Refusal {
-    Refusal { batch, reason, detail: detail.to_owned() }
+    Refusal {
+        batch,
+        reason,
+        detail: detail.to_owned(),
+    }
 }
 
 /// All batches on their way.
@@ -210,14 +221,13 @@ impl Flights {
     }
 
     /// A destination has answered. The landed flight is returned with the last answer.
-    pub(crate) fn settle(
-        &self,
-        batch: BatchId,
-        outcome: Result<Place, Failure>,
-    ) -> Option<Landed> {
+    pub(crate) fn settle(&self, batch: BatchId, outcome: Result<Place, Failure>) -> Option<Landed> {
         let mut flights = self.lock();
         let Entry::Occupied(mut entry) = flights.entry(batch) else {
-            debug_assert!(false, "a destination answered a batch that is not on its way");
+            debug_assert!(
+                false,
+                "a destination answered a batch that is not on its way"
+            );
             return None;
         };
         let flight = entry.get_mut();
@@ -278,7 +288,10 @@ mod tests {
             resends: 0,
             records: 1,
             raw_bytes: 4,
-            minutes: vec![MinuteCount { minute: 1, records: 1 }],
+            minutes: vec![MinuteCount {
+                minute: 1,
+                records: 1,
+            }],
             content_sum: 0,
             file: "f".into(),
         })
@@ -312,7 +325,10 @@ mod tests {
         for waiter in landed.waiters {
             waiter.tell(answer.clone());
         }
-        assert_eq!(told_first.try_recv().unwrap(), told_second.try_recv().unwrap());
+        assert_eq!(
+            told_first.try_recv().unwrap(),
+            told_second.try_recv().unwrap()
+        );
         assert!(!flights.contains(batch.id()));
     }
 
@@ -320,7 +336,10 @@ mod tests {
     fn all_destinations_answer_before_the_batch_lands() {
         let flights = Flights::default();
         let batch = header(1);
-        assert!(matches!(flights.begin(&batch, waiter().0, || 2), Begun::Fresh));
+        assert!(matches!(
+            flights.begin(&batch, waiter().0, || 2),
+            Begun::Fresh
+        ));
         assert!(flights.settle(batch.id(), Ok(place(1))).is_none());
         let landed = flights.settle(batch.id(), Ok(place(2))).unwrap();
         assert_eq!(landed.outcome, Ok(vec![place(1), place(2)]));
@@ -331,7 +350,10 @@ mod tests {
         let check = |outcomes: [Result<Place, Failure>; 2], want: &str| {
             let flights = Flights::default();
             let batch = header(1);
-            assert!(matches!(flights.begin(&batch, waiter().0, || 2), Begun::Fresh));
+            assert!(matches!(
+                flights.begin(&batch, waiter().0, || 2),
+                Begun::Fresh
+            ));
             let [first, second] = outcomes;
             assert!(flights.settle(batch.id(), first).is_none());
             let answer = flights.settle(batch.id(), second).unwrap().answer();
@@ -343,7 +365,12 @@ mod tests {
             assert_eq!(got, want);
         };
         let down = || Err(Failure::Unavailable("down".into()));
-        let large = || Err(Failure::Rejected(RefuseReason::TooLarge, "too large".into()));
+        let large = || {
+            Err(Failure::Rejected(
+                RefuseReason::TooLarge,
+                "too large".into(),
+            ))
+        };
         check([Ok(place(1)), down()], "busy: down");
         check([down(), large()], "refuse: too large");
         check([large(), down()], "refuse: too large");
@@ -352,7 +379,10 @@ mod tests {
     #[test]
     fn what_is_delivered_does_not_start_again() {
         let flights = Flights::default();
-        assert!(matches!(flights.begin(&header(1), waiter().0, || 0), Begun::Done(_)));
+        assert!(matches!(
+            flights.begin(&header(1), waiter().0, || 0),
+            Begun::Done(_)
+        ));
         assert_eq!(flights.len(), 0);
     }
 
@@ -362,10 +392,17 @@ mod tests {
         let batch = header(5);
         let gate = Arc::new(Gate::default());
         let (answers, _told) = mpsc::channel(1);
-        let waiter =
-            Waiter::Session { answers, gate: Arc::clone(&gate), slot: Slot::for_tests() };
+        let waiter = Waiter::Session {
+            answers,
+            gate: Arc::clone(&gate),
+            slot: Slot::for_tests(),
+        };
         assert!(matches!(flights.begin(&batch, waiter, || 2), Begun::Fresh));
-        assert!(flights.settle(batch.id(), Err(Failure::Unavailable("x".into()))).is_none());
+        assert!(
+            flights
+                .settle(batch.id(), Err(Failure::Unavailable("x".into())))
+                .is_none()
+        );
         assert!(!gate.may_pass(header(6).id()));
         assert!(gate.may_pass(batch.id()));
     }

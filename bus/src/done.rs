@@ -65,12 +65,15 @@ impl Done {
 
     /// Forgets streams that were idle for [`IDLE_MINUTES`] at the minute `now`.
     pub(crate) fn prune(&mut self, now: u32) {
-        self.streams.retain(|_key, stream| now.saturating_sub(stream.touched) < IDLE_MINUTES);
+        self.streams
+            .retain(|_key, stream| now.saturating_sub(stream.touched) < IDLE_MINUTES);
     }
 
     /// Everything, for a snapshot.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (DestinationNo, StreamId, &StreamDone)> {
-        self.streams.iter().map(|(&(destination, stream), done)| (destination, stream, done))
+        self.streams
+            .iter()
+            .map(|(&(destination, stream), done)| (destination, stream, done))
     }
 
     /// How many streams are known, summed over the destinations.
@@ -84,11 +87,20 @@ mod tests {
     use super::*;
 
     fn id(epoch: u64, seq: u64) -> BatchId {
-        BatchId { stream: StreamId(7), epoch: Epoch(epoch), seq }
+        BatchId {
+            stream: StreamId(7),
+            epoch: Epoch(epoch),
+            seq,
+        }
     }
 
     fn insert(done: &mut Done, batch: BatchId, minute: u32) {
-        done.insert(0, (batch.stream, batch.epoch), (batch.seq, batch.seq + 1), minute);
+        done.insert(
+            0,
+            (batch.stream, batch.epoch),
+            (batch.seq, batch.seq + 1),
+            minute,
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! | `dedupe`, `done`, [`journal`] | what is on its way, what is delivered, and that on disk |
 //! | [`route`], [`template`] | which topic goes where, under which name |
 //! | `destination` | Kafka, files; the contract on one page |
-//! | `report`, `status` | facts for the manager, a page for people |
+//! | `report`, `tally`, `status` | facts for the manager, figures, a page for people |
 //!
 //! [`run`] wires them. Stopping: not ready, no new connections, agents are asked to leave, what is
 //! in flight is finished within the grace, the destinations and the journal are closed.
@@ -38,6 +38,7 @@ mod report;
 pub mod route;
 mod session;
 mod status;
+mod tally;
 pub mod template;
 #[cfg(test)]
 mod testing;
@@ -109,8 +110,10 @@ pub async fn run_with(
     let _lock = Lock::acquire(&config.data_dir)?;
     let listener = net::listen(&config.listen).await?;
     let admin_listener = net::listen_for("admin", &config.admin).await?;
-    let addresses =
-        Bound { listen: listener.local_addr()?, admin: admin_listener.local_addr()? };
+    let addresses = Bound {
+        listen: listener.local_addr()?,
+        admin: admin_listener.local_addr()?,
+    };
 
     let (journal, owner) = open_journal(&config)?;
     let node = Arc::new(assemble(&config, journal, stop.clone()).await?);
@@ -126,19 +129,31 @@ pub async fn run_with(
     let mut parts = Supervisor::new(stop, GRACE);
     let lines = Arc::new(Lines::new(config.limits.memory));
     let connections = config.limits.connections;
-    parts.spawn("listen", listen::run(Arc::clone(&node), lines, listener, connections));
-    parts.spawn("admin", admin::serve(admin_listener, admin_pages(&node), node.stop.clone()));
+    parts.spawn(
+        "listen",
+        listen::run(Arc::clone(&node), lines, listener, connections),
+    );
+    parts.spawn(
+        "admin",
+        admin::serve(admin_listener, admin_pages(&node), node.stop.clone()),
+    );
     parts.spawn("gauges", gauges(Arc::clone(&node)));
     let ended = parts.join().await;
 
     let closing = Arc::clone(&node);
-    spawn_blocking(move || close_destinations(&closing)).await.context("failed to close the destinations")?;
+    spawn_blocking(move || close_destinations(&closing))
+        .await
+        .context("failed to close the destinations")?;
     told.cancel();
     match timeout(REPORT_GRACE, reporter.join_all()).await {
         Ok(results) => results.into_iter().collect::<anyhow::Result<()>>()?,
-        Err(_elapsed) => tracing::warn!("the manager did not take the last report; it is told after the next start"),
+        Err(_elapsed) => tracing::warn!(
+            "the manager did not take the last report; it is told after the next start"
+        ),
     }
-    spawn_blocking(move || owner.close()).await.context("failed to close the journal")?;
+    spawn_blocking(move || owner.close())
+        .await
+        .context("failed to close the journal")?;
     tracing::info!("the bus node has stopped");
     ended
 }
@@ -147,17 +162,28 @@ fn open_journal(config: &Config) -> anyhow::Result<(Journal, journal::Owner)> {
     let dir = config.data_dir.join("dedupe");
     let (journal, owner, opened) = Journal::open(&dir, config.manager.is_some())?;
     if opened.torn_bytes > 0 {
-        tracing::warn!(torn_bytes = opened.torn_bytes, "the journal had a torn tail; it is cut off");
+        tracing::warn!(
+            torn_bytes = opened.torn_bytes,
+            "the journal had a torn tail; it is cut off"
+        );
     }
     if opened.damaged_bytes > 0 {
-        tracing::error!(damaged_bytes = opened.damaged_bytes, "the journal was damaged in the middle; what could be read counts, the damaged file is kept beside it");
-        metrics::counter!("tributary_bus_journal_damaged_bytes_total").increment(opened.damaged_bytes as u64);
+        tracing::error!(
+            damaged_bytes = opened.damaged_bytes,
+            "the journal was damaged in the middle; what could be read counts, the damaged file is kept beside it"
+        );
+        metrics::counter!("tributary_bus_journal_damaged_bytes_total")
+            .increment(opened.damaged_bytes as u64);
     }
     tracing::debug!(records = opened.records, "the journal is open");
     Ok((journal, owner))
 }
 
-async fn assemble(config: &Config, journal: Journal, stop: CancellationToken) -> anyhow::Result<Node> {
+async fn assemble(
+    config: &Config,
+    journal: Journal,
+    stop: CancellationToken,
+) -> anyhow::Result<Node> {
     let epoch = journal.memory().epoch;
     let lines_agent = AgentId::new(&format!("bus-{}", config.node))
         .or_else(|_too_long| AgentId::new(config.node.as_str()))?;
@@ -173,14 +199,30 @@ async fn assemble(config: &Config, journal: Journal, stop: CancellationToken) ->
     let table = config.routes.clone();
     let (starting, config) = (journal.clone(), config.clone());
     let destinations = spawn_blocking(move || {
-        let started = config.destinations.iter().map(|one| start(one, &config, &starting));
+        let started = config
+            .destinations
+            .iter()
+            .map(|one| start(one, &config, &starting));
         started.collect::<anyhow::Result<Vec<_>>>()
     });
-    let destinations = destinations.await.context("failed to start the destinations")??;
-    Ok(Node::new(identity, budget, journal, ledger, (table, destinations), stop))
+    let destinations = destinations
+        .await
+        .context("failed to start the destinations")??;
+    Ok(Node::new(
+        identity,
+        budget,
+        journal,
+        ledger,
+        (table, destinations),
+        stop,
+    ))
 }
 
-fn start(one: &DestinationConfig, config: &Config, journal: &Journal) -> anyhow::Result<Destination> {
+fn start(
+    one: &DestinationConfig,
+    config: &Config,
+    journal: &Journal,
+) -> anyhow::Result<Destination> {
     match &one.kind {
         DestinationKind::Kafka { bootstrap, options } => {
             let memory = config.limits.memory;
@@ -201,7 +243,9 @@ fn close_destinations(node: &Node) {
 }
 
 fn client(config: &Config) -> anyhow::Result<Option<Client>> {
-    let Some(manager) = &config.manager else { return Ok(None) };
+    let Some(manager) = &config.manager else {
+        return Ok(None);
+    };
     let token = match &manager.token_file {
         Some(path) => Some(disk::read_secret(path)?),
         None => None,
@@ -211,7 +255,10 @@ fn client(config: &Config) -> anyhow::Result<Option<Client>> {
 
 fn admin_pages(node: &Arc<Node>) -> Admin {
     let (ready, status) = (Arc::clone(node), Arc::clone(node));
-    Admin::new(move || status::ready(&ready), move || status::status(&status))
+    Admin::new(
+        move || status::ready(&ready),
+        move || status::status(&status),
+    )
 }
 
 /// Sets what is looked at, not counted.
@@ -222,7 +269,7 @@ async fn gauges(node: Arc<Node>) -> anyhow::Result<()> {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         metrics::gauge!("tributary_bus_memory_used_bytes").set(node.budget.used() as f64);
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        metrics::gauge!("tributary_bus_in_flight_batches").set(node.in_flight() as f64);
+        metrics::gauge!("tributary_bus_in_flight_batches_count").set(node.in_flight() as f64);
     }
     Ok(())
 }

@@ -43,7 +43,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long connections may finish after the stop.
 const FINISH_WITHIN: Duration = Duration::from_secs(8);
 /// What there is, for 404.
-const PATHS: &str = "there are GET /v1/stream (upgrade), POST /v1/lines/{topic}, GET /healthz, /readyz, /metrics";
+const PATHS: &str =
+    "there are GET /v1/stream (upgrade), POST /v1/lines/{topic}, GET /healthz, /readyz, /metrics";
 
 /// An answer of one piece.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -90,7 +91,10 @@ pub(crate) async fn run(
         }
     };
     if timeout(FINISH_WITHIN, finish).await.is_err() {
-        tracing::warn!(connections = open.len(), "connections did not finish before the stop and are cut; their batches come again");
+        tracing::warn!(
+            connections = open.len(),
+            "connections did not finish before the stop and are cut; their batches come again"
+        );
     }
     Ok(())
 }
@@ -121,7 +125,8 @@ async fn converse(node: Arc<Node>, lines: Arc<Lines>, stream: TcpStream) {
     }
     let upgraded = Arc::new(Mutex::new(None));
     let service = service_fn(|request| {
-        let (node, lines, upgraded) = (Arc::clone(&node), Arc::clone(&lines), Arc::clone(&upgraded));
+        let (node, lines, upgraded) =
+            (Arc::clone(&node), Arc::clone(&lines), Arc::clone(&upgraded));
         async move { Ok::<_, Infallible>(answer(&node, &lines, &upgraded, request).await) }
     });
     let connection = http1::Builder::new()
@@ -141,7 +146,10 @@ async fn converse(node: Arc<Node>, lines: Arc<Lines>, stream: TcpStream) {
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended");
     }
-    let upgrade: Option<OnUpgrade> = upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let upgrade: Option<OnUpgrade> = upgraded
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     let Some(upgrade) = upgrade else { return };
     match upgrade.await {
         Ok(stream) => session::run(Arc::clone(&node), TokioIo::new(stream)).await,
@@ -185,7 +193,10 @@ async fn answer(
         "/healthz" => text(StatusCode::OK, "ok"),
         "/readyz" => match crate::status::ready(node) {
             Ok(()) => text(StatusCode::OK, "ready"),
-            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}")),
+            Err(why) => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &format!("not ready: {why}"),
+            ),
         },
         _metrics => {
             let mut answer = Response::new(Full::from(metrics::render()));
@@ -199,8 +210,13 @@ async fn answer(
 /// Whether a request asks for our protocol.
 fn asks_for_stream(headers: &HeaderMap) -> bool {
     let has = |name, wanted: &str| {
-        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(wanted))
+        let values = headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        values
+            .flat_map(|value| value.split(','))
+            .any(|one| one.trim().eq_ignore_ascii_case(wanted))
     };
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, PROTOCOL)
 }
@@ -228,8 +244,13 @@ fn name_protocol(answer: &mut Answer) {
 }
 
 fn not_allowed(methods: &'static str) -> Answer {
-    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, &format!("allowed here: {methods}"));
-    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    let mut answer = text(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("allowed here: {methods}"),
+    );
+    answer
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(methods));
     answer
 }
 

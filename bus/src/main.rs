@@ -13,5 +13,7 @@ fn main() -> ExitCode {
         load: tributary_bus::config::load,
         log: |config| &config.log,
     };
-    daemon::main(&part, |config, Signals { stop, reload: _ }| tributary_bus::run(config, stop))
+    daemon::main(&part, |config, Signals { stop, reload: _ }| {
+        tributary_bus::run(config, stop)
+    })
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -28,20 +28,8 @@ use crate::{
     order::Gate,
     report::Ledger,
     route::{Branch, Table},
+    tally::{Counts, Tallies},
 };
-
-/// What one topic has seen in this life, for `/status`. Records.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// Taken in, repeats not counted.
-    pub(crate) received: u64,
-    /// At every destination of the route.
-    pub(crate) delivered: u64,
-    /// Repeats that were removed.
-    pub(crate) duplicate: u64,
-    /// Refused.
-    pub(crate) refused: u64,
-}
 
 /// Who this node is.
 #[derive(Debug, Clone)]
@@ -76,7 +64,7 @@ pub(crate) struct Node {
     table: Table,
     destinations: Vec<Destination>,
     flights: Flights,
-    topics: Mutex<BTreeMap<Topic, Counts>>,
+    tallies: Tallies,
 }
 
 impl Node {
@@ -99,7 +87,7 @@ impl Node {
             table,
             destinations,
             flights: Flights::default(),
-            topics: Mutex::default(),
+            tallies: Tallies::default(),
         }
     }
 
@@ -108,7 +96,10 @@ impl Node {
         let id = header.id();
         let branches = self.table.find(&header.topic);
         let missing = branches.map_or(0, |branches| self.missing(branches, id).count());
-        let down = branches.into_iter().flatten().find_map(|branch| self.down(branch, header));
+        let down = branches
+            .into_iter()
+            .flatten()
+            .find_map(|branch| self.down(branch, header));
         admit::admit(Facts {
             stopping: self.stop.is_cancelled(),
             routed: branches.is_some(),
@@ -130,7 +121,9 @@ impl Node {
             return Err(Failure::Unavailable("this node is stopping".to_owned()));
         }
         let down = branches.iter().find_map(|branch| {
-            self.destinations.get(branch.destination)?.down(&branch.target.render(topic, 0))
+            self.destinations
+                .get(branch.destination)?
+                .down(&branch.target.render(topic, 0))
         });
         down.map_or(Ok(()), |why| Err(Failure::Unavailable(why)))
     }
@@ -146,8 +139,9 @@ impl Node {
         branches: &'a [Branch],
         batch: BatchId,
     ) -> impl Iterator<Item = (&'a Branch, &'a Destination)> {
-        let with_destination =
-            branches.iter().filter_map(|b| Some((b, self.destinations.get(b.destination)?)));
+        let with_destination = branches
+            .iter()
+            .filter_map(|b| Some((b, self.destinations.get(b.destination)?)));
         let memory = self.journal.memory();
         let missing: Vec<_> = with_destination
             .filter(|(_branch, destination)| !memory.done.contains(destination.no(), batch))
@@ -186,11 +180,8 @@ impl Node {
         if header.agent != self.identity.lines_agent {
             self.ledger.received(&header);
         }
-        self.count(&header.topic, |counts| counts.received += u64::from(header.records));
-        metrics::counter!("tributary_bus_received_records_total", "topic" => header.topic.to_string())
-            .increment(u64::from(header.records));
-        metrics::counter!("tributary_bus_received_bytes_total", "topic" => header.topic.to_string())
-            .increment(header.raw_bytes);
+        self.tallies
+            .of(&header.topic, |tally| tally.received(&header));
         for (branch, destination) in missing {
             let node = Arc::clone(self);
             destination.deliver(Job {
@@ -208,7 +199,6 @@ impl Node {
     /// Counts a landed batch and tells everybody who waits.
     fn land(&self, landed: Landed) {
         let header = &landed.header;
-        let topic = || header.topic.to_string();
         match &landed.outcome {
             Ok(_places) => {
                 if header.agent == self.identity.lines_agent {
@@ -217,15 +207,15 @@ impl Node {
                     self.ledger.cut_here(header);
                 }
                 self.ledger.delivered(header);
-                self.count(&header.topic, |counts| counts.delivered += u64::from(header.records));
-                metrics::counter!("tributary_bus_delivered_records_total", "topic" => topic())
-                    .increment(u64::from(header.records));
+                self.tallies
+                    .of(&header.topic, |tally| tally.delivered(header));
                 if landed.repeats > 0 {
                     self.duplicate(header, landed.repeats);
                 }
             }
             Err(Failure::Unavailable(_reason)) => {
-                metrics::counter!("tributary_bus_busy_batches_total", "reason" => "failed").increment(1);
+                metrics::counter!("tributary_bus_busy_batches_total", "reason" => "failed")
+                    .increment(1);
             }
             Err(Failure::Rejected(reason, detail)) => self.refused(header, *reason, detail),
         }
@@ -240,19 +230,17 @@ impl Node {
         for _time in 0..times {
             self.ledger.duplicate(header);
         }
-        let records = u64::from(header.records) * u64::from(times);
-        self.count(&header.topic, |counts| counts.duplicate += records);
-        metrics::counter!("tributary_bus_duplicate_records_total", "topic" => header.topic.to_string())
-            .increment(records);
+        self.tallies
+            .of(&header.topic, |tally| tally.duplicate(header, times));
     }
 
     /// Counts a refusal and says it once.
     pub(crate) fn refused(&self, header: &BatchHeader, reason: RefuseReason, detail: &str) {
-        let records = u64::from(header.records);
-        self.count(&header.topic, |counts| counts.refused += records);
+        self.tallies
+            .of(&header.topic, |tally| tally.refused(header));
         let label = reason.as_str();
         metrics::counter!("tributary_bus_refused_records_total", "reason" => label)
-            .increment(records);
+            .increment(u64::from(header.records));
         tracing::error!(
             batch.id = %header.id(),
             batch.topic = %header.topic,
@@ -265,17 +253,9 @@ impl Node {
         );
     }
 
-    fn count(&self, topic: &Topic, change: impl FnOnce(&mut Counts)) {
-        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        match topics.get_mut(topic) {
-            Some(counts) => change(counts),
-            None => change(topics.entry(topic.clone()).or_default()),
-        }
-    }
-
     /// What each topic has seen in this life.
     pub(crate) fn counts(&self) -> BTreeMap<Topic, Counts> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tallies.counts()
     }
 
     /// Batches on their way.
@@ -307,11 +287,28 @@ fn minute_of(header: &BatchHeader) -> u32 {
 
 /// The answer to a repeat.
 pub(crate) fn duplicate(batch: BatchId) -> Answer {
-    Answer::Receipt(Receipt { batch, outcome: Outcome::Duplicate })
+    Answer::Receipt(Receipt {
+        batch,
+        outcome: Outcome::Duplicate,
+    })
 }
 
 /// The answer to a batch that was not admitted now.
-pub(crate) fn busy(header: &BatchHeader, retry_after_ms: u32, node: bool, reason: String) -> Answer {
-    let scope = if node { Scope::Node } else { Scope::Topic(header.topic.clone()) };
-    Answer::Busy(Busy { batch: header.id(), retry_after_ms, scope, reason })
+pub(crate) fn busy(
+    header: &BatchHeader,
+    retry_after_ms: u32,
+    node: bool,
+    reason: String,
+) -> Answer {
+    let scope = if node {
+        Scope::Node
+    } else {
+        Scope::Topic(header.topic.clone())
+    };
+    Answer::Busy(Busy {
+        batch: header.id(),
+        retry_after_ms,
+        scope,
+        reason,
+    })
 }

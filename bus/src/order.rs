@@ -58,7 +58,11 @@ mod tests {
     use super::*;
 
     fn id(stream: u64, seq: u64) -> BatchId {
-        BatchId { stream: StreamId(stream), epoch: Epoch(1), seq }
+        BatchId {
+            stream: StreamId(stream),
+            epoch: Epoch(1),
+            seq,
+        }
     }
 
     #[test]

@@ -21,9 +21,7 @@ use tributary_common::{
     header::{BatchHeader, MinuteCount},
     http::Client,
     ids::{Epoch, StreamId, Topic},
-    report::{
-        Duplicates, Fact, Health, Hop, REPORTS_PATH, Report, ReportAnswer, Reporter, Run,
-    },
+    report::{Duplicates, Fact, Health, Hop, REPORTS_PATH, Report, ReportAnswer, Reporter, Run},
 };
 
 use crate::{
@@ -56,7 +54,6 @@ struct Pending {
     gone: u64,
     batches: usize,
     duplicates: BTreeMap<(Topic, u32), u32>,
-    dropped_batches: u64,
 }
 
 /// Where facts gather. Without a manager it keeps nothing.
@@ -68,12 +65,19 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// `wanted`: there is a manager to tell.
     pub(crate) fn new(wanted: bool) -> Self {
-        Self { pending: wanted.then(Mutex::default) }
+        Self {
+            pending: wanted.then(Mutex::default),
+        }
     }
 
     fn lock(&self) -> Option<MutexGuard<'_, Pending>> {
         // Facts are added whole, so a panic elsewhere leaves it usable.
-        Some(self.pending.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(
+            self.pending
+                .as_ref()?
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     /// The node has taken a batch in.
@@ -106,11 +110,16 @@ impl Ledger {
         (stream, epoch, seq): (StreamId, Epoch, u64),
         minutes: Vec<MinuteCount>,
     ) {
-        let Some(mut pending) = self.lock() else { return };
+        let Some(mut pending) = self.lock() else {
+            return;
+        };
         let pending = &mut *pending;
         pending.batches += 1;
         let key = (hop, stream, epoch);
-        let place = pending.open.get(&key).and_then(|at| at.checked_sub(pending.gone));
+        let place = pending
+            .open
+            .get(&key)
+            .and_then(|at| at.checked_sub(pending.gone));
         let run = place
             .and_then(|place| pending.facts.get_mut(usize::try_from(place).ok()?))
             .map(|fact| &mut fact.run)
@@ -118,20 +127,32 @@ impl Ledger {
         if let Some(run) = run {
             run.batches.push(minutes);
         } else {
-            pending.open.insert(key, pending.gone + pending.facts.len() as u64);
-            let run =
-                Run { topic: topic.clone(), stream, epoch, first_seq: seq, batches: vec![minutes] };
+            pending
+                .open
+                .insert(key, pending.gone + pending.facts.len() as u64);
+            let run = Run {
+                topic: topic.clone(),
+                stream,
+                epoch,
+                first_seq: seq,
+                batches: vec![minutes],
+            };
             pending.facts.push_back(Fact { hop, run });
         }
         while pending.batches > MAX_WAITING_BATCHES {
-            let Some(fact) = pending.take_front() else { break };
-            pending.dropped_batches += fact.run.batches.len() as u64;
+            let Some(fact) = pending.take_front() else {
+                break;
+            };
+            metrics::counter!("tributary_bus_report_dropped_batches_total")
+                .increment(fact.run.batches.len() as u64);
         }
     }
 
     /// A repeat was removed.
     pub(crate) fn duplicate(&self, header: &BatchHeader) {
-        let Some(mut pending) = self.lock() else { return };
+        let Some(mut pending) = self.lock() else {
+            return;
+        };
         for minute in &header.minutes {
             let key = (header.topic.clone(), minute.minute);
             let records = pending.duplicates.entry(key).or_default();
@@ -144,10 +165,14 @@ impl Ledger {
 
     /// Takes out what the next report tells.
     fn take(&self) -> (Vec<Fact>, Vec<Duplicates>) {
-        let Some(mut pending) = self.lock() else { return Default::default() };
+        let Some(mut pending) = self.lock() else {
+            return Default::default();
+        };
         let (mut facts, mut batches) = (Vec::new(), 0);
         while batches < MAX_BATCHES_A_REPORT {
-            let Some(fact) = pending.take_front() else { break };
+            let Some(fact) = pending.take_front() else {
+                break;
+            };
             batches += fact.run.batches.len();
             facts.push(fact);
         }
@@ -159,7 +184,10 @@ impl Ledger {
             let count = MinuteCount { minute, records };
             match duplicates.last_mut().filter(|last| last.topic == topic) {
                 Some(last) => last.minutes.push(count),
-                None => duplicates.push(Duplicates { topic, minutes: vec![count] }),
+                None => duplicates.push(Duplicates {
+                    topic,
+                    minutes: vec![count],
+                }),
             }
         }
         (facts, duplicates)
@@ -185,11 +213,23 @@ pub(crate) fn retell(node: &Node) {
     let untold: Vec<Untold> = node.journal.memory().untold.iter().cloned().collect();
     let mut told = std::collections::HashSet::new();
     for entry in untold {
-        let Untold::Delivered(delivered) = entry else { continue };
+        let Untold::Delivered(delivered) = entry else {
+            continue;
+        };
         if node.is_delivered(&delivered.topic, delivered.batch) && told.insert(delivered.batch) {
-            let batch = (delivered.batch.stream, delivered.batch.epoch, delivered.batch.seq);
-            node.ledger.fact(Hop::Received, &delivered.topic, batch, delivered.minutes.clone());
-            node.ledger.fact(Hop::Delivered, &delivered.topic, batch, delivered.minutes);
+            let batch = (
+                delivered.batch.stream,
+                delivered.batch.epoch,
+                delivered.batch.seq,
+            );
+            node.ledger.fact(
+                Hop::Received,
+                &delivered.topic,
+                batch,
+                delivered.minutes.clone(),
+            );
+            node.ledger
+                .fact(Hop::Delivered, &delivered.topic, batch, delivered.minutes);
         }
     }
 }
@@ -216,7 +256,12 @@ pub(crate) async fn run(
                 tracing::warn!(%error, "the manager does not take reports; facts are kept, data flows on");
             }
             metrics::counter!("tributary_bus_report_failures_total").increment(1);
-            if stopping || stop.run_until_cancelled(sleep(backoff.next(&mut rng))).await.is_none() {
+            if stopping
+                || stop
+                    .run_until_cancelled(sleep(backoff.next(&mut rng)))
+                    .await
+                    .is_none()
+            {
                 return Ok(());
             }
         }
@@ -227,7 +272,11 @@ pub(crate) async fn run(
         }
         if marked {
             let number = mark(&node, number);
-            node.journal.commit(vec![Record::Told { number }], false, Box::new(|_written| {}));
+            node.journal.commit(
+                vec![Record::Told { number }],
+                false,
+                Box::new(|_written| {}),
+            );
         }
         if stopping && node.ledger.is_empty() {
             return Ok(());
@@ -244,7 +293,8 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
         // A waiter that is gone has stopped with the node.
         let then = Box::new(move |_outcome| done.send(()).unwrap_or_default());
         let number = mark(node, number);
-        node.journal.commit(vec![Record::Mark { number }], false, then);
+        node.journal
+            .commit(vec![Record::Mark { number }], false, then);
         // A journal that is gone answers as well; a report without a mark is only told twice.
         drop(written.await);
     }
@@ -280,17 +330,17 @@ fn mark(node: &Node, number: u64) -> u64 {
     node.identity.epoch.0.saturating_add(number)
 }
 
-async fn send(
-    client: &mut Client,
-    body: &[u8],
-    number: u64,
-) -> anyhow::Result<()> {
+async fn send(client: &mut Client, body: &[u8], number: u64) -> anyhow::Result<()> {
     let (status, answer) = client
         .post_json(REPORTS_PATH, body.to_vec(), ANSWER_WITHIN)
         .await?;
     anyhow::ensure!(status.is_success(), "the manager answers {status}");
     let answer: ReportAnswer = serde_json::from_slice(&answer)?;
-    anyhow::ensure!(answer.number == number, "the manager answers report {}", answer.number);
+    anyhow::ensure!(
+        answer.number == number,
+        "the manager answers report {}",
+        answer.number
+    );
     Ok(())
 }
 
@@ -304,7 +354,10 @@ mod tests {
 
     fn runs(ledger: &Ledger) -> Vec<(Hop, u64, usize)> {
         let (facts, _duplicates) = ledger.take();
-        facts.iter().map(|f| (f.hop, f.run.first_seq, f.run.batches.len())).collect()
+        facts
+            .iter()
+            .map(|f| (f.hop, f.run.first_seq, f.run.batches.len()))
+            .collect()
     }
 
     #[test]
@@ -320,7 +373,11 @@ mod tests {
         add(Hop::Delivered, 2);
         assert_eq!(
             runs(&ledger),
-            [(Hop::Received, 1, 3), (Hop::Delivered, 1, 2), (Hop::Received, 7, 1)]
+            [
+                (Hop::Received, 1, 3),
+                (Hop::Delivered, 1, 2),
+                (Hop::Received, 7, 1)
+            ]
         );
         add(Hop::Received, 8);
         assert_eq!(runs(&ledger), [(Hop::Received, 8, 1)]);
@@ -332,7 +389,12 @@ mod tests {
         let topic = Topic::new("web").unwrap();
         for seq in 0..=MAX_WAITING_BATCHES as u64 {
             // Every other sequence number: no two make a run.
-            ledger.fact(Hop::Received, &topic, (StreamId(1), Epoch(1), seq * 2), minutes(1));
+            ledger.fact(
+                Hop::Received,
+                &topic,
+                (StreamId(1), Epoch(1), seq * 2),
+                minutes(1),
+            );
         }
         let (facts, _duplicates) = ledger.take();
         assert_eq!(facts[0].run.first_seq, 2);
@@ -343,7 +405,12 @@ mod tests {
     fn without_a_manager_nothing_is_kept() {
         let ledger = Ledger::new(false);
         let topic = Topic::new("web").unwrap();
-        ledger.fact(Hop::Received, &topic, (StreamId(1), Epoch(1), 1), minutes(1));
+        ledger.fact(
+            Hop::Received,
+            &topic,
+            (StreamId(1), Epoch(1), 1),
+            minutes(1),
+        );
         assert_eq!(runs(&ledger), []);
     }
 }

@@ -15,8 +15,7 @@ impl Pattern {
     /// A pattern; `None` when it is empty or holds a character that no topic can have.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
-        let allowed =
-            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'*');
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'*');
         (!text.is_empty() && text.bytes().all(allowed)).then(|| Self(text.to_owned()))
     }
 
@@ -92,7 +91,11 @@ mod tests {
     #[test]
     fn a_star_stands_for_any_run_of_characters() {
         let check = |pattern: &str, topic: &str, want: bool| {
-            assert_eq!(Pattern::new(pattern).unwrap().matches(topic), want, "{pattern} {topic}");
+            assert_eq!(
+                Pattern::new(pattern).unwrap().matches(topic),
+                want,
+                "{pattern} {topic}"
+            );
         };
         check("web.*", "web.access", true);
         check("web.*", "web.", true);
@@ -122,11 +125,20 @@ mod tests {
     fn the_first_match_wins() {
         let route = |pattern: &str, destination: usize| Route {
             pattern: Pattern::new(pattern).unwrap(),
-            to: vec![Branch { destination, target: Template::parse("{topic}").unwrap() }],
+            to: vec![Branch {
+                destination,
+                target: Template::parse("{topic}").unwrap(),
+            }],
         };
-        let table = Table::new(vec![route("web.*", 0), route("web.access", 1), route("db", 2)]);
+        let table = Table::new(vec![
+            route("web.*", 0),
+            route("web.access", 1),
+            route("db", 2),
+        ]);
         let find = |topic: &str| {
-            table.find(&Topic::new(topic).unwrap()).map(|branches| branches[0].destination)
+            table
+                .find(&Topic::new(topic).unwrap())
+                .map(|branches| branches[0].destination)
         };
         assert_eq!(find("web.access"), Some(0));
         assert_eq!(find("db"), Some(2));

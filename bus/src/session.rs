@@ -21,9 +21,7 @@ use tokio::{
 };
 use tributary_common::{
     header::BatchHeader,
-    wire::{
-        self, Frame, Hello, MAX_RECEIPTS, PRELUDE_BYTES, Prelude, Receipt, Welcome, WireError,
-    },
+    wire::{self, Frame, Hello, MAX_RECEIPTS, PRELUDE_BYTES, Prelude, Receipt, Welcome, WireError},
 };
 
 use crate::{
@@ -66,7 +64,10 @@ impl Slot {
     /// A slot of a window of one.
     pub(crate) fn for_tests() -> Self {
         let window = Arc::new(Semaphore::new(1));
-        Self { _batch: window.try_acquire_owned().unwrap(), bytes: None }
+        Self {
+            _batch: window.try_acquire_owned().unwrap(),
+            bytes: None,
+        }
     }
 }
 
@@ -137,7 +138,9 @@ where
         node: Arc::clone(&node),
         gate: Arc::new(Gate::default()),
         batches: Arc::new(Semaphore::new(WINDOW_BATCHES as usize)),
-        bytes: Arc::new(Semaphore::new(usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX))),
+        bytes: Arc::new(Semaphore::new(
+            usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX),
+        )),
         answers,
         words,
         pings: 0,
@@ -165,7 +168,9 @@ fn ended(error: &SessionError, hello: Option<&Hello>) {
     metrics::counter!("tributary_bus_sessions_ended_total", "reason" => error.label()).increment(1);
     let agent = hello.map_or("unknown", |hello| hello.agent.as_str());
     match error {
-        SessionError::Io(_) => tracing::info!(agent.id = agent, %error, "an agent's connection ended"),
+        SessionError::Io(_) => {
+            tracing::info!(agent.id = agent, %error, "an agent's connection ended")
+        }
         SessionError::Wire(_) | SessionError::Rule(_) => {
             tracing::warn!(agent.id = agent, %error, "an agent's connection was closed");
         }
@@ -178,7 +183,7 @@ struct Open<'a>(&'a Node);
 impl<'a> Open<'a> {
     fn new(node: &'a Node) -> Self {
         node.connections.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!("tributary_bus_connections").increment(1);
+        metrics::gauge!("tributary_bus_connections_count").increment(1);
         Self(node)
     }
 }
@@ -186,7 +191,7 @@ impl<'a> Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        metrics::gauge!("tributary_bus_connections").decrement(1);
+        metrics::gauge!("tributary_bus_connections_count").decrement(1);
     }
 }
 
@@ -202,7 +207,9 @@ where
     let greeting = async {
         let prelude = Prelude::decode(read_array(reader).await?)?;
         if prelude.payload_bytes > 0 {
-            return Err(SessionError::Rule("the first frame has a payload; it must be a hello"));
+            return Err(SessionError::Rule(
+                "the first frame has a payload; it must be a hello",
+            ));
         }
         let header = read_bytes(reader, prelude.header_bytes).await?;
         match wire::decode(prelude, header)? {
@@ -247,13 +254,18 @@ async fn say_error<W: AsyncWrite + Unpin>(writer: &mut W, error: &SessionError) 
     }
 }
 
-async fn read_array<R: AsyncRead + Unpin>(reader: &mut R) -> Result<[u8; PRELUDE_BYTES], SessionError> {
+async fn read_array<R: AsyncRead + Unpin>(
+    reader: &mut R,
+) -> Result<[u8; PRELUDE_BYTES], SessionError> {
     let mut bytes = [0; PRELUDE_BYTES];
     reader.read_exact(&mut bytes).await?;
     Ok(bytes)
 }
 
-async fn read_bytes<R: AsyncRead + Unpin>(reader: &mut R, len: usize) -> Result<Bytes, SessionError> {
+async fn read_bytes<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    len: usize,
+) -> Result<Bytes, SessionError> {
     let mut bytes = BytesMut::zeroed(len);
     reader.read_exact(&mut bytes).await?;
     Ok(bytes.freeze())
@@ -304,18 +316,27 @@ impl Session {
 
     /// Reads one frame; `false` when the peer has closed between two frames.
     async fn step<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<bool, SessionError> {
-        let Some(prelude) = self.prelude(reader).await? else { return Ok(false) };
+        let Some(prelude) = self.prelude(reader).await? else {
+            return Ok(false);
+        };
         let slow = |_elapsed| SessionError::Rule("a frame took longer than 30 s");
         let header = timeout(FRAME_WITHIN, read_bytes(reader, prelude.header_bytes))
             .await
             .map_err(slow)??;
         if wire::is_batch(&header) {
             let header = BatchHeader::decode(&header.slice(1..)).map_err(WireError::from)?;
-            return self.batch(reader, header, prelude.payload_bytes).await.map(|()| true);
+            return self
+                .batch(reader, header, prelude.payload_bytes)
+                .await
+                .map(|()| true);
         }
         if prelude.payload_bytes > 0 {
             let kind = header.first().copied().unwrap_or_default();
-            return Err(WireError::Payload { kind, payload: prelude.payload_bytes }.into());
+            return Err(WireError::Payload {
+                kind,
+                payload: prelude.payload_bytes,
+            }
+            .into());
         }
         match wire::decode(prelude, header)? {
             Frame::Ping(number) => self.say(Word::Pong(number)).await,
@@ -331,7 +352,9 @@ impl Session {
             | Frame::Busy(_)
             | Frame::Refuse(_)
             | Frame::GoAway { .. } => {
-                return Err(SessionError::Rule("an agent sends batches, pings and pongs only"));
+                return Err(SessionError::Rule(
+                    "an agent sends batches, pings and pongs only",
+                ));
             }
         }
         Ok(true)
@@ -348,7 +371,9 @@ impl Session {
             let rest = bytes.get_mut(have..).unwrap_or_default();
             match timeout(PING_AFTER, reader.read(rest)).await {
                 Ok(Ok(0)) if have == 0 => return Ok(None),
-                Ok(Ok(0)) => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+                Ok(Ok(0)) => {
+                    return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+                }
                 Ok(Ok(count)) => have += count,
                 Ok(Err(error)) => return Err(error.into()),
                 Err(_elapsed) if self.pings >= MAX_PINGS || have > 0 => {
@@ -378,13 +403,21 @@ impl Session {
         let answer = match self.node.look(&header, &self.gate) {
             Admission::Accept => {
                 slot.bytes = Some(take_bytes(&self.bytes, payload_bytes).await);
-                let permit = self.node.budget.take(budget::cost(&header, payload_bytes)).await;
+                let permit = self
+                    .node
+                    .budget
+                    .take(budget::cost(&header, payload_bytes))
+                    .await;
                 let slow = |_elapsed| SessionError::Rule("a payload took longer than 30 s");
                 let payload = timeout(FRAME_WITHIN, read_bytes(reader, payload_bytes))
                     .await
                     .map_err(slow)??;
                 self.gate.taken(id);
-                let batch = Accepted { header: Arc::new(header), payload, _permit: permit };
+                let batch = Accepted {
+                    header: Arc::new(header),
+                    payload,
+                    _permit: permit,
+                };
                 self.node.take(batch, self.waiter(slot));
                 return Ok(());
             }
@@ -406,7 +439,11 @@ impl Session {
                 self.node.duplicate(&header, 1);
                 duplicate(id)
             }
-            Admission::Busy { retry_after_ms, node, reason } => {
+            Admission::Busy {
+                retry_after_ms,
+                node,
+                reason,
+            } => {
                 self.gate.block(id);
                 metrics::counter!("tributary_bus_busy_batches_total", "reason" => "admission")
                     .increment(1);
@@ -430,11 +467,20 @@ impl Session {
             return duplicate(header.id());
         }
         self.gate.block(header.id());
-        busy(header, crate::admit::ORDER_RETRY_MS, false, "its first delivery failed".to_owned())
+        busy(
+            header,
+            crate::admit::ORDER_RETRY_MS,
+            false,
+            "its first delivery failed".to_owned(),
+        )
     }
 
     fn waiter(&self, slot: Slot) -> Waiter {
-        Waiter::Session { answers: self.answers.clone(), gate: Arc::clone(&self.gate), slot }
+        Waiter::Session {
+            answers: self.answers.clone(),
+            gate: Arc::clone(&self.gate),
+            slot,
+        }
     }
 
     async fn slot(&self) -> Slot {
@@ -442,7 +488,10 @@ impl Session {
             .acquire_owned()
             .await
             .expect("the window's semaphore is never closed");
-        Slot { _batch: batch, bytes: None }
+        Slot {
+            _batch: batch,
+            bytes: None,
+        }
     }
 }
 
@@ -455,13 +504,18 @@ async fn take_bytes(window: &Arc<Semaphore>, bytes: usize) -> OwnedSemaphorePerm
 }
 
 /// Reads bytes and throws them away.
-async fn discard<R: AsyncRead + Unpin>(reader: &mut R, mut left: usize) -> Result<(), SessionError> {
+async fn discard<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    mut left: usize,
+) -> Result<(), SessionError> {
     let mut buffer = vec![0; DISCARD_BYTES.min(left)];
     while left > 0 {
         let want = buffer.len().min(left);
         let slow = |_elapsed| SessionError::Rule("a payload took longer than 30 s");
         let part = buffer.get_mut(..want).unwrap_or_default();
-        let count = timeout(FRAME_WITHIN, reader.read(part)).await.map_err(slow)??;
+        let count = timeout(FRAME_WITHIN, reader.read(part))
+            .await
+            .map_err(slow)??;
         if count == 0 {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }

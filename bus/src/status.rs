@@ -16,8 +16,10 @@ pub(crate) fn ready(node: &Node) -> Result<(), String> {
     }
     let down: Vec<_> = node.destinations().iter().map(|d| d.health()).collect();
     if !down.is_empty() && down.iter().all(|health| health.state == "down") {
-        let names: Vec<_> =
-            down.iter().map(|health| format!("{}: {}", health.name, health.detail)).collect();
+        let names: Vec<_> = down
+            .iter()
+            .map(|health| format!("{}: {}", health.name, health.detail))
+            .collect();
         return Err(format!("every destination is down ({})", names.join("; ")));
     }
     if node.journal.failing() {

@@ -99,7 +99,9 @@ impl Template {
     /// Whether the text depends on the event time.
     #[must_use]
     pub fn has_time(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Date | Part::Hour))
+        self.parts
+            .iter()
+            .any(|part| matches!(part, Part::Date | Part::Hour))
     }
 }
 
@@ -121,9 +123,16 @@ mod tests {
     fn placeholders_are_filled_in_utc() {
         let check = |template: &str, minute: u32, want: &str| {
             let topic = Topic::new("web.access").unwrap();
-            assert_eq!(Template::parse(template).unwrap().render(&topic, minute), want);
+            assert_eq!(
+                Template::parse(template).unwrap().render(&topic, minute),
+                want
+            );
         };
-        check("/data/{topic}/dt={date}/hour={hour}", 0, "/data/web.access/dt=1970-01-01/hour=00");
+        check(
+            "/data/{topic}/dt={date}/hour={hour}",
+            0,
+            "/data/web.access/dt=1970-01-01/hour=00",
+        );
         check("{topic}", 5, "web.access");
         check("x-{topic}-{hour}", 23 * 60 + 59, "x-web.access-23");
         check("{date}", 28_000_000, "2023-03-28");
@@ -136,10 +145,22 @@ mod tests {
         let check = |template: &str, text: &str| {
             assert_eq!(Template::parse(template).unwrap_err().to_string(), text);
         };
-        check("a{tpoic}", "{tpoic} is unknown; allowed are {topic}, {date}, {hour}");
-        check("a{topic", "\"a{topic\" has a brace without its pair; allowed are {topic}, {date}, {hour}");
-        check("a}b{topic}", "\"a}b{topic}\" has a brace without its pair; allowed are {topic}, {date}, {hour}");
-        check("{topic}}", "\"{topic}}\" has a brace without its pair; allowed are {topic}, {date}, {hour}");
+        check(
+            "a{tpoic}",
+            "{tpoic} is unknown; allowed are {topic}, {date}, {hour}",
+        );
+        check(
+            "a{topic",
+            "\"a{topic\" has a brace without its pair; allowed are {topic}, {date}, {hour}",
+        );
+        check(
+            "a}b{topic}",
+            "\"a}b{topic}\" has a brace without its pair; allowed are {topic}, {date}, {hour}",
+        );
+        check(
+            "{topic}}",
+            "\"{topic}}\" has a brace without its pair; allowed are {topic}, {date}, {hour}",
+        );
     }
 
     #[test]

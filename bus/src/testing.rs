@@ -26,7 +26,11 @@ use crate::{
 
 /// A batch of lines.
 pub(crate) fn batch(topic: &str, stream: u64, seq: u64, lines: &[&str]) -> (BatchHeader, Bytes) {
-    let id = BatchId { stream: StreamId(stream), epoch: Epoch(1), seq };
+    let id = BatchId {
+        stream: StreamId(stream),
+        epoch: Epoch(1),
+        seq,
+    };
     let mut encoder = Encoder::new(Codec::Zstd);
     encoder.begin(id);
     for line in lines {
@@ -57,7 +61,11 @@ pub(crate) fn batch(topic: &str, stream: u64, seq: u64, lines: &[&str]) -> (Batc
 pub(crate) async fn accepted((header, payload): (BatchHeader, Bytes)) -> Arc<Accepted> {
     let budget = Budget::new(budget::MIN_BYTES);
     let permit = budget.take(1).await;
-    Arc::new(Accepted { header: Arc::new(header), payload, _permit: permit })
+    Arc::new(Accepted {
+        header: Arc::new(header),
+        payload,
+        _permit: permit,
+    })
 }
 
 /// A node with one scripted destination for topics `web*` and two for `both*`.
@@ -78,9 +86,14 @@ pub(crate) fn rig_in(dir: TempDir, memory: u64) -> Rig {
     let (journal, owner, _opened) = Journal::open(dir.path(), true).unwrap();
     let sink = MemorySink::new("first", &journal);
     let second = MemorySink::new("second", &journal);
-    let branch =
-        |destination| Branch { destination, target: Template::parse("x-{topic}").unwrap() };
-    let route = |pattern: &str, to| Route { pattern: Pattern::new(pattern).unwrap(), to };
+    let branch = |destination| Branch {
+        destination,
+        target: Template::parse("x-{topic}").unwrap(),
+    };
+    let route = |pattern: &str, to| Route {
+        pattern: Pattern::new(pattern).unwrap(),
+        to,
+    };
     let table = Table::new(vec![
         route("web*", vec![branch(0)]),
         route("both*", vec![branch(0), branch(1)]),
@@ -93,8 +106,10 @@ pub(crate) fn rig_in(dir: TempDir, memory: u64) -> Rig {
         epoch: journal.memory().epoch,
         lines_agent: AgentId::new("bus-bus1").unwrap(),
     };
-    let destinations =
-        vec![Destination::Memory(sink.clone()), Destination::Memory(second.clone())];
+    let destinations = vec![
+        Destination::Memory(sink.clone()),
+        Destination::Memory(second.clone()),
+    ];
     let node = Node::new(
         identity,
         Budget::new(memory),
@@ -103,5 +118,12 @@ pub(crate) fn rig_in(dir: TempDir, memory: u64) -> Rig {
         (table, destinations),
         stop.clone(),
     );
-    Rig { node: Arc::new(node), sink, second, stop, owner, dir }
+    Rig {
+        node: Arc::new(node),
+        sink,
+        second,
+        stop,
+        owner,
+        dir,
+    }
 }

@@ -33,18 +33,30 @@ fn a_small_file_is_enough_and_the_rest_has_defaults() {
     let config = parse(GOOD, "bus.toml").unwrap().value;
     assert_eq!(config.listen, "0.0.0.0:7400");
     assert_eq!(config.admin, "127.0.0.1:7401");
-    assert_eq!(config.limits, Limits { memory: 1 << 30, connections: 20_000 });
+    assert_eq!(
+        config.limits,
+        Limits {
+            memory: 1 << 30,
+            connections: 20_000
+        }
+    );
     let topic = tributary_common::ids::Topic::new("web.access").unwrap();
     let to = config.routes.find(&topic).unwrap();
     assert_eq!(to[0].target.render(&topic, 0), "x-web.access");
-    assert_eq!(to[1].target.render(&topic, 0), "/data/web.access/dt=1970-01-01");
+    assert_eq!(
+        to[1].target.render(&topic, 0),
+        "/data/web.access/dt=1970-01-01"
+    );
 }
 
 #[test]
 fn a_route_to_nowhere_names_what_there_is() {
     let text = GOOD.replace("destination = \"local\" }]", "destination = \"lcoal\" }]");
     let faults = faults(&text);
-    assert!(faults.contains("\"lcoal\" is no [[destination]]; there are kafka-main, local"), "{faults}");
+    assert!(
+        faults.contains("\"lcoal\" is no [[destination]]; there are kafka-main, local"),
+        "{faults}"
+    );
 }
 
 #[test]
@@ -53,10 +65,19 @@ fn what_this_version_lacks_is_refused_by_name() {
         let faults = faults(&format!("{GOOD}\n{text}"));
         assert!(faults.contains(part), "{faults}");
     };
-    check("[[destination]]\nname = \"es\"\nkind = \"elasticsearch\"\n", "elasticsearch");
-    check("[[destination]]\nname = \"lake\"\nkind = \"hdfs\"\n", "hdfs");
+    check(
+        "[[destination]]\nname = \"es\"\nkind = \"elasticsearch\"\n",
+        "elasticsearch",
+    );
+    check(
+        "[[destination]]\nname = \"lake\"\nkind = \"hdfs\"\n",
+        "hdfs",
+    );
     check("[tls]\ncert = \"x\"\n", "tls");
-    check("[[destination]]\nname = \"local\"\nkind = \"file\"\npath = \"/x\"\n", "name");
+    check(
+        "[[destination]]\nname = \"local\"\nkind = \"file\"\npath = \"/x\"\n",
+        "name",
+    );
 }
 
 #[test]
@@ -68,7 +89,13 @@ fn settings_on_which_the_guarantees_rest_are_refused() {
 
 #[test]
 fn what_is_ignored_warns() {
-    let text = format!("{}\n[spill]\nmax = \"1GiB\"\n", GOOD.replace("kind = \"kafka\"", "kind = \"kafka\"\nproducer = \"verbatim\""));
+    let text = format!(
+        "{}\n[spill]\nmax = \"1GiB\"\n",
+        GOOD.replace(
+            "kind = \"kafka\"",
+            "kind = \"kafka\"\nproducer = \"verbatim\""
+        )
+    );
     let loaded = parse(&text, "bus.toml").unwrap();
     let warnings: Vec<String> = loaded.warnings().iter().map(ToString::to_string).collect();
     let all = warnings.join("\n");

@@ -47,7 +47,12 @@ impl MemorySink {
     pub(crate) fn new(name: &str, journal: &Journal) -> Self {
         let name = Name::new(name).unwrap();
         let no = journal.memory().destination(&name);
-        Self { name, no, journal: journal.clone(), state: Arc::default() }
+        Self {
+            name,
+            no,
+            journal: journal.clone(),
+            state: Arc::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,11 +121,16 @@ impl MemorySink {
             Ok(decoded) => decoded,
             Err(failure) => return job.done.tell(Err(failure)),
         };
-        let values = decoded.records().map(|record| record.value.to_vec()).collect();
+        let values = decoded
+            .records()
+            .map(|record| record.value.to_vec())
+            .collect();
         let target = self.journal.memory().target(self.no, &job.target);
         let first = {
             let mut state = self.lock();
-            state.delivered.push((job.batch.header.id(), job.target.clone(), values));
+            state
+                .delivered
+                .push((job.batch.header.id(), job.target.clone(), values));
             i64::try_from(state.delivered.len()).unwrap()
         };
         let place = Place {

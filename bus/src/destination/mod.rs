@@ -72,7 +72,9 @@ impl Accepted {
             () if decoded.minutes() != header.minutes => "records per minute",
             () => return Ok(decoded),
         };
-        Err(corrupt(format!("the payload has another {differs} than its header says")))
+        Err(corrupt(format!(
+            "the payload has another {differs} than its header says"
+        )))
     }
 }
 
@@ -108,14 +110,18 @@ impl Done {
 impl Drop for Done {
     fn drop(&mut self) {
         if let Some(answer) = self.0.take() {
-            answer(Err(Failure::Unavailable("the destination stopped".to_owned())));
+            answer(Err(Failure::Unavailable(
+                "the destination stopped".to_owned(),
+            )));
         }
     }
 }
 
 impl std::fmt::Debug for Done {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Done").field("answered", &self.0.is_none()).finish()
+        f.debug_struct("Done")
+            .field("answered", &self.0.is_none())
+            .finish()
     }
 }
 
@@ -167,7 +173,7 @@ impl Destination {
     pub(crate) fn down(&self, target: &str) -> Option<String> {
         match self {
             Self::Kafka(kafka) => kafka.down(target),
-            Self::File(file) => file.down(),
+            Self::File(file) => file.down(target),
             #[cfg(test)]
             Self::Memory(memory) => memory.down(),
         }
@@ -212,7 +218,11 @@ pub(crate) fn delivered(target: u32, batch: &Accepted, place: &Place) -> Record 
 /// find out by themselves what they have after a power cut: the write is enough.
 pub(crate) fn note_and_tell(journal: &Journal, target: u32, job: Job, place: Place) {
     let record = delivered(target, &job.batch, &place);
-    let Job { batch, done, target: _name } = job;
+    let Job {
+        batch,
+        done,
+        target: _name,
+    } = job;
     journal.commit(
         vec![record],
         false,

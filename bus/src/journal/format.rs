@@ -261,9 +261,16 @@ pub(crate) mod tests {
             partition: 3,
             first: 100,
             end: 200,
-            batch: BatchId { stream: StreamId(7), epoch: Epoch(8), seq },
+            batch: BatchId {
+                stream: StreamId(7),
+                epoch: Epoch(8),
+                seq,
+            },
             topic: Topic::new("web").unwrap(),
-            minutes: vec![MinuteCount { minute: 9, records: 100 }],
+            minutes: vec![MinuteCount {
+                minute: 9,
+                records: 100,
+            }],
             at: 10,
         })
     }
@@ -271,8 +278,17 @@ pub(crate) mod tests {
     fn samples() -> Vec<Record> {
         vec![
             Record::Life { epoch: Epoch(5) },
-            Record::Target { no: 1, destination: Name::new("k").unwrap(), target: "web".into() },
-            Record::Position { target: 1, partition: 3, end: 100, floor: None },
+            Record::Target {
+                no: 1,
+                destination: Name::new("k").unwrap(),
+                target: "web".into(),
+            },
+            Record::Position {
+                target: 1,
+                partition: 3,
+                end: 100,
+                floor: None,
+            },
             Record::Opened { target: 1 },
             delivered(1),
             Record::Done {
@@ -313,8 +329,14 @@ pub(crate) mod tests {
         let check = |bytes: &[u8], text: &str| {
             assert_eq!(scan(bytes).unwrap_err().to_string(), text);
         };
-        check(b"TRBJ\0\x09\0\0", "has journal version 9; this build reads version 1");
-        check(b"hello there", "is not a journal: it begins with [68, 65, 6c, 6c], not \"TRBJ\"");
+        check(
+            b"TRBJ\0\x09\0\0",
+            "has journal version 9; this build reads version 1",
+        );
+        check(
+            b"hello there",
+            "is not a journal: it begins with [68, 65, 6c, 6c], not \"TRBJ\"",
+        );
         assert_eq!(scan(b"TR").unwrap(), Scan::default());
     }
 
@@ -323,8 +345,7 @@ pub(crate) mod tests {
     fn the_first_versions_bytes_are_still_read() {
         let (bytes, _ends) = file(&[delivered(1)]);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        const KEPT: &str =
-            "5452424a00010000b70000001216b26ecc020106c8019003070801037765620109640a";
+        const KEPT: &str = "5452424a00010000b70000001216b26ecc020106c8019003070801037765620109640a";
         assert_eq!(hex, KEPT);
         assert_eq!(scan(&bytes).unwrap().records, [delivered(1)]);
     }

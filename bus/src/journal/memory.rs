@@ -11,7 +11,7 @@ use std::{
 use tributary_common::ids::{BatchId, Epoch, Name};
 
 use super::format::{Delivered, Record};
-use crate::done::{Done, DestinationNo};
+use crate::done::{DestinationNo, Done};
 
 /// The most delivered batches whose facts are kept for a manager that does not answer; the agents
 /// keep theirs, so what falls off here is told by them.
@@ -118,7 +118,10 @@ impl Memory {
 
     /// The targets of a destination.
     pub(crate) fn targets_of(&self, destination: DestinationNo) -> Vec<(u32, Target)> {
-        let here = self.targets.iter().filter(|(_no, target)| target.destination == destination);
+        let here = self
+            .targets
+            .iter()
+            .filter(|(_no, target)| target.destination == destination);
         here.map(|(&no, target)| (no, target.clone())).collect()
     }
 
@@ -131,28 +134,54 @@ impl Memory {
     pub(crate) fn unwritten(&mut self, no: u32) -> Option<Record> {
         let target = self.targets.get_mut(&no).filter(|target| !target.written)?;
         target.written = true;
-        let destination = self.destinations.get(usize::from(target.destination))?.clone();
-        Some(Record::Target { no, destination, target: target.name.to_string() })
+        let destination = self
+            .destinations
+            .get(usize::from(target.destination))?
+            .clone();
+        Some(Record::Target {
+            no,
+            destination,
+            target: target.name.to_string(),
+        })
     }
 
     /// Takes a record in.
     pub(crate) fn apply(&mut self, record: &Record, keep_untold: bool) {
         match record {
             Record::Life { epoch } => self.epoch = self.epoch.max(*epoch),
-            Record::Target { no, destination, target } => {
+            Record::Target {
+                no,
+                destination,
+                target,
+            } => {
                 let destination = self.destination(destination);
                 self.define(*no, destination, target.as_str().into());
                 self.with(*no, |target| target.written = true);
             }
             Record::Delivered(delivered) => self.delivered(delivered, keep_untold),
-            Record::Done { destination, stream, epoch, ranges, touched } => {
+            Record::Done {
+                destination,
+                stream,
+                epoch,
+                ranges,
+                touched,
+            } => {
                 let destination = self.destination(destination);
                 for &range in ranges {
-                    self.done.insert(destination, (*stream, *epoch), range, *touched);
+                    self.done
+                        .insert(destination, (*stream, *epoch), range, *touched);
                 }
             }
-            Record::Position { target, partition, end, floor } => {
-                let position = Position { end: *end, floor: *floor };
+            Record::Position {
+                target,
+                partition,
+                end,
+                floor,
+            } => {
+                let position = Position {
+                    end: *end,
+                    floor: *floor,
+                };
                 self.with(*target, |target| {
                     target.positions.insert(*partition, position);
                 });
@@ -171,7 +200,10 @@ impl Memory {
             }
             Record::Told { number } => self.told(*number),
             Record::Resolved { target } => self.with(*target, |target| {
-                target.positions.values_mut().for_each(|position| position.floor = None);
+                target
+                    .positions
+                    .values_mut()
+                    .for_each(|position| position.floor = None);
             }),
         }
     }
@@ -193,7 +225,8 @@ impl Memory {
         target.touched = target.touched.max(delivered.at);
         let BatchId { stream, epoch, seq } = delivered.batch;
         let destination = target.destination;
-        self.done.insert(destination, (stream, epoch), (seq, seq + 1), delivered.at);
+        self.done
+            .insert(destination, (stream, epoch), (seq, seq + 1), delivered.at);
         if keep_untold {
             self.untold.push_back(Untold::Delivered(delivered.clone()));
             if self.untold.len() > MAX_UNTOLD {
@@ -204,7 +237,10 @@ impl Memory {
 
     /// Drops what stands before the mark. A mark that is not there was told before.
     fn told(&mut self, number: u64) {
-        let at = self.untold.iter().position(|entry| *entry == Untold::Mark(number));
+        let at = self
+            .untold
+            .iter()
+            .position(|entry| *entry == Untold::Mark(number));
         if let Some(at) = at {
             self.untold.drain(..=at);
         }
@@ -230,11 +266,18 @@ impl Memory {
                 records.push(Record::Opened { target: no });
             }
             for (&partition, &Position { end, floor }) in &target.positions {
-                records.push(Record::Position { target: no, partition, end, floor });
+                records.push(Record::Position {
+                    target: no,
+                    partition,
+                    end,
+                    floor,
+                });
             }
         }
         for (destination, stream, done) in self.done.iter() {
-            let Some(name) = self.destinations.get(usize::from(destination)) else { continue };
+            let Some(name) = self.destinations.get(usize::from(destination)) else {
+                continue;
+            };
             for (&epoch, seqs) in &done.epochs {
                 records.push(Record::Done {
                     destination: name.clone(),
@@ -261,8 +304,11 @@ mod tests {
     }
 
     fn state(memory: &mut Memory) -> Vec<String> {
-        let mut lines: Vec<String> =
-            memory.snapshot(0).into_iter().map(|record| format!("{record:?}")).collect();
+        let mut lines: Vec<String> = memory
+            .snapshot(0)
+            .into_iter()
+            .map(|record| format!("{record:?}"))
+            .collect();
         lines.sort();
         lines
     }
@@ -281,7 +327,11 @@ mod tests {
             partition: 0,
             first: end - 10,
             end,
-            batch: BatchId { stream: StreamId(7), epoch: Epoch(8), seq },
+            batch: BatchId {
+                stream: StreamId(7),
+                epoch: Epoch(8),
+                seq,
+            },
             topic: Topic::new("web").unwrap(),
             minutes: vec![],
             at: 0,
@@ -291,7 +341,9 @@ mod tests {
     fn any_record() -> impl Strategy<Value = Record> {
         let target = 0u32..3;
         prop_oneof![
-            (1u64..9).prop_map(|epoch| Record::Life { epoch: Epoch(epoch) }),
+            (1u64..9).prop_map(|epoch| Record::Life {
+                epoch: Epoch(epoch)
+            }),
             target.clone().prop_map(|no| Record::Target {
                 no,
                 destination: name("d"),
@@ -299,7 +351,12 @@ mod tests {
             }),
             (target.clone(), 1u64..40, 10i64..500).prop_map(|(t, seq, end)| delivered(t, seq, end)),
             (target.clone(), 0i64..500, prop::option::of(0i64..500)).prop_map(
-                |(target, end, floor)| Record::Position { target, partition: 0, end, floor }
+                |(target, end, floor)| Record::Position {
+                    target,
+                    partition: 0,
+                    end,
+                    floor
+                }
             ),
             target.clone().prop_map(|target| Record::Opened { target }),
             target.clone().prop_map(|target| Record::Closed { target }),
@@ -359,8 +416,29 @@ mod tests {
 
     #[test]
     fn a_floor_holds_the_recovery_back() {
-        assert_eq!(Position { end: 10, floor: None }.from(), 10);
-        assert_eq!(Position { end: 10, floor: Some(4) }.from(), 4);
-        assert_eq!(Position { end: 10, floor: Some(14) }.from(), 10);
+        assert_eq!(
+            Position {
+                end: 10,
+                floor: None
+            }
+            .from(),
+            10
+        );
+        assert_eq!(
+            Position {
+                end: 10,
+                floor: Some(4)
+            }
+            .from(),
+            4
+        );
+        assert_eq!(
+            Position {
+                end: 10,
+                floor: Some(14)
+            }
+            .from(),
+            10
+        );
     }
 }

@@ -88,7 +88,12 @@ pub(crate) struct Owner {
 impl Owner {
     /// Writes and syncs what was committed so far, and ends; later commits fail. Blocks.
     pub(crate) fn close(self) {
-        let last = Commit { records: Vec::new(), sync: true, then: Box::new(|_written| {}), last: true };
+        let last = Commit {
+            records: Vec::new(),
+            sync: true,
+            then: Box::new(|_written| {}),
+            last: true,
+        };
         // A thread that is gone has said why.
         drop(self.commits.send(last));
         if self.thread.join().is_err() {
@@ -152,8 +157,19 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || writer.run())
             .context("failed to start a thread")?;
-        let owner = Owner { thread, commits: commits.clone() };
-        Ok((Self { commits, memory, failing }, owner, opened))
+        let owner = Owner {
+            thread,
+            commits: commits.clone(),
+        };
+        Ok((
+            Self {
+                commits,
+                memory,
+                failing,
+            },
+            owner,
+            opened,
+        ))
     }
 
     /// The state; for a few lines at a time.
@@ -164,10 +180,19 @@ impl Journal {
 
     /// Notes records; `then` is called once they are written (with `sync`: once they are durable).
     pub(crate) fn commit(&self, records: Vec<Record>, sync: bool, then: Then) {
-        if let Err(refused) = self.commits.send(Commit { records, sync, then, last: false }) {
+        if let Err(refused) = self.commits.send(Commit {
+            records,
+            sync,
+            then,
+            last: false,
+        }) {
             let gone = std::io::Error::other("the journal is closed");
             let path = PathBuf::from(FILE);
-            (refused.0.then)(Err(Arc::new(DiskError { doing: "append to", path, source: gone })));
+            (refused.0.then)(Err(Arc::new(DiskError {
+                doing: "append to",
+                path,
+                source: gone,
+            })));
         }
     }
 
@@ -184,7 +209,11 @@ impl Journal {
         self.commit(records, true, then);
         result.recv().unwrap_or_else(|_closed| {
             let gone = std::io::Error::other("the journal's thread is gone");
-            Err(Arc::new(DiskError { doing: "append to", path: FILE.into(), source: gone }))
+            Err(Arc::new(DiskError {
+                doing: "append to",
+                path: FILE.into(),
+                source: gone,
+            }))
         })
     }
 
@@ -207,7 +236,10 @@ impl File {
     /// Writes the whole state to a new file in place of the old one.
     fn rewrite(path: PathBuf, memory: &Mutex<Memory>) -> Result<Self, DiskError> {
         let mut bytes = file_header().to_vec();
-        let records = memory.lock().unwrap_or_else(PoisonError::into_inner).snapshot(now_minute());
+        let records = memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .snapshot(now_minute());
         for record in &records {
             encode(record, &mut bytes);
         }
@@ -259,9 +291,9 @@ impl Writer {
         let mut last = false;
         while !last {
             let group: Vec<_> = match self.incoming.recv_timeout(SYNC_EVERY) {
-                Ok(first) => {
-                    std::iter::once(first).chain(self.incoming.try_iter().take(GROUP)).collect()
-                }
+                Ok(first) => std::iter::once(first)
+                    .chain(self.incoming.try_iter().take(GROUP))
+                    .collect(),
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
@@ -307,7 +339,11 @@ impl Writer {
         if self.failing.load(Ordering::Relaxed) {
             // What failed before is missing in the file: only a snapshot makes it whole again.
             let source = std::io::Error::other("an earlier write failed");
-            return Err(DiskError { doing: "append to", path: self.file.path.clone(), source });
+            return Err(DiskError {
+                doing: "append to",
+                path: self.file.path.clone(),
+                source,
+            });
         }
         let written = match bytes {
             [] => self.file.sync(),
@@ -360,7 +396,9 @@ fn target_of(record: &Record) -> Option<u32> {
 
 /// The wall clock in ms since 1970.
 pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -403,7 +441,9 @@ struct InspectedTarget {
 /// # Errors
 /// When it cannot be read.
 pub fn is_journal(path: &Path) -> anyhow::Result<bool> {
-    let Some(path) = journal_file(path)? else { return Ok(false) };
+    let Some(path) = journal_file(path)? else {
+        return Ok(false);
+    };
     let bytes = disk::read(&path)?.unwrap_or_default();
     Ok(bytes.starts_with(&format::MAGIC))
 }
@@ -413,7 +453,8 @@ pub fn is_journal(path: &Path) -> anyhow::Result<bool> {
 /// # Errors
 /// When there is none, or it is of another version.
 pub fn inspect(path: &Path) -> anyhow::Result<Inspection> {
-    let file = journal_file(path)?.with_context(|| format!("{} holds no journal", path.display()))?;
+    let file =
+        journal_file(path)?.with_context(|| format!("{} holds no journal", path.display()))?;
     let bytes = disk::read(&file)?.with_context(|| format!("{} is missing", file.display()))?;
     let found = scan(&bytes).with_context(|| file.display().to_string())?;
     let mut memory = Memory::default();
@@ -422,18 +463,30 @@ pub fn inspect(path: &Path) -> anyhow::Result<Inspection> {
     }
     let mut destinations = Vec::new();
     for no in 0.. {
-        let Some(name) = memory.destination_name(no) else { break };
-        let here = memory.done.iter().filter(|(destination, _stream, _done)| *destination == no);
+        let Some(name) = memory.destination_name(no) else {
+            break;
+        };
+        let here = memory
+            .done
+            .iter()
+            .filter(|(destination, _stream, _done)| *destination == no);
         let (mut streams, mut batches) = (0, 0);
         for (_destination, _stream, done) in here {
             streams += 1;
             batches += done.epochs.values().map(|seqs| seqs.len()).sum::<u64>();
         }
-        let targets = memory.targets_of(no).into_iter().map(|(_no, target)| InspectedTarget {
-            target: target.name.to_string(),
-            open: target.open,
-            positions: target.positions.iter().map(|(&p, at)| (p, at.end, at.floor)).collect(),
-        });
+        let targets = memory
+            .targets_of(no)
+            .into_iter()
+            .map(|(_no, target)| InspectedTarget {
+                target: target.name.to_string(),
+                open: target.open,
+                positions: target
+                    .positions
+                    .iter()
+                    .map(|(&p, at)| (p, at.end, at.floor))
+                    .collect(),
+            });
         destinations.push(InspectedDestination {
             destination: name.to_string(),
             streams,

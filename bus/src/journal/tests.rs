@@ -14,7 +14,11 @@ fn close(_journal: Journal, owner: Owner) {
 }
 
 fn batch(seq: u64) -> BatchId {
-    BatchId { stream: StreamId(7), epoch: Epoch(8), seq }
+    BatchId {
+        stream: StreamId(7),
+        epoch: Epoch(8),
+        seq,
+    }
 }
 
 fn deliver(journal: &Journal, seq: u64, end: i64) {
@@ -97,7 +101,10 @@ fn damage_in_the_middle_is_set_aside_and_the_rest_is_kept() {
     let (journal, owner, opened) = open(&dir);
     assert!(opened.damaged_bytes > 0);
     assert!(has(&journal, 1) && !has(&journal, 2) && has(&journal, 3));
-    assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), bytes);
+    assert_eq!(
+        std::fs::read(path.with_extension("damaged")).unwrap(),
+        bytes
+    );
     close(journal, owner);
 }
 
@@ -106,7 +113,9 @@ fn another_version_is_refused_and_left_alone() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join(FILE);
     std::fs::write(&path, b"TRBJ\0\x09\0\0newer").unwrap();
-    let error = Journal::open(dir.path(), true).map(|_opened| ()).unwrap_err();
+    let error = Journal::open(dir.path(), true)
+        .map(|_opened| ())
+        .unwrap_err();
     assert!(format!("{error:#}").contains("has journal version 9; this build reads version 1"));
     assert_eq!(std::fs::read(&path).unwrap(), b"TRBJ\0\x09\0\0newer");
 }
@@ -116,8 +125,11 @@ fn a_long_journal_is_compacted_and_loses_nothing() {
     let dir = TempDir::new().unwrap();
     let (journal, owner, _opened) = open(&dir);
     deliver(&journal, 1, 10);
-    let filler: Vec<Record> =
-        (0..20_000).map(|number| Record::Told { number: number << 40 }).collect();
+    let filler: Vec<Record> = (0..20_000)
+        .map(|number| Record::Told {
+            number: number << 40,
+        })
+        .collect();
     for _round in 0..45 {
         journal.commit(filler.clone(), false, Box::new(|outcome| outcome.unwrap()));
     }

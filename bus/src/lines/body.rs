@@ -30,7 +30,9 @@ pub(super) enum LinesError {
     Empty,
     #[error("line {0} is longer than {MAX_LINE_BYTES} bytes")]
     Line(u64),
-    #[error("the body is longer than {MAX_DECODED_BYTES} bytes once decompressed; send it in parts")]
+    #[error(
+        "the body is longer than {MAX_DECODED_BYTES} bytes once decompressed; send it in parts"
+    )]
     TooLarge,
     #[error("the body does not decompress: {0}")]
     Coding(String),
@@ -66,7 +68,11 @@ impl LineReader {
                 Box::new(BufReader::new(decoder))
             }
         };
-        Ok(Self { source, line: Vec::new(), seen: Totals::default() })
+        Ok(Self {
+            source,
+            line: Vec::new(),
+            seen: Totals::default(),
+        })
     }
 
     /// The next line without its newline; `None` at the end. A newline at the very end does not

@@ -86,11 +86,19 @@ struct No {
 
 impl No {
     fn new(status: StatusCode, words: impl Into<String>) -> Self {
-        Self { status, words: words.into(), again: false }
+        Self {
+            status,
+            words: words.into(),
+            again: false,
+        }
     }
 
     fn later(status: StatusCode, words: impl Into<String>) -> Self {
-        Self { status, words: words.into(), again: true }
+        Self {
+            status,
+            words: words.into(),
+            again: true,
+        }
     }
 }
 
@@ -98,7 +106,9 @@ impl From<LinesError> for No {
     fn from(error: LinesError) -> Self {
         let status = match error {
             LinesError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            LinesError::Empty | LinesError::Line(_) | LinesError::Coding(_) => StatusCode::BAD_REQUEST,
+            LinesError::Empty | LinesError::Line(_) | LinesError::Coding(_) => {
+                StatusCode::BAD_REQUEST
+            }
         };
         Self::new(status, error.to_string())
     }
@@ -126,19 +136,30 @@ impl Lines {
     /// For a node with so many bytes of memory for batches.
     pub(crate) fn new(memory_bytes: u64) -> Self {
         let bodies = (memory_bytes / BODIES_PART).max(MAX_ENCODED_BYTES);
-        let bodies = usize::try_from(bodies).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { streams: Mutex::default(), bodies: Arc::new(Semaphore::new(bodies)) }
+        let bodies = usize::try_from(bodies)
+            .unwrap_or(usize::MAX)
+            .min(Semaphore::MAX_PERMITS);
+        Self {
+            streams: Mutex::default(),
+            bodies: Arc::new(Semaphore::new(bodies)),
+        }
     }
 
     /// Answers one request.
-    pub(crate) async fn answer<B>(&self, node: &Arc<Node>, topic: &str, request: Request<B>) -> Answer
+    pub(crate) async fn answer<B>(
+        &self,
+        node: &Arc<Node>,
+        topic: &str,
+        request: Request<B>,
+    ) -> Answer
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         match self.serve(node, topic, request).await {
             Ok(totals) => {
-                metrics::counter!("tributary_bus_lines_requests_total", "status" => "200").increment(1);
+                metrics::counter!("tributary_bus_lines_requests_total", "reason" => "200")
+                    .increment(1);
                 let body = serde_json::json!({ "records": totals.records, "bytes": totals.bytes });
                 let mut answer = Response::new(Full::from(format!("{body}\n")));
                 let kind = HeaderValue::from_static("application/json");
@@ -147,10 +168,13 @@ impl Lines {
             }
             Err(no) => {
                 let status = no.status.as_u16().to_string();
-                metrics::counter!("tributary_bus_lines_requests_total", "status" => status).increment(1);
+                metrics::counter!("tributary_bus_lines_requests_total", "reason" => status)
+                    .increment(1);
                 let mut answer = text(no.status, &no.words);
                 if no.again {
-                    answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+                    answer
+                        .headers_mut()
+                        .insert(header::RETRY_AFTER, RETRY_AFTER);
                 }
                 answer
             }
@@ -167,7 +191,8 @@ impl Lines {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let bad = |error: &dyn std::fmt::Display| No::new(StatusCode::BAD_REQUEST, error.to_string());
+        let bad =
+            |error: &dyn std::fmt::Display| No::new(StatusCode::BAD_REQUEST, error.to_string());
         let topic = Topic::new(topic).map_err(|error| bad(&error))?;
         let class = class_of(request.uri().query()).map_err(|error| bad(&error))?;
         let coding = coding_of(request.headers())?;
@@ -198,21 +223,35 @@ impl Lines {
             return Err(too_large());
         }
         let bytes = u32::try_from(announced.unwrap_or(MAX_ENCODED_BYTES)).unwrap_or(u32::MAX);
-        let held = timeout(MEMORY_WITHIN, Arc::clone(&self.bodies).acquire_many_owned(bytes))
-            .await
-            .map_err(|_elapsed| {
-                No::later(StatusCode::TOO_MANY_REQUESTS, "too many bodies are on their way")
-            })?
-            .expect("the semaphore of bodies is never closed");
+        let held = timeout(
+            MEMORY_WITHIN,
+            Arc::clone(&self.bodies).acquire_many_owned(bytes),
+        )
+        .await
+        .map_err(|_elapsed| {
+            No::later(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many bodies are on their way",
+            )
+        })?
+        .expect("the semaphore of bodies is never closed");
         let limit = usize::try_from(MAX_ENCODED_BYTES).unwrap_or(usize::MAX);
         let body = Limited::new(request.into_body(), limit);
-        let body = timeout(BODY_WITHIN, collect(body)).await.map_err(|_elapsed| {
-            No::new(StatusCode::REQUEST_TIMEOUT, "the body took longer than 60 s")
-        })?;
+        let body = timeout(BODY_WITHIN, collect(body))
+            .await
+            .map_err(|_elapsed| {
+                No::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the body took longer than 60 s",
+                )
+            })?;
         match body {
             Ok(body) => Ok((body, held)),
             Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-            Err(error) => Err(No::new(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"))),
+            Err(error) => Err(No::new(
+                StatusCode::BAD_REQUEST,
+                format!("the body broke off: {error}"),
+            )),
         }
     }
 
@@ -225,7 +264,11 @@ impl Lines {
         reader: LineReader,
     ) -> Result<(), No> {
         let mut sent: Vec<Sent> = Vec::new();
-        let mut cutter = Cutter { reader, encoder: Encoder::new(Codec::None), spare: None };
+        let mut cutter = Cutter {
+            reader,
+            encoder: Encoder::new(Codec::None),
+            spare: None,
+        };
         let at_ms = i64::try_from(now_ms()).unwrap_or(i64::MAX);
         loop {
             let (id, header) = self.begin(node, topic, class);
@@ -241,8 +284,11 @@ impl Lines {
             let bytes = budget::cost(&header, encoded.payload.len());
             let permit = node.budget.take(bytes).await;
             let (told, answer) = oneshot::channel();
-            let batch =
-                Accepted { header: Arc::new(header), payload: encoded.payload, _permit: permit };
+            let batch = Accepted {
+                header: Arc::new(header),
+                payload: encoded.payload,
+                _permit: permit,
+            };
             node.take(batch, Waiter::Lines(told));
             sent.push(answer);
         }
@@ -250,24 +296,35 @@ impl Lines {
             for answer in sent {
                 match answer.await {
                     Ok(BatchAnswer::Receipt(_receipt)) => {}
-                    Ok(BatchAnswer::Busy(busy)) => return Err(Failure::Unavailable(busy.reason).into()),
+                    Ok(BatchAnswer::Busy(busy)) => {
+                        return Err(Failure::Unavailable(busy.reason).into());
+                    }
                     Ok(BatchAnswer::Refuse(refusal)) => {
                         return Err(Failure::Rejected(refusal.reason, refusal.detail).into());
                     }
-                    Err(_gone) => return Err(Failure::Unavailable("the node stopped".to_owned()).into()),
+                    Err(_gone) => {
+                        return Err(Failure::Unavailable("the node stopped".to_owned()).into());
+                    }
                 }
             }
             Ok(())
         };
-        timeout(DELIVER_WITHIN, wait).await.unwrap_or_else(|_elapsed| {
-            let words = "not delivered within 30 s; it may still be, a repeat may double it";
-            Err(No::later(StatusCode::SERVICE_UNAVAILABLE, words))
-        })
+        timeout(DELIVER_WITHIN, wait)
+            .await
+            .unwrap_or_else(|_elapsed| {
+                let words = "not delivered within 30 s; it may still be, a repeat may double it";
+                Err(No::later(StatusCode::SERVICE_UNAVAILABLE, words))
+            })
     }
 
     /// The next batch's identity, and its header without counts. A number that is not used in the
     /// end leaves a hole, which nobody misses: only what is delivered is told.
-    fn begin(&self, node: &Node, topic: &Topic, class: Class) -> (tributary_common::ids::BatchId, BatchHeader) {
+    fn begin(
+        &self,
+        node: &Node,
+        topic: &Topic,
+        class: Class,
+    ) -> (tributary_common::ids::BatchId, BatchHeader) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let stream = streams.entry(topic.clone()).or_default();
         stream.last_seq += 1;
@@ -280,7 +337,10 @@ impl Lines {
             epoch: identity.epoch,
             seq: stream.last_seq,
             generation: GenerationId(id.0 ^ identity.epoch.0),
-            span: Span { start: stream.bytes, end: stream.bytes },
+            span: Span {
+                start: stream.bytes,
+                end: stream.bytes,
+            },
             task: TaskId::new("lines").expect("lines is a name"),
             topic: topic.clone(),
             class,
@@ -299,7 +359,10 @@ impl Lines {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let stream = streams.entry(header.topic.clone()).or_default();
         let bytes = encoded.raw_bytes + u64::from(encoded.records);
-        header.span = Span { start: stream.bytes, end: stream.bytes + bytes };
+        header.span = Span {
+            start: stream.bytes,
+            end: stream.bytes + bytes,
+        };
         stream.bytes += bytes;
         header.records = encoded.records;
         header.raw_bytes = encoded.raw_bytes;
@@ -319,13 +382,19 @@ struct Cutter {
 
 impl Cutter {
     /// The next batch; `None` when there are no more lines.
-    fn cut(&mut self, id: tributary_common::ids::BatchId, at_ms: i64) -> Result<Option<Encoded>, No> {
+    fn cut(
+        &mut self,
+        id: tributary_common::ids::BatchId,
+        at_ms: i64,
+    ) -> Result<Option<Encoded>, No> {
         self.encoder.begin(id);
         if let Some(line) = self.spare.take() {
             self.encoder.push(at_ms, None, &line);
         }
         while self.encoder.raw_bytes() < BATCH_BYTES {
-            let Some(line) = self.reader.next()? else { break };
+            let Some(line) = self.reader.next()? else {
+                break;
+            };
             if self.encoder.has_room(None, line) {
                 self.encoder.push(at_ms, None, line);
             } else {
@@ -345,7 +414,12 @@ impl Cutter {
 
 /// Runs work on a plain thread and waits for it.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, No> {
-    let failed = |_panic| No::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be worked on");
+    let failed = |_panic| {
+        No::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the request could not be worked on",
+        )
+    };
     tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 
@@ -367,9 +441,17 @@ where
 /// The class of a request: `?class=P1`, else the default.
 fn class_of(query: Option<&str>) -> Result<Class, String> {
     let mut class = Class::default();
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+    for pair in query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+    {
         match pair.split_once('=') {
-            Some(("class", value)) => class = value.parse().map_err(|e: tributary_common::ids::NameError| e.to_string())?,
+            Some(("class", value)) => {
+                class = value
+                    .parse()
+                    .map_err(|e: tributary_common::ids::NameError| e.to_string())?
+            }
             Some((key, _)) => return Err(format!("{key:?} is unknown; allowed is class")),
             None => return Err(format!("{pair:?} is unknown; allowed is class=P0 to P3")),
         }
@@ -378,7 +460,9 @@ fn class_of(query: Option<&str>) -> Result<Class, String> {
 }
 
 fn coding_of(headers: &header::HeaderMap) -> Result<Coding, No> {
-    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Coding::Identity) };
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else {
+        return Ok(Coding::Identity);
+    };
     let text = value.to_str().unwrap_or("?").trim().to_ascii_lowercase();
     match text.as_str() {
         "identity" | "" => Ok(Coding::Identity),

@@ -38,19 +38,27 @@ impl Agent {
         let (pipe, theirs) = duplex(64 << 10);
         let mut session = JoinSet::new();
         session.spawn(run(Arc::clone(&rig.node), theirs));
-        Self { pipe, _session: session }
+        Self {
+            pipe,
+            _session: session,
+        }
     }
 
     async fn connect(rig: &Rig) -> Self {
         let mut agent = Self::dial(rig);
         agent.say(&hello()).await;
-        let Some(Frame::Welcome(welcome)) = agent.hear().await else { panic!("no welcome") };
+        let Some(Frame::Welcome(welcome)) = agent.hear().await else {
+            panic!("no welcome")
+        };
         assert_eq!(welcome.window_batches, WINDOW_BATCHES);
         agent
     }
 
     async fn say(&mut self, frame: &Frame) {
-        self.pipe.write_all(&wire::encode(frame).unwrap()).await.unwrap();
+        self.pipe
+            .write_all(&wire::encode(frame).unwrap())
+            .await
+            .unwrap();
     }
 
     async fn send(&mut self, (header, payload): (BatchHeader, Bytes)) -> BatchId {
@@ -64,7 +72,9 @@ impl Agent {
         let mut prelude = [0; PRELUDE_BYTES];
         self.pipe.read_exact(&mut prelude).await.ok()?;
         let prelude = Prelude::decode(prelude).unwrap();
-        let bytes = read_bytes(&mut self.pipe, prelude.frame_bytes()).await.unwrap();
+        let bytes = read_bytes(&mut self.pipe, prelude.frame_bytes())
+            .await
+            .unwrap();
         Some(wire::decode(prelude, bytes).unwrap())
     }
 
@@ -104,7 +114,14 @@ async fn a_batch_is_delivered_and_acknowledged() {
     agent.send(web(1)).await;
     assert_eq!(agent.answers(1).await, ["1 delivered 1"]);
     let (id, target, values) = rig.sink.delivered().remove(0);
-    assert_eq!(id, BatchId { stream: StreamId(7), epoch: Epoch(1), seq: 1 });
+    assert_eq!(
+        id,
+        BatchId {
+            stream: StreamId(7),
+            epoch: Epoch(1),
+            seq: 1
+        }
+    );
     assert_eq!(target, "x-web");
     assert_eq!(values, [b"one".to_vec(), b"two".to_vec()]);
     assert_eq!(rig.node.budget.used(), 0);
@@ -150,7 +167,10 @@ async fn all_destinations_have_it_before_the_receipt() {
     assert_eq!(agent.answers(1).await, ["1 busy gone"]);
     agent.send(batch("both", 7, 1, &["x"])).await;
     assert_eq!(agent.answers(1).await, ["1 delivered 1"]);
-    assert_eq!((rig.sink.delivered().len(), rig.second.delivered().len()), (1, 1));
+    assert_eq!(
+        (rig.sink.delivered().len(), rig.second.delivered().len()),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
@@ -164,7 +184,13 @@ async fn behind_a_busy_batch_nothing_of_its_stream_is_taken() {
     agent.send(batch("web", 8, 2, &["other stream"])).await;
     let mut answers = agent.answers(2).await;
     answers.sort();
-    assert_eq!(answers, ["2 busy an earlier batch of this stream is awaited", "2 delivered 1"]);
+    assert_eq!(
+        answers,
+        [
+            "2 busy an earlier batch of this stream is awaited",
+            "2 delivered 1"
+        ]
+    );
     agent.send(web(1)).await;
     agent.send(web(2)).await;
     assert_eq!(agent.answers(2).await, ["1 delivered 1", "2 delivered 1"]);
@@ -204,7 +230,10 @@ async fn what_no_route_takes_is_refused_and_so_is_a_lying_payload() {
     let (mut header, payload) = web(1);
     header.raw_bytes = u64::MAX;
     agent.send((header, payload)).await;
-    assert_eq!(agent.answers(1).await, [format!("1 {}", RefuseReason::Corrupt.as_str())]);
+    assert_eq!(
+        agent.answers(1).await,
+        [format!("1 {}", RefuseReason::Corrupt.as_str())]
+    );
     assert_eq!(rig.sink.delivered().len(), 0);
     agent.send(web(1)).await;
     assert_eq!(agent.answers(1).await, ["1 delivered 1"]);
@@ -230,7 +259,14 @@ async fn bad_bytes_end_this_connection_only_and_say_why() {
     check(vec![0, 0, 0, 1, 0, 1, 77], "frame kind 77 is unknown").await;
     check(vec![0, 0, 0, 2, 0, 1, 9, 0], "payload of 1 bytes").await;
     check(vec![0, 0, 0, 2, 0, 2, 3, 9], "batch header has version 9").await;
-    check(wire::encode(&Frame::GoAway { reconnect_within_ms: 1 }).unwrap(), "batches, pings").await;
+    check(
+        wire::encode(&Frame::GoAway {
+            reconnect_within_ms: 1,
+        })
+        .unwrap(),
+        "batches, pings",
+    )
+    .await;
     check(wire::encode(&hello()).unwrap(), "batches, pings").await;
 }
 
@@ -239,7 +275,10 @@ async fn the_first_word_must_be_hello() {
     let rig = rig();
     let mut agent = Agent::dial(&rig);
     agent.say(&Frame::Ping(1)).await;
-    assert_eq!(agent.hear().await, Some(Frame::Error("the first frame must be a hello".into())));
+    assert_eq!(
+        agent.hear().await,
+        Some(Frame::Error("the first frame must be a hello".into()))
+    );
     assert_eq!(agent.hear().await, None);
 }
 
@@ -253,7 +292,9 @@ async fn random_bytes_never_hang_or_panic_the_node() {
         if rng.bool() {
             // A plausible prelude in front, so that the bodies are reached.
             let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
-            let header = u16::try_from(rng.usize(1..=bytes.len())).unwrap().to_be_bytes();
+            let header = u16::try_from(rng.usize(1..=bytes.len()))
+                .unwrap()
+                .to_be_bytes();
             bytes.splice(0..0, length.into_iter().chain(header));
         }
         agent.pipe.write_all(&bytes).await.unwrap();
@@ -275,7 +316,9 @@ async fn a_frame_that_stalls_ends_the_connection_and_frees_its_memory() {
     let (header, payload) = web(1);
     let head = wire::encode_batch_head(&header, payload.len()).unwrap();
     agent.pipe.write_all(&head).await.unwrap();
-    assert!(matches!(agent.hear().await, Some(Frame::Error(text)) if text.contains("longer than 30 s")));
+    assert!(
+        matches!(agent.hear().await, Some(Frame::Error(text)) if text.contains("longer than 30 s"))
+    );
     assert_eq!(rig.node.budget.used(), 0);
 }
 
@@ -288,7 +331,10 @@ async fn a_quiet_peer_is_pinged_and_given_up_when_it_does_not_answer() {
     for number in 1..=u64::from(MAX_PINGS) {
         assert_eq!(agent.hear().await, Some(Frame::Ping(number)));
     }
-    assert_eq!(agent.hear().await, Some(Frame::Error("the peer is silent".into())));
+    assert_eq!(
+        agent.hear().await,
+        Some(Frame::Error("the peer is silent".into()))
+    );
 }
 
 #[tokio::test]
@@ -316,7 +362,12 @@ async fn a_stopping_node_asks_agents_to_leave_and_answers_what_it_has() {
         tokio::task::yield_now().await;
     }
     rig.stop.cancel();
-    assert_eq!(agent.hear().await, Some(Frame::GoAway { reconnect_within_ms: RECONNECT_WITHIN_MS }));
+    assert_eq!(
+        agent.hear().await,
+        Some(Frame::GoAway {
+            reconnect_within_ms: RECONNECT_WITHIN_MS
+        })
+    );
     rig.sink.release();
     assert_eq!(agent.answers(1).await, ["1 delivered 1"]);
     assert_eq!(agent.hear().await, None);

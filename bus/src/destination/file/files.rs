@@ -18,12 +18,11 @@ use tributary_common::{
     ids::Name,
 };
 
+use super::offset;
 use crate::{
     done::DestinationNo,
     journal::{Journal, format::Record, memory::Target},
 };
-
-use super::offset;
 
 /// The most open files; the longest unused one is closed for the next.
 const MAX_OPEN: usize = 512;
@@ -66,7 +65,10 @@ struct Identity {
 
 impl From<Metadata> for Identity {
     fn from(metadata: Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
     }
 }
 
@@ -95,7 +97,14 @@ impl Files {
         disk::create_dir_all(&root)?;
         let identity = std::fs::metadata(&root)?.into();
         let name = name.clone();
-        Ok(Self { destination, name, root, identity, journal, open: HashMap::new() })
+        Ok(Self {
+            destination,
+            name,
+            root,
+            identity,
+            journal,
+            open: HashMap::new(),
+        })
     }
 
     /// Cuts every file that an earlier life left open back to what the journal knows of it. A file
@@ -115,10 +124,17 @@ impl Files {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {
-                return Err(DiskError { doing: "look at", path: path.to_owned(), source });
+                return Err(DiskError {
+                    doing: "look at",
+                    path: path.to_owned(),
+                    source,
+                });
             }
         };
-        let known = target.positions.get(&0).map_or(len, |at| u64::try_from(at.end).unwrap_or(0));
+        let known = target
+            .positions
+            .get(&0)
+            .map_or(len, |at| u64::try_from(at.end).unwrap_or(0));
         if len > known {
             tracing::warn!(
                 destination = %self.name,
@@ -173,14 +189,14 @@ impl Files {
     /// Adds lines to the present group of a file.
     ///
     /// # Errors
-    /// Why the file cannot be opened; undo the group.
+    /// Why the file cannot be opened; nothing was added.
     pub(super) fn append<'a>(
         &mut self,
         path: &Path,
         lines: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<Written, String> {
+    ) -> Result<Written, Arc<DiskError>> {
         if !self.open.contains_key(path) {
-            let opened = self.open_file(path).map_err(|error| error.to_string())?;
+            let opened = self.open_file(path)?;
             self.open.insert(path.into(), opened);
         }
         let (path, file) = self
@@ -196,7 +212,12 @@ impl Files {
         }
         file.used = Instant::now();
         let end = file.append.len() + file.pending.len() as u64;
-        Ok(Written { target: file.target, path, first, end })
+        Ok(Written {
+            target: file.target,
+            path,
+            first,
+            end,
+        })
     }
 
     /// Opens a file and tells the journal where this life begins in it.
@@ -217,10 +238,21 @@ impl Files {
         let append = AppendFile::open(path)?;
         let committed = append.len();
         self.journal.commit_and_wait(vec![
-            Record::Position { target: no, partition: 0, end: offset(committed), floor: None },
+            Record::Position {
+                target: no,
+                partition: 0,
+                end: offset(committed),
+                floor: None,
+            },
             Record::Opened { target: no },
         ])?;
-        Ok(Open { append, target: no, committed, pending: Vec::new(), used: Instant::now() })
+        Ok(Open {
+            append,
+            target: no,
+            committed,
+            pending: Vec::new(),
+            used: Instant::now(),
+        })
     }
 
     /// Closes the longest unused files until one more may be open.
@@ -228,7 +260,9 @@ impl Files {
         while self.open.len() >= MAX_OPEN {
             // Files of the present group are the youngest ones, and a group has fewer batches.
             let idle = self.open.iter().filter(|(_path, file)| file.is_clean());
-            let oldest = idle.min_by_key(|(_path, file)| file.used).map(|(path, _)| Arc::clone(path));
+            let oldest = idle
+                .min_by_key(|(_path, file)| file.used)
+                .map(|(path, _)| Arc::clone(path));
             let Some(path) = oldest else { return };
             self.close(&path);
         }
@@ -239,10 +273,15 @@ impl Files {
     /// # Errors
     /// Why not; undo the group.
     pub(super) fn flush(&mut self) -> Result<(), String> {
-        let mut dirty: Vec<_> =
-            self.open.values_mut().filter(|file| !file.pending.is_empty()).collect();
+        let mut dirty: Vec<_> = self
+            .open
+            .values_mut()
+            .filter(|file| !file.pending.is_empty())
+            .collect();
         for file in &mut dirty {
-            file.append.append(&file.pending).map_err(|error| error.to_string())?;
+            file.append
+                .append(&file.pending)
+                .map_err(|error| error.to_string())?;
             file.pending.clear();
             // A large group's buffer is not kept for quiet times.
             file.pending.shrink_to(1 << 20);
@@ -280,7 +319,10 @@ impl Files {
 
     /// Closes files that nobody writes to.
     pub(super) fn tidy(&mut self) {
-        let idle = self.open.iter().filter(|(_path, file)| file.used.elapsed() >= IDLE);
+        let idle = self
+            .open
+            .iter()
+            .filter(|(_path, file)| file.used.elapsed() >= IDLE);
         let idle: Vec<_> = idle.map(|(path, _file)| Arc::clone(path)).collect();
         for path in idle {
             self.close(&path);
@@ -297,10 +339,15 @@ impl Files {
 
     /// Closes a file whose content is committed; the journal need not keep its end any more.
     fn close(&mut self, path: &Path) {
-        let Some(file) = self.open.remove(path) else { return };
+        let Some(file) = self.open.remove(path) else {
+            return;
+        };
         if file.is_clean() {
-            let forgotten = vec![Record::Forgotten { target: file.target }];
-            self.journal.commit(forgotten, false, Box::new(|_written| {}));
+            let forgotten = vec![Record::Forgotten {
+                target: file.target,
+            }];
+            self.journal
+                .commit(forgotten, false, Box::new(|_written| {}));
         }
     }
 }

@@ -20,11 +20,9 @@
 mod files;
 
 use std::{
+    collections::{HashMap, HashSet, VecDeque},
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -34,6 +32,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::time::Instant;
 use tributary_common::{
     batch::Decoder,
+    disk::DiskError,
     ids::{Name, NodeId},
     report::DestinationHealth,
     wire::Place,
@@ -51,16 +50,26 @@ const TIDY_EVERY: Duration = Duration::from_secs(30);
 const GROUP_BATCHES: usize = 512;
 const GROUP_BYTES: u64 = 32 << 20;
 
+/// Why a batch fails whose stream has failed before it.
+const BEHIND: &str = "an earlier batch of this stream failed";
+
 /// What the sink and its thread share.
 #[derive(Debug, Default)]
 struct Shared {
+    /// Why nothing is taken at all.
     down: Mutex<Option<String>>,
-    closing: AtomicBool,
+    /// Folders that could not be written to lately, since when and why. At most one for each topic
+    /// and hour that was tried; forgotten with the next success or when it is old.
+    bad: Mutex<HashMap<String, (Instant, String)>>,
 }
 
 impl Shared {
     fn down(&self) -> MutexGuard<'_, Option<String>> {
         self.down.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bad(&self) -> MutexGuard<'_, HashMap<String, (Instant, String)>> {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -99,6 +108,7 @@ impl FileSink {
             incoming,
             files,
             journal: journal.clone(),
+            backlog: VecDeque::new(),
             shared: Arc::clone(&shared),
             decoder: Decoder::new(),
         };
@@ -127,12 +137,18 @@ impl FileSink {
         }
     }
 
-    pub(crate) fn down(&self) -> Option<String> {
-        self.shared.down().clone()
+    /// Why nothing is taken for this folder now.
+    pub(crate) fn down(&self, target: &str) -> Option<String> {
+        let down = self.shared.down().clone();
+        down.or_else(|| {
+            let bad = self.shared.bad();
+            let (since, why) = bad.get(target)?;
+            (since.elapsed() < PROBE_EVERY).then(|| why.clone())
+        })
     }
 
     pub(crate) fn health(&self) -> DestinationHealth {
-        let detail = self.down();
+        let detail = self.shared.down().clone();
         DestinationHealth {
             name: self.name.clone(),
             kind: "file".to_owned(),
@@ -143,9 +159,17 @@ impl FileSink {
 
     /// Finishes what was given and stops. A disk that hangs is left behind after the grace.
     pub(crate) fn close(&self, grace: Duration) {
-        self.shared.closing.store(true, Ordering::Relaxed);
-        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(
+            self.jobs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(thread) = thread else { return };
         let deadline = Instant::now() + grace;
         while !thread.is_finished() {
@@ -183,6 +207,8 @@ struct Worker {
     incoming: Receiver<Job>,
     files: Files,
     journal: Journal,
+    /// Jobs that were looked at before their turn.
+    backlog: VecDeque<Job>,
     shared: Arc<Shared>,
     decoder: Decoder,
 }
@@ -191,7 +217,11 @@ impl Worker {
     fn run(mut self) {
         let mut tidied = Instant::now();
         loop {
-            match self.incoming.recv_timeout(PROBE_EVERY) {
+            let first = match self.backlog.pop_front() {
+                Some(job) => Ok(job),
+                None => self.incoming.recv_timeout(PROBE_EVERY),
+            };
+            match first {
                 Ok(first) => self.group(first),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -199,6 +229,9 @@ impl Worker {
             self.probe();
             if tidied.elapsed() >= TIDY_EVERY {
                 self.files.tidy();
+                self.shared
+                    .bad()
+                    .retain(|_target, (since, _why)| since.elapsed() < TIDY_EVERY);
                 tidied = Instant::now();
             }
         }
@@ -224,8 +257,14 @@ impl Worker {
     }
 
     fn gauge(&self, up: bool) {
-        metrics::gauge!("tributary_bus_destination_up", "destination" => self.name.to_string())
+        metrics::gauge!("tributary_bus_destination_up_count", "destination" => self.name.to_string())
             .set(if up { 1.0 } else { 0.0 });
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        self.backlog
+            .pop_front()
+            .or_else(|| self.incoming.try_recv().ok())
     }
 
     /// Takes all that is ready, makes it durable together, and answers.
@@ -237,10 +276,9 @@ impl Worker {
             bytes += job.batch.header.raw_bytes;
             group.push(job);
             let room = group.len() < GROUP_BATCHES && bytes < GROUP_BYTES;
-            next = if room { self.incoming.try_recv().ok() } else { None };
+            next = if room { self.next() } else { None };
         }
         if let Some(why) = self.shared.down().clone() {
-            // A closing node still tries: nobody comes again here.
             return fail(group, &why);
         }
         if let Err(why) = self.files.probe() {
@@ -249,14 +287,27 @@ impl Worker {
         }
         let started = Instant::now();
         let mut waiting = group.into_iter();
-        let mut staged = Vec::new();
+        let (mut staged, mut failed) = (Vec::new(), HashSet::new());
         for job in waiting.by_ref() {
+            let stream = job.batch.header.stream;
+            if failed.contains(&stream) {
+                job.done.tell(Err(Failure::Unavailable(BEHIND.to_owned())));
+                continue;
+            }
             match self.stage(job) {
                 Ok(Some(one)) => staged.push(one),
                 Ok(None) => {}
-                Err((job, why)) => {
-                    let jobs = staged.into_iter().map(|one| one.job).chain([job]).chain(waiting);
-                    return self.give_up(jobs.collect(), &why);
+                Err((job, error)) if error.is_full() => {
+                    let jobs = staged
+                        .into_iter()
+                        .map(|one| one.job)
+                        .chain([job])
+                        .chain(waiting);
+                    return self.give_up(jobs.collect(), &error.to_string());
+                }
+                Err((job, error)) => {
+                    failed.insert(stream);
+                    self.one_is_bad(job, &error);
                 }
             }
         }
@@ -274,7 +325,7 @@ impl Worker {
     }
 
     /// Appends a job's lines to its file. `None`: the job was rejected and answered.
-    fn stage(&mut self, job: Job) -> Result<Option<Staged>, (Job, String)> {
+    fn stage(&mut self, job: Job) -> Result<Option<Staged>, (Job, Arc<DiskError>)> {
         let decoded = match job.batch.open(&mut self.decoder) {
             Ok(decoded) => decoded,
             Err(failure) => {
@@ -287,19 +338,51 @@ impl Worker {
         let written = self.files.append(&path, lines);
         self.decoder.recycle(decoded);
         match written {
-            Ok(written) => Ok(Some(Staged { job, written })),
-            Err(why) => Err((job, why)),
+            Ok(written) => {
+                if self.shared.bad().remove(&job.target).is_some() {
+                    tracing::info!(destination = %self.name, folder = job.target, "a folder can be written to again");
+                }
+                Ok(Some(Staged { job, written }))
+            }
+            Err(error) => Err((job, error)),
         }
+    }
+
+    /// One folder cannot be written to: its batch fails, with what waits behind it in its stream;
+    /// everything else goes on.
+    fn one_is_bad(&mut self, job: Job, error: &DiskError) {
+        let why = error.to_string();
+        let before = self
+            .shared
+            .bad()
+            .insert(job.target.clone(), (Instant::now(), why.clone()));
+        if before.is_none() {
+            tracing::error!(destination = %self.name, folder = job.target, "a folder cannot be written to: {why}; its batches are answered Busy");
+        }
+        let stream = job.batch.header.stream;
+        self.backlog.extend(self.incoming.try_iter());
+        let (behind, others): (VecDeque<Job>, VecDeque<Job>) = std::mem::take(&mut self.backlog)
+            .into_iter()
+            .partition(|one| one.batch.header.stream == stream);
+        self.backlog = others;
+        fail(vec![job], &why);
+        fail(behind.into(), BEHIND);
     }
 
     /// Data first, then the journal's word of it.
     fn commit(&mut self, staged: &[Staged]) -> Result<(), String> {
         self.files.flush()?;
         let records = staged.iter().map(|one| {
-            delivered(one.written.target, &one.job.batch, &self.place(&one.written))
+            delivered(
+                one.written.target,
+                &one.job.batch,
+                &self.place(&one.written),
+            )
         });
         let records: Vec<_> = records.collect();
-        self.journal.commit_and_wait(records).map_err(|error| error.to_string())?;
+        self.journal
+            .commit_and_wait(records)
+            .map_err(|error| error.to_string())?;
         self.files.committed();
         Ok(())
     }
@@ -317,6 +400,7 @@ impl Worker {
     /// Undoes the group and fails it with all that waits behind it.
     fn give_up(&mut self, mut jobs: Vec<Job>, why: &str) {
         self.files.undo();
+        jobs.extend(self.backlog.drain(..));
         jobs.extend(self.incoming.try_iter());
         self.go_down(why);
         fail(jobs, why);

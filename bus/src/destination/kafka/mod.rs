@@ -89,6 +89,8 @@ pub(super) struct Shared {
     topics: Mutex<Topics>,
     health: Mutex<Health>,
     closing: AtomicBool,
+    /// From librdkafka to the acknowledgement of a batch, in seconds.
+    took: metrics::Histogram,
 }
 
 /// The present producer.
@@ -120,14 +122,18 @@ impl Shared {
     }
 
     fn producer(self: &Arc<Self>) -> KafkaResult<Producer> {
-        self.settings.create_with_context(Context { shared: Arc::clone(self) })
+        self.settings.create_with_context(Context {
+            shared: Arc::clone(self),
+        })
     }
 
     /// A topic was opened: what waited for it goes first.
     fn opened(&self, topic: Topic) {
         let topic = Arc::new(topic);
         let mut topics = self.topics();
-        let before = topics.known.insert(Arc::clone(&topic.name), Known::Open(Arc::clone(&topic)));
+        let before = topics
+            .known
+            .insert(Arc::clone(&topic.name), Known::Open(Arc::clone(&topic)));
         if let Some(Known::Opening(jobs)) = before {
             for job in jobs {
                 topics.give(&topic, job);
@@ -165,8 +171,11 @@ impl Shared {
     }
 
     fn nothing_left_to_find(&self, topic: &Topic) {
-        let resolved = vec![Record::Resolved { target: topic.target }];
-        self.journal.commit(resolved, false, Box::new(|_written| {}));
+        let resolved = vec![Record::Resolved {
+            target: topic.target,
+        }];
+        self.journal
+            .commit(resolved, false, Box::new(|_written| {}));
     }
 
     /// The open topics.
@@ -186,7 +195,11 @@ impl Topics {
         let partition = topic.partition_of(job.batch.header.stream);
         let owner = (topic.target as usize).wrapping_add(partition.unsigned_abs() as usize);
         topic.entered();
-        let work = Work { topic: Arc::clone(topic), partition, job };
+        let work = Work {
+            topic: Arc::clone(topic),
+            partition,
+            job,
+        };
         let sent = match self.owners.get(owner % self.owners.len().max(1)) {
             Some(owner) => owner.send(work).map_err(|refused| refused.0),
             None => Err(work),
@@ -207,7 +220,9 @@ pub(crate) struct Kafka {
 
 impl std::fmt::Debug for Kafka {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kafka").field("name", &self.shared.name).finish_non_exhaustive()
+        f.debug_struct("Kafka")
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -225,9 +240,14 @@ impl Kafka {
     ) -> anyhow::Result<Self> {
         let no = journal.memory().destination(name);
         let (opener, to_open) = crossbeam_channel::unbounded();
-        let (owners, work): (Vec<_>, Vec<_>) =
-            (0..OWNERS).map(|_no| crossbeam_channel::unbounded()).unzip();
-        let topics = Topics { known: HashMap::new(), owners, opener: Some(opener) };
+        let (owners, work): (Vec<_>, Vec<_>) = (0..OWNERS)
+            .map(|_no| crossbeam_channel::unbounded())
+            .unzip();
+        let topics = Topics {
+            known: HashMap::new(),
+            owners,
+            opener: Some(opener),
+        };
         let shared = Arc::new(Shared {
             name: name.clone(),
             no,
@@ -237,6 +257,7 @@ impl Kafka {
             topics: Mutex::new(topics),
             health: Mutex::default(),
             closing: AtomicBool::new(false),
+            took: metrics::histogram!("tributary_bus_deliver_seconds", "destination" => name.to_string()),
         });
         let failed = || format!("failed to start destination {name}: check its options");
         let producer = Arc::new(Slot::default());
@@ -249,8 +270,11 @@ impl Kafka {
             anyhow::Ok(())
         };
         for incoming in work {
-            let worker =
-                Worker { shared: Arc::clone(&shared), producer: Arc::clone(&producer), incoming };
+            let worker = Worker {
+                shared: Arc::clone(&shared),
+                producer: Arc::clone(&producer),
+                incoming,
+            };
             start("owner", Box::new(|| worker.run()))?;
         }
         let opener = Opener {
@@ -259,9 +283,16 @@ impl Kafka {
             incoming: to_open,
         };
         start("open", Box::new(|| opener.run()))?;
-        let watcher = Watcher { shared: Arc::clone(&shared), producer: Arc::clone(&producer) };
+        let watcher = Watcher {
+            shared: Arc::clone(&shared),
+            producer: Arc::clone(&producer),
+        };
         start("watch", Box::new(|| watcher.run()))?;
-        Ok(Self { shared, producer, threads: Mutex::new(threads) })
+        Ok(Self {
+            shared,
+            producer,
+            threads: Mutex::new(threads),
+        })
     }
 
     pub(crate) fn no(&self) -> DestinationNo {
@@ -270,7 +301,9 @@ impl Kafka {
 
     pub(crate) fn deliver(&self, job: Job) {
         if self.shared.is_closing() {
-            return job.done.tell(Err(Failure::Unavailable("this node is stopping".to_owned())));
+            return job.done.tell(Err(Failure::Unavailable(
+                "this node is stopping".to_owned(),
+            )));
         }
         let mut topics = self.shared.topics();
         let topics = &mut *topics;
@@ -295,7 +328,10 @@ impl Kafka {
 
     pub(crate) fn down(&self, target: &str) -> Option<String> {
         let health = self.shared.health();
-        health.down.clone().or_else(|| health.stalled.get(target).cloned())
+        health
+            .down
+            .clone()
+            .or_else(|| health.stalled.get(target).cloned())
     }
 
     pub(crate) fn health(&self) -> DestinationHealth {
@@ -332,15 +368,20 @@ impl Kafka {
         };
         let complete = known.values().filter_map(|known| match known {
             Known::Open(topic) if topic.on_the_way() == 0 && !topic.has_found() => {
-                Some(Record::Closed { target: topic.target })
+                Some(Record::Closed {
+                    target: topic.target,
+                })
             }
             Known::Open(_) | Known::Opening(_) => None,
         });
         let complete: Vec<Record> = complete.collect();
-        self.shared.journal.commit(complete, false, Box::new(|_written| {}));
+        self.shared
+            .journal
+            .commit(complete, false, Box::new(|_written| {}));
         // Waiting jobs are answered as they drop; what is in librdkafka is purged and answered.
         drop(known);
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!(destination = %self.shared.name, "a thread of a Kafka destination panicked");

@@ -67,7 +67,11 @@ impl Opener {
         loop {
             match self.incoming.recv_timeout(AGAIN_AFTER) {
                 Ok(topic) => {
-                    waiting.push(Waiting { topic, at: Instant::now(), since: Instant::now() });
+                    waiting.push(Waiting {
+                        topic,
+                        at: Instant::now(),
+                        since: Instant::now(),
+                    });
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -75,7 +79,9 @@ impl Opener {
             if self.shared.is_closing() {
                 return;
             }
-            let (due, rest) = waiting.into_iter().partition(|one| one.at <= Instant::now());
+            let (due, rest) = waiting
+                .into_iter()
+                .partition(|one| one.at <= Instant::now());
             waiting = rest;
             waiting.extend(Vec::into_iter(due).filter_map(|one| self.attempt(one)));
         }
@@ -110,7 +116,10 @@ impl Opener {
                 self.shared.health().look = true;
             }
         }
-        Some(Waiting { at: Instant::now() + AGAIN_AFTER, ..one })
+        Some(Waiting {
+            at: Instant::now() + AGAIN_AFTER,
+            ..one
+        })
     }
 
     fn open(&self, name: &Arc<str>) -> Attempt {
@@ -128,10 +137,17 @@ impl Opener {
             Some(target) => {
                 // Partitions that the journal does not know were never written to by this node.
                 let mut from: BTreeMap<i32, i64> = (0..partitions).map(|p| (p, i64::MAX)).collect();
-                from.extend(target.positions.iter().map(|(&p, position)| (p, position.from())));
+                from.extend(
+                    target
+                        .positions
+                        .iter()
+                        .map(|(&p, position)| (p, position.from())),
+                );
                 self.look(name, &from)
             }
-            None => self.ends(name, partitions).map(|ends| (ends, HashMap::new())),
+            None => self
+                .ends(name, partitions)
+                .map(|ends| (ends, HashMap::new())),
         };
         let (ends, found) = match looked {
             Ok(looked) => looked,
@@ -143,7 +159,7 @@ impl Opener {
             Ok(()) => {
                 let topic = Topic::new(Arc::clone(name), target, partitions, found);
                 Attempt::Ready(Box::new(topic))
-            },
+            }
             Err(error) => Attempt::Later(error.to_string()),
         }
     }
@@ -154,9 +170,16 @@ impl Opener {
         let memory = self.shared.journal.memory();
         let known = memory.get(target).map(|target| &target.positions);
         let records = ends.iter().map(|(&partition, &end)| {
-            let before = known.and_then(|known| known.get(&partition)).map(|at| at.from());
+            let before = known
+                .and_then(|known| known.get(&partition))
+                .map(|at| at.from());
             let floor = before.filter(|&before| found && before < end);
-            Record::Position { target, partition, end, floor }
+            Record::Position {
+                target,
+                partition,
+                end,
+                floor,
+            }
         });
         records.collect()
     }
@@ -171,7 +194,8 @@ impl Opener {
         let mut look = readback::look(&self.shared.reader, destination, name, from)?;
         {
             let memory = self.shared.journal.memory();
-            look.found.retain(|&batch, _found| !memory.done.contains(self.shared.no, batch));
+            look.found
+                .retain(|&batch, _found| !memory.done.contains(self.shared.no, batch));
         }
         tracing::info!(
             destination,
@@ -185,9 +209,13 @@ impl Opener {
     }
 
     fn ends(&self, name: &str, partitions: i32) -> KafkaResult<BTreeMap<i32, i64>> {
-        let Some(producer) = self.producer.get() else { return Err(KafkaError::Canceled) };
+        let Some(producer) = self.producer.get() else {
+            return Err(KafkaError::Canceled);
+        };
         let ends = (0..partitions).map(|partition| {
-            let (_low, high) = producer.client().fetch_watermarks(name, partition, REQUEST)?;
+            let (_low, high) = producer
+                .client()
+                .fetch_watermarks(name, partition, REQUEST)?;
             Ok((partition, high))
         });
         ends.collect()
@@ -196,14 +224,18 @@ impl Opener {
     /// How many partitions the topic has; asking makes it where the brokers do that.
     fn partitions(&self, name: &str) -> Result<i32, Attempt> {
         let later = |why: String| Attempt::Later(why);
-        let producer =
-            self.producer.get().ok_or_else(|| later("the producer is being replaced".to_owned()))?;
+        let producer = self
+            .producer
+            .get()
+            .ok_or_else(|| later("the producer is being replaced".to_owned()))?;
         let metadata = producer
             .client()
             .fetch_metadata(Some(name), REQUEST)
             .map_err(|error| later(error.to_string()))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-        let Some(topic) = topic else { return Err(Attempt::Unknown) };
+        let Some(topic) = topic else {
+            return Err(Attempt::Unknown);
+        };
         match topic.error().map(RDKafkaErrorCode::from) {
             None => {}
             Some(
@@ -212,7 +244,8 @@ impl Opener {
                 | RDKafkaErrorCode::LeaderNotAvailable,
             ) => return Err(Attempt::Unknown),
             Some(
-                code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic),
+                code
+                @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic),
             ) => {
                 let detail = format!("{}: topic {name}: {code}", self.shared.name);
                 let failure = Failure::Rejected(RefuseReason::Destination, detail);

@@ -46,7 +46,10 @@ impl Worker {
         let mut decoder = Decoder::new();
         while let Ok(work) = self.incoming.recv() {
             if work.topic.is_closed() || self.shared.is_closing() {
-                give_back(work, Failure::Unavailable("the topic is being looked at".to_owned()));
+                give_back(
+                    work,
+                    Failure::Unavailable("the topic is being looked at".to_owned()),
+                );
                 continue;
             }
             match work.job.batch.open(&mut decoder) {
@@ -62,8 +65,15 @@ impl Worker {
     /// Produces what the topic does not have of a batch.
     fn produce(&self, work: Work, decoded: &Decoded) {
         let id = work.job.batch.header.id();
-        let found = work.topic.find(id).map(|found| (found.partition, found.present(decoded)));
-        let Work { topic, mut partition, job } = work;
+        let found = work
+            .topic
+            .find(id)
+            .map(|found| (found.partition, found.present(decoded)));
+        let Work {
+            topic,
+            mut partition,
+            job,
+        } = work;
         let (mut skip, mut known) = (0, None);
         if let Some((there, present)) = found {
             (partition, skip, known) = (there, present.records, Some((present.first, present.end)));
@@ -83,7 +93,13 @@ impl Worker {
                     &self.shared.journal,
                     topic.target,
                     job,
-                    Place { destination, target, partition, first, end },
+                    Place {
+                        destination,
+                        target,
+                        partition,
+                        first,
+                        end,
+                    },
                 );
                 self.shared.resolved(&topic, id);
                 return;
@@ -104,7 +120,10 @@ impl Worker {
     ) {
         let Some(producer) = self.producer.get() else {
             let left = decoded.len() - skip;
-            return flight.failed(Failure::Unavailable("the producer is gone".to_owned()), left);
+            return flight.failed(
+                Failure::Unavailable("the producer is gone".to_owned()),
+                left,
+            );
         };
         let mut left = decoded.len() - skip;
         let mut headers = (skip == 0).then(|| id_header(flight));
@@ -132,7 +151,10 @@ impl Worker {
 /// The header of a batch's first record.
 fn id_header(flight: &Flight) -> OwnedHeaders {
     let id = flight.id().to_bytes();
-    OwnedHeaders::new_with_capacity(1).insert(Header { key: ID_HEADER, value: Some(&id) })
+    OwnedHeaders::new_with_capacity(1).insert(Header {
+        key: ID_HEADER,
+        value: Some(&id),
+    })
 }
 
 fn refused(error: &KafkaError, full: bool) -> Failure {

@@ -16,6 +16,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryResult, ProducerContext, ThreadedProducer},
 };
+use tokio::time::Instant;
 use tributary_common::{
     ids::BatchId,
     wire::{Place, RefuseReason},
@@ -36,6 +37,7 @@ pub(super) struct Flight {
     topic: Arc<Topic>,
     partition: i32,
     id: BatchId,
+    given: Instant,
     /// Records without an answer.
     left: AtomicU32,
     first: AtomicI64,
@@ -64,10 +66,14 @@ impl Flight {
             topic: Arc::clone(topic),
             partition,
             id: job.batch.header.id(),
+            given: Instant::now(),
             left: AtomicU32::new(records),
             first: AtomicI64::new(first),
             end: AtomicI64::new(end),
-            outcome: Mutex::new(Ended { job: Some(job), failure: None }),
+            outcome: Mutex::new(Ended {
+                job: Some(job),
+                failure: None,
+            }),
         })
     }
 
@@ -107,6 +113,7 @@ impl Flight {
         self.topic.left();
         match failure {
             None => {
+                self.shared.took.record(self.given.elapsed().as_secs_f64());
                 let place = Place {
                     destination: self.shared.name.clone(),
                     target: self.topic.name.to_string(),

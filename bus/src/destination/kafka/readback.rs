@@ -79,7 +79,11 @@ impl Found {
         let behind = self.log.get(self.at..).unwrap_or_default();
         let mut log = behind.iter();
         let first = behind.first().map_or(0, |(offset, _hash)| *offset);
-        let mut present = Present { records: 0, first, end: first };
+        let mut present = Present {
+            records: 0,
+            first,
+            end: first,
+        };
         for wanted in hashes {
             let Some((offset, _hash)) = log.find(|(_offset, hash)| wanted.contains(hash)) else {
                 break;
@@ -95,7 +99,10 @@ impl Found {
 /// keeps the brokers' time.
 fn hash_of(record: &Record<'_>) -> [u64; 2] {
     let content = hash_content(record.key, record.value);
-    [with_time(content, Some(record.timestamp_ms)), with_time(content, None)]
+    [
+        with_time(content, Some(record.timestamp_ms)),
+        with_time(content, None),
+    ]
 }
 
 fn hash_content(key: Option<&[u8]>, value: &[u8]) -> u64 {
@@ -145,7 +152,9 @@ pub(super) fn look(
     topic: &str,
     from: &BTreeMap<i32, i64>,
 ) -> KafkaResult<Look> {
-    let context = Quiet { destination: destination.to_owned() };
+    let context = Quiet {
+        destination: destination.to_owned(),
+    };
     let consumer: BaseConsumer<Quiet> = config.create_with_context(context)?;
     let ends = settle(&consumer, topic, from)?;
     let mut wanted = BTreeMap::new();
@@ -159,7 +168,10 @@ pub(super) fn look(
     }
     let logs = read(&consumer, topic, &wanted)?;
     let mut look = Look {
-        ends: ends.into_iter().map(|(partition, (_low, high))| (partition, high)).collect(),
+        ends: ends
+            .into_iter()
+            .map(|(partition, (_low, high))| (partition, high))
+            .collect(),
         ..Look::default()
     };
     for (partition, PartitionLog { log, starts }) in logs {
@@ -167,7 +179,11 @@ pub(super) fn look(
         let log = Arc::new(log);
         for (batch, at) in starts {
             // The first one counts: a later copy was produced although the first was there.
-            let found = || Found { partition, log: Arc::clone(&log), at };
+            let found = || Found {
+                partition,
+                log: Arc::clone(&log),
+                at,
+            };
             look.found.entry(batch).or_insert_with(found);
         }
     }
@@ -182,7 +198,10 @@ fn settle(
 ) -> KafkaResult<BTreeMap<i32, (i64, i64)>> {
     let look = || {
         let ends = partitions.keys().map(|&partition| {
-            Ok((partition, consumer.fetch_watermarks(topic, partition, REQUEST)?))
+            Ok((
+                partition,
+                consumer.fetch_watermarks(topic, partition, REQUEST)?,
+            ))
         });
         ends.collect::<KafkaResult<BTreeMap<_, _>>>()
     };
@@ -255,7 +274,8 @@ fn take<M: Message>(into: &mut PartitionLog, message: &M) {
     if let Some(batch) = message.headers().and_then(batch_id) {
         into.starts.push((batch, into.log.len()));
     }
-    into.log.push((message.offset(), with_time(content, timestamp_ms)));
+    into.log
+        .push((message.offset(), with_time(content, timestamp_ms)));
 }
 
 /// The batch id among a record's headers.
@@ -272,8 +292,14 @@ mod tests {
 
     fn found(log: &[u64], at: usize) -> Found {
         let log = log.iter().enumerate();
-        let log = log.map(|(place, &hash)| (100 + i64::try_from(place).unwrap(), hash)).collect();
-        Found { partition: 0, log: Arc::new(log), at }
+        let log = log
+            .map(|(place, &hash)| (100 + i64::try_from(place).unwrap(), hash))
+            .collect();
+        Found {
+            partition: 0,
+            log: Arc::new(log),
+            at,
+        }
     }
 
     fn present(log: &[u64], at: usize, batch: &[u64]) -> (u32, i64, i64) {

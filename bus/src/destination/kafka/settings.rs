@@ -98,7 +98,10 @@ pub(super) fn reader(bootstrap: &[String], options: &BTreeMap<String, String>) -
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap.join(","));
     config.set("client.id", "tributary-bus-recovery");
-    for (key, value) in options.iter().filter(|(key, _)| !PRODUCER_ONLY.contains(&key.as_str())) {
+    for (key, value) in options
+        .iter()
+        .filter(|(key, _)| !PRODUCER_ONLY.contains(&key.as_str()))
+    {
         config.set(key, value);
     }
     // A group is only named: offsets are given, nothing is committed.
@@ -130,6 +133,8 @@ mod tests {
     fn librdkafka_knows_every_setting() {
         let config = producer(&["127.0.0.1:1".to_owned()], &BTreeMap::new(), 1 << 30);
         config.create_native_config().unwrap();
-        reader(&["127.0.0.1:1".to_owned()], &BTreeMap::new()).create_native_config().unwrap();
+        reader(&["127.0.0.1:1".to_owned()], &BTreeMap::new())
+            .create_native_config()
+            .unwrap();
     }
 }

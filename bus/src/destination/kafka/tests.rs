@@ -11,7 +11,10 @@ use rdkafka::{
 use tempfile::TempDir;
 use tributary_common::{batch::ID_HEADER, wire::Place};
 
-use super::{super::{Accepted, Done, Outcome}, *};
+use super::{
+    super::{Accepted, Done, Outcome},
+    *,
+};
 use crate::testing::{accepted, batch};
 
 fn bootstrap() -> Option<String> {
@@ -33,16 +36,31 @@ struct Rig {
 fn start(dir: TempDir, bootstrap: &str) -> Rig {
     let (journal, owner, _opened) = Journal::open(dir.path(), false).unwrap();
     let name = Name::new("kafka-main").unwrap();
-    let kafka =
-        Kafka::start(&name, &[bootstrap.to_owned()], &BTreeMap::new(), 64 << 20, &journal).unwrap();
-    Rig { kafka, owner, journal, dir }
+    let kafka = Kafka::start(
+        &name,
+        &[bootstrap.to_owned()],
+        &BTreeMap::new(),
+        64 << 20,
+        &journal,
+    )
+    .unwrap();
+    Rig {
+        kafka,
+        owner,
+        journal,
+        dir,
+    }
 }
 
 impl Rig {
     fn deliver(&self, target: &str, batch: &Arc<Accepted>) -> mpsc::Receiver<Outcome> {
         let (told, outcome) = mpsc::channel();
         let done = Done::new(move |outcome| told.send(outcome).unwrap_or_default());
-        self.kafka.deliver(Job { batch: Arc::clone(batch), target: target.to_owned(), done });
+        self.kafka.deliver(Job {
+            batch: Arc::clone(batch),
+            target: target.to_owned(),
+            done,
+        });
         outcome
     }
 
@@ -56,7 +74,10 @@ impl Rig {
 }
 
 fn wait(outcome: &mpsc::Receiver<Outcome>) -> Place {
-    outcome.recv_timeout(Duration::from_secs(30)).unwrap().unwrap()
+    outcome
+        .recv_timeout(Duration::from_secs(30))
+        .unwrap()
+        .unwrap()
 }
 
 /// All records of a topic: (partition, offset, value, has the header).
@@ -65,7 +86,8 @@ fn records(bootstrap: &str, topic: &str, partitions: i32) -> Vec<(i32, i64, Stri
     let consumer: BaseConsumer = config.create().unwrap();
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {
-        list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+        list.add_partition_offset(topic, partition, Offset::Beginning)
+            .unwrap();
     }
     consumer.assign(&list).unwrap();
     let (mut found, mut open) = (Vec::new(), partitions);
@@ -74,7 +96,9 @@ fn records(bootstrap: &str, topic: &str, partitions: i32) -> Vec<(i32, i64, Stri
             Some(Ok(message)) => {
                 use rdkafka::message::Headers;
                 let value = String::from_utf8(message.payload().unwrap().to_vec()).unwrap();
-                let marked = message.headers().is_some_and(|h| h.iter().any(|h| h.key == ID_HEADER));
+                let marked = message
+                    .headers()
+                    .is_some_and(|h| h.iter().any(|h| h.key == ID_HEADER));
                 found.push((message.partition(), message.offset(), value, marked));
             }
             Some(Err(KafkaError::PartitionEOF(_partition))) => open -= 1,
@@ -109,7 +133,12 @@ async fn a_batch_lies_in_one_piece_at_the_place_that_is_told() {
     assert_eq!(records.len(), 200);
     for (stream, seq, place) in places {
         for (at, part) in [(place.first, "a"), (place.first + 1, "b")] {
-            let wanted = (place.partition, at, format!("{stream}/{seq}/{part}"), part == "a");
+            let wanted = (
+                place.partition,
+                at,
+                format!("{stream}/{seq}/{part}"),
+                part == "a",
+            );
             assert!(records.contains(&wanted), "{wanted:?}");
         }
     }
@@ -145,12 +174,17 @@ async fn after_a_kill_what_is_there_is_not_produced_again() {
 
     let second = start(dir, &bootstrap);
     let again = wait(&second.deliver(&topic, &whole));
-    assert_eq!((again.partition, again.first, again.end), (place.partition, place.first, place.end));
+    assert_eq!(
+        (again.partition, again.first, again.end),
+        (place.partition, place.first, place.end)
+    );
     wait(&second.deliver(&topic, &part));
     let new = accepted(batch("web", 1, 4, &["n1"])).await;
     wait(&second.deliver(&topic, &new));
-    let values: Vec<String> =
-        records(&bootstrap, &topic, 4).into_iter().map(|record| record.2).collect();
+    let values: Vec<String> = records(&bootstrap, &topic, 4)
+        .into_iter()
+        .map(|record| record.2)
+        .collect();
     assert_eq!(values, ["noted", "w1", "w2", "w3", "p1", "p2", "p3", "n1"]);
     second.kafka.close(Duration::from_secs(5));
 }
@@ -164,16 +198,24 @@ fn produce_part(bootstrap: &str, topic: &str, partition: i32, batch: &Accepted) 
     let config = settings::producer(&[bootstrap.to_owned()], &BTreeMap::new(), 64 << 20);
     let producer: rdkafka::producer::ThreadedProducer<rdkafka::producer::DefaultProducerContext> =
         config.create().unwrap();
-    let decoded = batch.open(&mut tributary_common::batch::Decoder::new()).unwrap();
+    let decoded = batch
+        .open(&mut tributary_common::batch::Decoder::new())
+        .unwrap();
     for (at, record) in decoded.records().take(2).enumerate() {
         let id = batch.header.id().to_bytes();
-        let headers = OwnedHeaders::new().insert(Header { key: ID_HEADER, value: Some(&id) });
+        let headers = OwnedHeaders::new().insert(Header {
+            key: ID_HEADER,
+            value: Some(&id),
+        });
         let mut base = BaseRecord::<[u8], [u8]>::to(topic)
             .partition(partition)
             .timestamp(record.timestamp_ms)
             .payload(record.value);
         base.headers = (at == 0).then_some(headers);
-        producer.send(base).map_err(|(error, _record)| error).unwrap();
+        producer
+            .send(base)
+            .map_err(|(error, _record)| error)
+            .unwrap();
     }
     producer.flush(Duration::from_secs(10)).unwrap();
 }
@@ -188,8 +230,13 @@ async fn an_orderly_stop_needs_no_recovery() {
     rig.kafka.close(Duration::from_secs(5));
     let no = rig.kafka.no();
     rig.journal.commit_and_wait(Vec::new()).unwrap();
-    let open: HashSet<bool> =
-        rig.journal.memory().targets_of(no).into_iter().map(|(_no, target)| target.open).collect();
+    let open: HashSet<bool> = rig
+        .journal
+        .memory()
+        .targets_of(no)
+        .into_iter()
+        .map(|(_no, target)| target.open)
+        .collect();
     assert_eq!(open, HashSet::from([false]));
 }
 
@@ -205,7 +252,10 @@ async fn a_cluster_that_is_away_takes_the_destination_down() {
     }
     assert_eq!(rig.kafka.health().state, "down");
     rig.kafka.close(Duration::from_secs(5));
-    assert!(matches!(outcome.recv().unwrap(), Err(Failure::Unavailable(_))));
+    assert!(matches!(
+        outcome.recv().unwrap(),
+        Err(Failure::Unavailable(_))
+    ));
 }
 
 /// `cargo test --release -p tributary-bus -- --ignored --nocapture speed`: CPU seconds per GB.
@@ -230,8 +280,14 @@ async fn speed() {
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         batches.push(batch("web", seq % 8, seq, &lines));
     }
-    let raw: u64 = batches.iter().map(|(header, _payload)| header.raw_bytes).sum();
-    let records: u64 = batches.iter().map(|(header, _payload)| u64::from(header.records)).sum();
+    let raw: u64 = batches
+        .iter()
+        .map(|(header, _payload)| header.raw_bytes)
+        .sum();
+    let records: u64 = batches
+        .iter()
+        .map(|(header, _payload)| u64::from(header.records))
+        .sum();
     let before = cpu_seconds();
     let started = Instant::now();
     let rounds = 20;
@@ -258,7 +314,12 @@ async fn speed() {
 
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
     ticks / 100.0
 }

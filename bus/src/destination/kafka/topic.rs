@@ -61,7 +61,9 @@ impl Topic {
             closed: AtomicBool::new(false),
             opened_at: Instant::now(),
             found: Mutex::new(found),
-            watch: Mutex::new(Watch { since: Instant::now() }),
+            watch: Mutex::new(Watch {
+                since: Instant::now(),
+            }),
         }
     }
 

@@ -105,9 +105,14 @@ impl Watcher {
 
     /// Asks for the metadata of some topic.
     fn ask(&self) -> KafkaResult<()> {
-        let Some(producer) = self.producer.get() else { return Ok(()) };
+        let Some(producer) = self.producer.get() else {
+            return Ok(());
+        };
         let name = self.shared.topics().known.keys().next().cloned();
-        producer.client().fetch_metadata(name.as_deref(), ANSWER_WITHIN).map(drop)
+        producer
+            .client()
+            .fetch_metadata(name.as_deref(), ANSWER_WITHIN)
+            .map(drop)
     }
 
     /// Takes the destination down or up, and says so once.
@@ -119,7 +124,10 @@ impl Watcher {
             (Some(error), _) if health.last_error.is_empty() => {
                 Some(format!("{name} does not answer: {error}"))
             }
-            (Some(error), _) => Some(format!("{name} does not answer: {error} ({})", health.last_error)),
+            (Some(error), _) => Some(format!(
+                "{name} does not answer: {error} ({})",
+                health.last_error
+            )),
             (None, true) => first_stalled,
             (None, false) => None,
         };
@@ -133,7 +141,7 @@ impl Watcher {
             }
             (None, None) | (Some(_), Some(_)) => {}
         }
-        metrics::gauge!("tributary_bus_destination_up", "destination" => name.to_string())
+        metrics::gauge!("tributary_bus_destination_up_count", "destination" => name.to_string())
             .set(if why.is_some() { 0.0 } else { 1.0 });
         health.down = why;
     }
@@ -155,7 +163,10 @@ impl Watcher {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
-        self.shared.topics().known.retain(|_name, known| matches!(known, Known::Opening(_)));
+        self.shared
+            .topics()
+            .known
+            .retain(|_name, known| matches!(known, Known::Opening(_)));
         match self.shared.producer() {
             Ok(producer) => {
                 *self.producer.lock() = Some(Arc::new(producer));
