@@ -89,7 +89,11 @@ impl BatchHeader {
     /// The identity.
     #[must_use]
     pub fn id(&self) -> BatchId {
-        BatchId { stream: self.stream, epoch: self.epoch, seq: self.seq }
+        BatchId {
+            stream: self.stream,
+            epoch: self.epoch,
+            seq: self.seq,
+        }
     }
 
     /// The header's bytes.
@@ -116,7 +120,10 @@ impl BatchHeader {
                 let (header, rest) = postcard::take_from_bytes::<Self>(fields)
                     .map_err(|error| HeaderError::Malformed(error.to_string()))?;
                 if !rest.is_empty() {
-                    return Err(HeaderError::Malformed(format!("{} bytes too many", rest.len())));
+                    return Err(HeaderError::Malformed(format!(
+                        "{} bytes too many",
+                        rest.len()
+                    )));
                 }
                 header.check()?;
                 Ok(header)
@@ -134,7 +141,11 @@ impl BatchHeader {
         if self.records == 0 || self.seq == 0 {
             return malformed("records and seq begin at 1");
         }
-        let counted: u64 = self.minutes.iter().map(|minute| u64::from(minute.records)).sum();
+        let counted: u64 = self
+            .minutes
+            .iter()
+            .map(|minute| u64::from(minute.records))
+            .sum();
         if counted != u64::from(self.records) {
             return malformed("records per minute do not sum up to the records");
         }
@@ -164,8 +175,14 @@ mod tests {
             records: 3,
             raw_bytes: 17,
             minutes: vec![
-                MinuteCount { minute: 7, records: 1 },
-                MinuteCount { minute: 9, records: 2 },
+                MinuteCount {
+                    minute: 7,
+                    records: 1,
+                },
+                MinuteCount {
+                    minute: 9,
+                    records: 2,
+                },
             ],
             content_sum: 0xdead_beef,
             file: "/var/log/nginx/access.log".into(),
@@ -208,10 +225,15 @@ mod tests {
         let check = |change: fn(&mut BatchHeader), part: &str| {
             let mut header = sample();
             change(&mut header);
-            let error = BatchHeader::decode(&header.encode().unwrap()).unwrap_err().to_string();
+            let error = BatchHeader::decode(&header.encode().unwrap())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(part), "{error}");
         };
-        check(|h| h.span = Span { start: 2, end: 1 }, "ends before it starts");
+        check(
+            |h| h.span = Span { start: 2, end: 1 },
+            "ends before it starts",
+        );
         check(|h| h.records = 0, "begin at 1");
         check(|h| h.seq = 0, "begin at 1");
         check(|h| h.records = 4, "do not sum up");

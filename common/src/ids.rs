@@ -27,7 +27,9 @@ pub enum NameError {
         len: usize,
     },
     /// The name holds a character outside `a-z A-Z 0-9 . _ -`, or is `.` or `..`.
-    #[error("{what} {name:?} is not a name; allowed are 1 to {MAX_NAME_BYTES} of a-z A-Z 0-9 . _ - (not . or ..)")]
+    #[error(
+        "{what} {name:?} is not a name; allowed are 1 to {MAX_NAME_BYTES} of a-z A-Z 0-9 . _ - (not . or ..)"
+    )]
     BadCharacter {
         /// The kind of name, for the message.
         what: &'static str,
@@ -45,11 +47,17 @@ fn check_name(what: &'static str, name: &str) -> Result<(), NameError> {
         return Err(NameError::Empty { what });
     }
     if name.len() > MAX_NAME_BYTES {
-        return Err(NameError::TooLong { what, len: name.len() });
+        return Err(NameError::TooLong {
+            what,
+            len: name.len(),
+        });
     }
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if name == "." || name == ".." || !name.bytes().all(allowed) {
-        return Err(NameError::BadCharacter { what, name: name.to_owned() });
+        return Err(NameError::BadCharacter {
+            what,
+            name: name.to_owned(),
+        });
     }
     Ok(())
 }
@@ -254,7 +262,11 @@ impl BatchId {
         if bytes.len() != Self::BYTES {
             return None;
         }
-        Some(Self { stream: StreamId(word(0)?), epoch: Epoch(word(8)?), seq: word(16)? })
+        Some(Self {
+            stream: StreamId(word(0)?),
+            epoch: Epoch(word(8)?),
+            seq: word(16)?,
+        })
     }
 }
 
@@ -292,7 +304,11 @@ mod tests {
 
     #[test]
     fn a_batch_id_survives_its_bytes() {
-        let id = BatchId { stream: StreamId(7), epoch: Epoch(u64::MAX), seq: 3 };
+        let id = BatchId {
+            stream: StreamId(7),
+            epoch: Epoch(u64::MAX),
+            seq: 3,
+        };
         assert_eq!(BatchId::from_bytes(&id.to_bytes()), Some(id));
         assert_eq!(BatchId::from_bytes(&id.to_bytes()[1..]), None);
         assert_eq!(BatchId::from_bytes(&[0; 25]), None);

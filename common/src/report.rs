@@ -243,7 +243,10 @@ mod tests {
                 stream: StreamId(1),
                 epoch: Epoch(2),
                 first_seq: 3,
-                batches: vec![vec![MinuteCount { minute: 4, records: 5 }]],
+                batches: vec![vec![MinuteCount {
+                    minute: 4,
+                    records: 5,
+                }]],
             },
         };
         let json = serde_json::to_string(&fact).unwrap();

@@ -69,7 +69,10 @@ impl RangeSet {
     /// Whether `number` is inside.
     #[must_use]
     pub fn contains(&self, number: u64) -> bool {
-        self.ranges.range(..=number).next_back().is_some_and(|(_, &end)| number < end)
+        self.ranges
+            .range(..=number)
+            .next_back()
+            .is_some_and(|(_, &end)| number < end)
     }
 
     /// The end of the range that covers `from`, or `from` when nothing does: with `from` = where

@@ -102,16 +102,26 @@ impl Prelude {
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         let header_bytes = usize::from(u16::from_be_bytes([e, f]));
         if length > MAX_HEADER_BYTES + MAX_PAYLOAD_BYTES {
-            return Err(WireError::TooLong { length: length as u64 });
+            return Err(WireError::TooLong {
+                length: length as u64,
+            });
         }
         if header_bytes == 0 || header_bytes > length {
-            return Err(WireError::HeaderLength { header: header_bytes, length });
+            return Err(WireError::HeaderLength {
+                header: header_bytes,
+                length,
+            });
         }
         let payload_bytes = length - header_bytes;
         if payload_bytes > MAX_PAYLOAD_BYTES {
-            return Err(WireError::TooLong { length: length as u64 });
+            return Err(WireError::TooLong {
+                length: length as u64,
+            });
         }
-        Ok(Self { header_bytes, payload_bytes })
+        Ok(Self {
+            header_bytes,
+            payload_bytes,
+        })
     }
 
     /// Bytes that follow the prelude.
@@ -314,14 +324,12 @@ pub fn encode(frame: &Frame) -> Result<Vec<u8>, WireError> {
             bytes.extend_from_slice(payload);
             Ok(bytes)
         }
-        Frame::Receipts(receipts) => {
-            assemble(kind::RECEIPTS, &body(kind::RECEIPTS, receipts)?, 0)
-        }
+        Frame::Receipts(receipts) => assemble(kind::RECEIPTS, &body(kind::RECEIPTS, receipts)?, 0),
         Frame::Busy(busy) => assemble(kind::BUSY, &body(kind::BUSY, busy)?, 0),
         Frame::Refuse(refusal) => assemble(kind::REFUSE, &body(kind::REFUSE, refusal)?, 0),
-        Frame::GoAway { reconnect_within_ms } => {
-            assemble(kind::GO_AWAY, &body(kind::GO_AWAY, reconnect_within_ms)?, 0)
-        }
+        Frame::GoAway {
+            reconnect_within_ms,
+        } => assemble(kind::GO_AWAY, &body(kind::GO_AWAY, reconnect_within_ms)?, 0),
         Frame::Error(text) => assemble(kind::ERROR, &body(kind::ERROR, text)?, 0),
         Frame::Ping(number) => assemble(kind::PING, &body(kind::PING, number)?, 0),
         Frame::Pong(number) => assemble(kind::PONG, &body(kind::PONG, number)?, 0),
@@ -335,21 +343,32 @@ pub fn encode(frame: &Frame) -> Result<Vec<u8>, WireError> {
 /// [`WireError`]: close the connection.
 pub fn decode(prelude: Prelude, mut frame: Bytes) -> Result<Frame, WireError> {
     if frame.len() != prelude.frame_bytes() {
-        return Err(WireError::HeaderLength { header: prelude.header_bytes, length: frame.len() });
+        return Err(WireError::HeaderLength {
+            header: prelude.header_bytes,
+            length: frame.len(),
+        });
     }
     let payload = frame.split_off(prelude.header_bytes);
     let kind = frame.get_u8();
     if kind != kind::BATCH && !payload.is_empty() {
-        return Err(WireError::Payload { kind, payload: payload.len() });
+        return Err(WireError::Payload {
+            kind,
+            payload: payload.len(),
+        });
     }
     match kind {
         kind::HELLO => Ok(Frame::Hello(parse(kind, &frame)?)),
         kind::WELCOME => Ok(Frame::Welcome(parse(kind, &frame)?)),
-        kind::BATCH => Ok(Frame::Batch(Box::new(BatchHeader::decode(&frame)?), payload)),
+        kind::BATCH => Ok(Frame::Batch(
+            Box::new(BatchHeader::decode(&frame)?),
+            payload,
+        )),
         kind::RECEIPTS => Ok(Frame::Receipts(parse(kind, &frame)?)),
         kind::BUSY => Ok(Frame::Busy(parse(kind, &frame)?)),
         kind::REFUSE => Ok(Frame::Refuse(parse(kind, &frame)?)),
-        kind::GO_AWAY => Ok(Frame::GoAway { reconnect_within_ms: parse(kind, &frame)? }),
+        kind::GO_AWAY => Ok(Frame::GoAway {
+            reconnect_within_ms: parse(kind, &frame)?,
+        }),
         kind::ERROR => Ok(Frame::Error(parse(kind, &frame)?)),
         kind::PING => Ok(Frame::Ping(parse(kind, &frame)?)),
         kind::PONG => Ok(Frame::Pong(parse(kind, &frame)?)),
@@ -358,8 +377,10 @@ pub fn decode(prelude: Prelude, mut frame: Bytes) -> Result<Frame, WireError> {
 }
 
 fn body<T: Serialize>(kind: u8, value: &T) -> Result<Vec<u8>, WireError> {
-    postcard::to_stdvec(value)
-        .map_err(|error| WireError::Malformed { kind, why: error.to_string() })
+    postcard::to_stdvec(value).map_err(|error| WireError::Malformed {
+        kind,
+        why: error.to_string(),
+    })
 }
 
 fn parse<T: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<T, WireError> {
@@ -375,7 +396,9 @@ fn parse<T: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<T, WireError> {
 fn assemble(kind: u8, body: &[u8], payload_bytes: usize) -> Result<Vec<u8>, WireError> {
     let header_bytes = body.len() + 1;
     let length = header_bytes + payload_bytes;
-    let too_long = || WireError::TooLong { length: length as u64 };
+    let too_long = || WireError::TooLong {
+        length: length as u64,
+    };
     let header_length = u16::try_from(header_bytes).map_err(|_too_big| too_long())?;
     if payload_bytes > MAX_PAYLOAD_BYTES {
         return Err(too_long());
@@ -414,7 +437,10 @@ mod tests {
             resends: 1,
             records: 1,
             raw_bytes: 4,
-            minutes: vec![MinuteCount { minute: 1, records: 1 }],
+            minutes: vec![MinuteCount {
+                minute: 1,
+                records: 1,
+            }],
             content_sum: 0,
             file: "f".into(),
         }
@@ -451,8 +477,14 @@ mod tests {
             }),
             Frame::Batch(Box::new(header()), Bytes::from_static(b"payload")),
             Frame::Receipts(vec![
-                Receipt { batch, outcome: Outcome::Delivered(vec![place]) },
-                Receipt { batch, outcome: Outcome::Duplicate },
+                Receipt {
+                    batch,
+                    outcome: Outcome::Delivered(vec![place]),
+                },
+                Receipt {
+                    batch,
+                    outcome: Outcome::Duplicate,
+                },
             ]),
             Frame::Busy(Busy {
                 batch,
@@ -465,7 +497,9 @@ mod tests {
                 reason: RefuseReason::NoRoute,
                 detail: "no route matches".into(),
             }),
-            Frame::GoAway { reconnect_within_ms: 5 },
+            Frame::GoAway {
+                reconnect_within_ms: 5,
+            },
             Frame::Error("no".into()),
             Frame::Ping(1),
             Frame::Pong(u64::MAX),
@@ -484,19 +518,35 @@ mod tests {
         let check = |bytes: [u8; 6], text: &str| {
             assert_eq!(Prelude::decode(bytes).unwrap_err().to_string(), text);
         };
-        check([0xff; 6], "frame announces 4294967295 bytes; the limit is 1179647");
-        check([0, 0, 0, 9, 0, 0], "frame announces a header of 0 bytes in 9 bytes");
-        check([0, 0, 0, 1, 0, 2], "frame announces a header of 2 bytes in 1 bytes");
+        check(
+            [0xff; 6],
+            "frame announces 4294967295 bytes; the limit is 1179647",
+        );
+        check(
+            [0, 0, 0, 9, 0, 0],
+            "frame announces a header of 0 bytes in 9 bytes",
+        );
+        check(
+            [0, 0, 0, 1, 0, 2],
+            "frame announces a header of 2 bytes in 1 bytes",
+        );
     }
 
     #[test]
     fn unknown_kinds_and_stray_payloads_are_named() {
         let text = |bytes: &[u8]| read(bytes).unwrap_err().to_string();
-        assert_eq!(text(&[0, 0, 0, 1, 0, 1, 77]), "frame kind 77 is unknown in tributary/1");
+        assert_eq!(
+            text(&[0, 0, 0, 1, 0, 1, 77]),
+            "frame kind 77 is unknown in tributary/1"
+        );
         let mut ping = encode(&Frame::Ping(1)).unwrap();
         ping.push(0);
         ping[3] += 1;
-        assert!(text(&ping).contains("has a payload of 1 bytes"), "{}", text(&ping));
+        assert!(
+            text(&ping).contains("has a payload of 1 bytes"),
+            "{}",
+            text(&ping)
+        );
     }
 
     proptest! {
