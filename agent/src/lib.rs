@@ -1,1 +1,249 @@
-//! Stub.
+//! The agent: the daemon on every server. It follows log files and brings each line, counted, to the
+//! bus.
+//!
+//! ```text
+//! discover ──looks, hints──▶ reader ──batches──▶ sender ◀──▶ bus
+//!  (thread)                 (thread)    │         (async)
+//!                              │cuts    │ends         │ what was told
+//!                              ▼        ▼             ▼
+//!                            checkpoint (keeper thread) ◀── reports (async) ──▶ manager
+//! ```
+//!
+//! The reader finds out which physical file a path names, reads a block, makes a batch of its lines,
+//! writes the cut to the checkpoint and hands the batch over with the permit for its memory. The
+//! sender keeps it until the bus has acknowledged it, writes that down and gives the memory back. A
+//! line is never anywhere but in its file or in the hands of the bus: a killed agent reads the cuts
+//! that were not acknowledged again and sends them under the same identity.
+//!
+//! Not for: routing, destinations (the bus), figures over hosts (the manager).
+
+pub mod checkpoint;
+mod clock;
+pub mod config;
+mod discover;
+mod frame;
+mod handle;
+mod host;
+mod identify;
+mod limit;
+mod reader;
+mod report;
+mod send;
+mod status;
+mod tail;
+mod times;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tributary_common::{
+    admin::{self, Admin},
+    disk,
+    ids::Topic,
+    metrics, net,
+    report::Reporter,
+    tasks::Supervisor,
+    wire::Hello,
+};
+
+use self::{
+    checkpoint::Checkpoint,
+    config::{Config, Task},
+    discover::{Discover, Event, Where},
+    limit::{Budget, Share},
+    reader::{Channel, Reader, Wiring},
+    report::Reports,
+    send::Sender,
+    status::Status,
+};
+
+/// Events for the reader that may wait: looks are few, hints are merged.
+const EVENTS: usize = 256;
+/// Batches that may wait for the sender's loop; their bytes are bounded by permits.
+const BATCHES: usize = 1024;
+/// What all may take after the stop: the sender's deadline, and a bit.
+const GRACE: Duration = Duration::from_secs(15);
+/// The part of the memory that is for batches in flight; the rest is the program's own.
+const BATCH_PART: u64 = 2;
+
+/// Runs an agent until `stop`; then cuts what is there, waits for acknowledgements for a while, and
+/// writes the checkpoint a last time.
+///
+/// # Errors
+/// When the state directory is held by another process or cannot be used, when the admin port is
+/// taken, or when a part fails.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    metrics::install();
+    let lock = disk::Lock::acquire(&config.state_dir)?;
+    let agent = host::agent_id(&config.state_dir)?;
+    let host = host::name();
+    let max_open_files = host::max_open_files();
+    let listener = net::listen_for("admin", &config.admin.to_string()).await?;
+    let keep_accounts = config.manager.is_some();
+    let (checkpoint, recovery) =
+        Checkpoint::open(&config.state_dir, keep_accounts, clock::now_ms())
+            .context("failed to open the checkpoint")?;
+    let checkpoint = Arc::new(checkpoint);
+    let epoch = checkpoint.read(|state| state.epoch);
+    tracing::info!(
+        agent = agent.as_str(),
+        epoch = epoch.0,
+        recovery.records,
+        recovery.torn_bytes,
+        recovery.damaged,
+        unacknowledged = checkpoint.read(|state| state.cuts.len()),
+        "the agent starts"
+    );
+    let status = Arc::new(Status::default());
+    let tasks: Arc<[Task]> = config.tasks.clone().into();
+    let (events, incoming_events) = crossbeam_channel::bounded(EVENTS);
+    let waker = events.clone();
+    // A full queue wakes the reader as well.
+    let budget = Budget::new(config.limits.memory / BATCH_PART, move || {
+        drop(waker.try_send(Event::Wake));
+    });
+    let (outgoing, batches) = mpsc::channel(BATCHES);
+
+    let mut parts = Supervisor::new(stop.clone(), GRACE);
+    let places = config
+        .tasks
+        .iter()
+        .map(|task| Where {
+            paths: task.paths.clone(),
+            exclude: task.exclude.clone(),
+        })
+        .collect();
+    let discover = Discover::new(places, &config.state_dir, events.clone());
+    let token = stop.clone();
+    parts.spawn_blocking("discover", move || discover.run(&token));
+
+    let wiring = Wiring {
+        agent: agent.clone(),
+        epoch,
+        checkpoint: Arc::clone(&checkpoint),
+        budget: Arc::clone(&budget),
+        events: incoming_events,
+        outgoing,
+        status: Arc::clone(&status),
+    };
+    let reader = Reader::new(wiring, channels(config.tasks, &checkpoint), max_open_files);
+    parts.spawn_blocking("reader", move || reader.run());
+    let token = stop.clone();
+    parts.spawn("stop", async move { stop_reader(&events, &token).await });
+
+    let hello = Hello {
+        agent: agent.clone(),
+        host: host.clone(),
+        zone: config.zone.clone(),
+        epoch,
+        software: report::software(),
+    };
+    let sender = Sender::new(
+        hello,
+        &config.bus,
+        batches,
+        Arc::clone(&checkpoint),
+        Arc::clone(&status),
+        config.limits.bandwidth,
+    );
+    // The keeper and the last report come after the last answer.
+    let sent = CancellationToken::new();
+    let token = stop.clone();
+    let done = sent.clone();
+    parts.spawn("send", async move {
+        let _done = done.drop_guard();
+        sender.run(token).await
+    });
+    let keeper = Arc::clone(&checkpoint);
+    let token = sent.clone();
+    parts.spawn_blocking("checkpoint", move || keeper.keep(&token));
+    if let Some(manager) = config.manager {
+        let reporter = Reporter::Agent {
+            id: agent.clone(),
+            host,
+            zone: config.zone,
+        };
+        let (tasks, checkpoint, status) = (
+            Arc::clone(&tasks),
+            Arc::clone(&checkpoint),
+            Arc::clone(&status),
+        );
+        let reports = Reports {
+            manager,
+            reporter,
+            epoch,
+            tasks,
+            checkpoint,
+            status,
+        };
+        parts.spawn("report", reports.run(sent));
+    }
+    let admin = admin_pages(
+        &status,
+        &tasks,
+        &checkpoint,
+        &budget,
+        agent.as_str(),
+        epoch.0,
+    );
+    parts.spawn("admin", admin::serve(listener, admin, stop));
+    let result = parts.join().await;
+    checkpoint.sync(true);
+    drop(lock);
+    result
+}
+
+/// One channel per task; tasks of one topic share its part of the memory.
+fn channels(tasks: Vec<Task>, checkpoint: &Checkpoint) -> Vec<Channel> {
+    let mut shares: HashMap<Topic, Arc<Share>> = HashMap::new();
+    let channel = |task: Task| {
+        let share = Arc::clone(shares.entry(task.topic.clone()).or_default());
+        let fresh = !checkpoint.read(|state| state.tasks.contains(&task.id));
+        Channel::new(task, share, fresh)
+    };
+    tasks.into_iter().map(channel).collect()
+}
+
+/// Brings the stop to the reader, which waits for events only.
+async fn stop_reader(
+    events: &crossbeam_channel::Sender<Event>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    stop.cancelled().await;
+    while let Err(crossbeam_channel::TrySendError::Full(_)) = events.try_send(Event::Stop) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// What the admin port answers.
+fn admin_pages(
+    status: &Arc<Status>,
+    tasks: &Arc<[Task]>,
+    checkpoint: &Arc<Checkpoint>,
+    budget: &Arc<Budget>,
+    agent: &str,
+    epoch: u64,
+) -> Admin {
+    let for_ready = Arc::clone(status);
+    let ready = move || {
+        if for_ready.is_connected() {
+            Ok(())
+        } else {
+            Err("no bus is connected".to_owned())
+        }
+    };
+    let (status, tasks) = (Arc::clone(status), Arc::clone(tasks));
+    let (checkpoint, budget) = (Arc::clone(checkpoint), Arc::clone(budget));
+    let agent = agent.to_owned();
+    Admin::new(ready, move || {
+        let mut page = status.page(&tasks, &checkpoint, &budget);
+        if let Some(page) = page.as_object_mut() {
+            page.insert("agent".to_owned(), agent.clone().into());
+            page.insert("epoch".to_owned(), epoch.into());
+        }
+        page
+    })
+}

@@ -1,0 +1,244 @@
+//! What the records of a checkpoint mean together.
+//!
+//! The same [`State::apply`] runs when a thing happens and when the file is read again, so both
+//! always agree. A generation's offset moves with cuts only; the watermark is the beginning of its
+//! oldest cut that has not ended.
+//!
+//! Not for: bytes and files (see [`super::record`], [`super::log`]). Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tributary_common::ids::{BatchId, Epoch, GenerationId, StreamId, TaskId, Topic};
+
+use super::{
+    ledger::Ledger,
+    record::{Cut, GenerationRecord, Record},
+};
+use crate::identify::Mark;
+
+/// Generations that were given up are remembered this long, in ms: a directory that was away for a
+/// while does not come back as new files.
+const REMEMBER_ENDED_MS: u64 = 24 * 3600 * 1000;
+/// The most of them.
+const MAX_ENDED: usize = 10_000;
+
+/// A stream as the checkpoint knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StreamState {
+    /// Its task.
+    pub(crate) task: TaskId,
+    /// Its topic.
+    pub(crate) topic: Topic,
+    /// The path that named it first.
+    pub(crate) path: Vec<u8>,
+    /// Its generations, oldest first.
+    pub(crate) generations: Vec<GenerationId>,
+}
+
+/// A record that contradicts those before it: the file cannot be trusted from here on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a record contradicts those before it")]
+pub(crate) struct Contradiction;
+
+/// Everything that the checkpoint holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct State {
+    /// The greatest life so far.
+    pub(crate) epoch: Epoch,
+    /// Tasks whose files were looked for.
+    pub(crate) tasks: BTreeSet<TaskId>,
+    /// All streams.
+    pub(crate) streams: BTreeMap<StreamId, StreamState>,
+    /// All generations.
+    pub(crate) generations: BTreeMap<(StreamId, GenerationId), GenerationRecord>,
+    /// Cuts that have not ended.
+    pub(crate) cuts: BTreeMap<BatchId, Cut>,
+    /// What is to be told.
+    pub(crate) ledger: Ledger,
+    /// Whether anybody is to be told.
+    pub(crate) keep_accounts: bool,
+}
+
+impl State {
+    /// Takes in a record.
+    ///
+    /// # Errors
+    /// [`Contradiction`], only when read from a damaged file.
+    pub(crate) fn apply(&mut self, record: Record) -> Result<(), Contradiction> {
+        match record {
+            Record::Life { epoch } => self.epoch = self.epoch.max(epoch),
+            Record::Task { task } => {
+                self.tasks.insert(task);
+            }
+            Record::Stream {
+                stream,
+                task,
+                topic,
+                path,
+            } => {
+                let known = self.streams.remove(&stream);
+                let generations = known.map(|known| known.generations).unwrap_or_default();
+                self.streams.insert(
+                    stream,
+                    StreamState {
+                        task,
+                        topic,
+                        path,
+                        generations,
+                    },
+                );
+            }
+            Record::Generation(record) => self.generation(record)?,
+            Record::Cut(cut) => self.cut(cut)?,
+            Record::Ended { batch, end } => {
+                self.cuts.remove(&batch);
+                if self.keep_accounts {
+                    self.ledger.ended(batch, end);
+                }
+            }
+            Record::Skipped {
+                stream,
+                generation,
+                mark,
+                dropping,
+            } => {
+                let known = self.known(stream, generation)?;
+                known.mark = mark;
+                known.dropping = dropping;
+            }
+            Record::Lost(loss) if self.keep_accounts => self.ledger.lost(loss),
+            Record::Open(cut) => {
+                self.known(cut.id.stream, cut.generation)?;
+                self.cuts.insert(cut.id, cut);
+            }
+            Record::Told(told) => self.ledger.told(&told),
+            Record::LossesTold(count) => self.ledger.losses_told(count),
+            Record::Accounts {
+                stream,
+                epoch,
+                first_seq,
+                read_before,
+                accounts,
+            } if self.keep_accounts => {
+                self.ledger
+                    .restore((stream, epoch), first_seq, read_before, accounts);
+            }
+            Record::Lost(_) | Record::Accounts { .. } | Record::SnapshotEnd => {}
+        }
+        Ok(())
+    }
+
+    fn known(
+        &mut self,
+        stream: StreamId,
+        generation: GenerationId,
+    ) -> Result<&mut GenerationRecord, Contradiction> {
+        self.generations
+            .get_mut(&(stream, generation))
+            .ok_or(Contradiction)
+    }
+
+    fn generation(&mut self, record: GenerationRecord) -> Result<(), Contradiction> {
+        let key = (record.stream, record.generation);
+        let stream = self.streams.get_mut(&record.stream).ok_or(Contradiction)?;
+        if self.generations.insert(key, record).is_none() {
+            stream.generations.push(key.1);
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, cut: Cut) -> Result<(), Contradiction> {
+        let known = self.known(cut.id.stream, cut.generation)?;
+        // A hole would be bytes that nobody sends.
+        if cut.span.start > known.mark.offset || cut.span.end < cut.span.start {
+            return Err(Contradiction);
+        }
+        known.mark = Mark {
+            offset: cut.span.end,
+            hash: cut.mark,
+        };
+        known.dropping = cut.dropping;
+        known.ended_ms = None;
+        if self.keep_accounts {
+            self.ledger.read(cut.id, &cut.minutes);
+        }
+        self.cuts.insert(cut.id, cut);
+        Ok(())
+    }
+
+    /// Forgets generations that ended long ago, and streams without any.
+    pub(crate) fn forget_ended(&mut self, now_ms: u64) {
+        let mut ended: Vec<(u64, (StreamId, GenerationId))> = self
+            .generations
+            .iter()
+            .filter_map(|(&key, known)| known.ended_ms.map(|ended| (ended, key)))
+            .collect();
+        ended.sort_unstable();
+        let surplus = ended.len().saturating_sub(MAX_ENDED);
+        let held: BTreeSet<(StreamId, GenerationId)> = self
+            .cuts
+            .values()
+            .map(|cut| (cut.id.stream, cut.generation))
+            .collect();
+        for (place, (ended_ms, key)) in ended.into_iter().enumerate() {
+            let old = ended_ms.saturating_add(REMEMBER_ENDED_MS) < now_ms;
+            if (old || place < surplus) && !held.contains(&key) {
+                self.generations.remove(&key);
+                if let Some(stream) = self.streams.get_mut(&key.0) {
+                    stream.generations.retain(|&generation| generation != key.1);
+                }
+            }
+        }
+        let told: BTreeSet<StreamId> = self.ledger.series.keys().map(|key| key.0).collect();
+        self.streams
+            .retain(|id, stream| !stream.generations.is_empty() || told.contains(id));
+    }
+
+    /// The records that make this state anew, ending with [`Record::SnapshotEnd`].
+    pub(crate) fn snapshot(&self, out: &mut dyn FnMut(&Record)) {
+        out(&Record::Life { epoch: self.epoch });
+        self.tasks
+            .iter()
+            .for_each(|task| out(&Record::Task { task: task.clone() }));
+        for (&id, stream) in &self.streams {
+            let StreamState {
+                task,
+                topic,
+                path,
+                generations,
+            } = stream.clone();
+            out(&Record::Stream {
+                stream: id,
+                task,
+                topic,
+                path,
+            });
+            for generation in generations {
+                if let Some(known) = self.generations.get(&(id, generation)) {
+                    out(&Record::Generation(known.clone()));
+                }
+            }
+        }
+        self.cuts
+            .values()
+            .for_each(|cut| out(&Record::Open(cut.clone())));
+        self.ledger.snapshot(out);
+        out(&Record::SnapshotEnd);
+    }
+
+    /// The cuts of a generation that have not ended, in the order in which they were cut.
+    pub(crate) fn cuts_of(&self, stream: StreamId, generation: GenerationId) -> Vec<Cut> {
+        let of_stream = BatchId {
+            stream,
+            epoch: Epoch(0),
+            seq: 0,
+        }..;
+        self.cuts
+            .range(of_stream)
+            .take_while(|(id, _)| id.stream == stream)
+            .map(|(_, cut)| cut)
+            .filter(|cut| cut.generation == generation)
+            .cloned()
+            .collect()
+    }
+}

@@ -1,0 +1,300 @@
+//! What a physical file is called by its file system, for ever: the file handle.
+//!
+//! An inode number is given to the next file as soon as one is deleted (1,997 of 2,000 times on
+//! ext4); the handle of `name_to_handle_at(2)` holds the inode's generation as well and is never
+//! given again. Where a file system has no handles (overlayfs), inode, device and birth time do.
+//!
+//! Not for: what is in the file (see [`crate::identify`]). The reader calls it.
+
+use std::{
+    ffi::{CStr, CString},
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd as _, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The longest handle that the kernel gives, in bytes (`MAX_HANDLE_SZ`).
+const MAX_HANDLE_BYTES: usize = 128;
+
+/// One physical file, as a hash of what its file system calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct FileKey(pub(crate) u64);
+
+/// What a look at a file tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileInfo {
+    /// Which file.
+    pub(crate) key: FileKey,
+    /// Its inode number: a cheap first filter, no identity.
+    pub(crate) inode: u64,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// When its content was changed last, in ns since 1970.
+    pub(crate) mtime_ns: i64,
+    /// How many names it has.
+    pub(crate) links: u32,
+    /// What it is.
+    pub(crate) kind: FileKind,
+}
+
+/// What a path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// A file that can be tailed.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A socket, pipe or device.
+    Other,
+}
+
+impl FileKind {
+    /// As a person says it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Regular => "a file",
+            Self::Directory => "a directory",
+            Self::Other => "a pipe, socket or device",
+        }
+    }
+}
+
+/// Looks at an open file.
+///
+/// # Errors
+/// What the kernel says; the file's state is unknown then.
+pub(crate) fn of_file(file: &File) -> io::Result<FileInfo> {
+    let stat = statx(file, c"", AtFlags::EMPTY_PATH, mask())?;
+    info(&stat, handle(file.as_raw_fd(), c"", libc::AT_EMPTY_PATH))
+}
+
+/// Looks at what a path names, through symbolic links.
+///
+/// # Errors
+/// What the kernel says: `NotFound` is absence, everything else leaves the state unknown.
+pub(crate) fn of_path(path: &Path) -> io::Result<FileInfo> {
+    let text = CString::new(path.as_os_str().as_bytes())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let stat = statx(CWD, text.as_c_str(), AtFlags::empty(), mask())?;
+    info(
+        &stat,
+        handle(libc::AT_FDCWD, &text, libc::AT_SYMLINK_FOLLOW),
+    )
+}
+
+/// A cheap look at a path: enough to see that nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Glance {
+    /// The device's number.
+    pub(crate) device: u64,
+    /// The inode's number.
+    pub(crate) inode: u64,
+    birth: (i64, u32),
+    size: u64,
+    changed: (i64, u32),
+    /// What it is.
+    pub(crate) kind: FileKind,
+}
+
+impl Glance {
+    /// Whether it looks like the same file: not proof, since numbers are given again.
+    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode, self.birth) == (other.device, other.inode, other.birth)
+    }
+
+    fn of(stat: &Statx) -> Self {
+        Self {
+            device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            birth: (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
+            size: stat.stx_size,
+            changed: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+            kind: kind_of(stat),
+        }
+    }
+}
+
+/// Glances at what a path names, through symbolic links.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn glance(path: &Path) -> io::Result<Glance> {
+    Ok(Glance::of(&statx(CWD, path, AtFlags::empty(), mask())?))
+}
+
+/// Glances at the file that this process logs to; `None` when that is no file.
+pub(crate) fn glance_at_stderr() -> Option<Glance> {
+    let stat = statx(io::stderr(), c"", AtFlags::EMPTY_PATH, mask()).ok()?;
+    Some(Glance::of(&stat)).filter(|glance| glance.kind == FileKind::Regular)
+}
+
+/// A cheap look at an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// How many names it has.
+    pub(crate) links: u64,
+    /// When its content was changed last, in ns since 1970.
+    pub(crate) mtime_ns: i64,
+}
+
+/// Looks how far an open file goes.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn extent(file: &File) -> io::Result<Extent> {
+    use std::os::unix::fs::MetadataExt as _;
+    let meta = file.metadata()?;
+    let mtime_ns = meta
+        .mtime()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(meta.mtime_nsec());
+    Ok(Extent {
+        size: meta.len(),
+        links: meta.nlink(),
+        mtime_ns,
+    })
+}
+
+fn mask() -> StatxFlags {
+    StatxFlags::BASIC_STATS | StatxFlags::BTIME
+}
+
+fn kind_of(stat: &Statx) -> FileKind {
+    match u32::from(stat.stx_mode) & libc::S_IFMT {
+        libc::S_IFREG => FileKind::Regular,
+        libc::S_IFDIR => FileKind::Directory,
+        _other => FileKind::Other,
+    }
+}
+
+fn info(stat: &Statx, handle: io::Result<Vec<u8>>) -> io::Result<FileInfo> {
+    let mut name = match handle {
+        Ok(handle) => handle,
+        Err(error) if has_no_handle(&error) => [b'i']
+            .into_iter()
+            .chain(stat.stx_ino.to_le_bytes())
+            .collect(),
+        Err(error) => return Err(error),
+    };
+    // The birth time tells file systems apart whose handles look alike, and, unlike a device
+    // number, is the same after a reboot.
+    if stat.stx_mask & StatxFlags::BTIME.bits() != 0 {
+        name.extend(stat.stx_btime.tv_sec.to_le_bytes());
+        name.extend(stat.stx_btime.tv_nsec.to_le_bytes());
+    } else {
+        name.extend(stat.stx_dev_major.to_le_bytes());
+        name.extend(stat.stx_dev_minor.to_le_bytes());
+    }
+    let seconds = stat.stx_mtime.tv_sec.saturating_mul(1_000_000_000);
+    Ok(FileInfo {
+        key: FileKey(xxh3_64(&name)),
+        inode: stat.stx_ino,
+        size: stat.stx_size,
+        mtime_ns: seconds.saturating_add(stat.stx_mtime.tv_nsec.into()),
+        links: stat.stx_nlink,
+        kind: kind_of(stat),
+    })
+}
+
+/// Whether the file system has no handles, or the process may not ask for them.
+fn has_no_handle(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM | libc::EOVERFLOW | libc::EINVAL)
+    )
+}
+
+/// Room for a handle: `struct file_handle` with the longest content.
+#[repr(C, align(8))]
+struct Room {
+    bytes: u32,
+    kind: i32,
+    content: [u8; MAX_HANDLE_BYTES],
+}
+
+/// The handle's type and bytes.
+#[expect(
+    unsafe_code,
+    reason = "neither std nor rustix has name_to_handle_at; the call writes into a room of the \
+              size that it is told, which lives on this stack frame"
+)]
+fn handle(dir: RawFd, path: &CStr, flags: i32) -> io::Result<Vec<u8>> {
+    const ROOM: u32 = MAX_HANDLE_BYTES as u32;
+    let mut room = Room {
+        bytes: ROOM,
+        kind: 0,
+        content: [0; MAX_HANDLE_BYTES],
+    };
+    let mut mount = 0;
+    // SAFETY: `path` is a C string; `Room` has the layout of `struct file_handle` followed by the
+    // `handle_bytes` bytes that it announces; `mount` is a valid place for an int. The kernel keeps
+    // none of the pointers.
+    let result = unsafe {
+        libc::name_to_handle_at(
+            dir,
+            path.as_ptr(),
+            (&raw mut room).cast::<libc::file_handle>(),
+            &raw mut mount,
+            flags,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let len = usize::try_from(room.bytes).map_or(MAX_HANDLE_BYTES, |len| len.min(MAX_HANDLE_BYTES));
+    let mut name = room.kind.to_le_bytes().to_vec();
+    name.extend(room.content.iter().take(len));
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, fs};
+
+    use super::*;
+
+    #[test]
+    fn a_file_keeps_its_key_when_renamed_and_the_next_one_has_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, "x").unwrap();
+        let first = of_path(&a).unwrap();
+        let open = File::open(&a).unwrap();
+        fs::rename(&a, &b).unwrap();
+        assert_eq!(of_path(&b).unwrap().key, first.key);
+        assert_eq!(of_file(&open).unwrap().key, first.key);
+        fs::write(&a, "x").unwrap();
+        assert_ne!(of_path(&a).unwrap().key, first.key);
+        assert_eq!(first.kind, FileKind::Regular);
+        assert_eq!(of_path(dir.path()).unwrap().kind, FileKind::Directory);
+    }
+
+    #[test]
+    fn a_reused_inode_number_is_another_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut keys = HashSet::new();
+        for _round in 0..200 {
+            fs::write(&path, "same").unwrap();
+            assert!(keys.insert(of_path(&path).unwrap().key));
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = of_path(&dir.path().join("none")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

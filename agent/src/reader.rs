@@ -1,0 +1,374 @@
+//! Reads all files on one thread: whose turn it is, and the turn itself.
+//!
+//! P0 goes before P1 before P2 before P3; within a class streams take turns of one block. A stream
+//! whose topic stands still, or for which there is no memory, waits without holding up the others;
+//! that its file was cut off is still noticed. Encoding happens in the same turn, while the block is
+//! in the cache: there is one block for the whole agent, and no queue of raw bytes.
+//!
+//! Not for: finding files (see [`crate::discover`]), sending (see [`crate::send`]). Started by
+//! [`crate::run`].
+
+mod copies;
+mod cut;
+mod files;
+mod turn;
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio::{sync::mpsc, time::Instant};
+use tributary_common::{
+    batch::{Codec, Encoder},
+    ids::{AgentId, Class, Epoch, GenerationId, StreamId},
+};
+
+use self::files::{NotTailed, Undecided};
+use crate::{
+    checkpoint::Checkpoint,
+    config::Task,
+    discover::Event,
+    handle::FileKey,
+    identify::Evidence,
+    limit::{Bucket, Budget, Share},
+    send::Outgoing,
+    status::{Counters, Status, TaskFigures},
+    tail::Tail,
+};
+
+/// Bytes read in one turn: what a batch is aimed at.
+pub(crate) const BLOCK_BYTES: usize = 256 << 10;
+/// How often figures are published.
+const FIGURES_EVERY: Duration = Duration::from_secs(1);
+/// When it is time to stop, what waits for more lines is cut for this long at most.
+const LAST_TURNS: Duration = Duration::from_secs(2);
+
+/// What the reader needs from the rest.
+#[derive(Debug)]
+pub(crate) struct Wiring {
+    /// Who this is.
+    pub(crate) agent: AgentId,
+    /// This life.
+    pub(crate) epoch: Epoch,
+    /// What happened and happens.
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    /// Memory.
+    pub(crate) budget: Arc<Budget>,
+    /// From discovery.
+    pub(crate) events: Receiver<Event>,
+    /// To the sender. Its bound is bytes, by the permits; the count never fills it.
+    pub(crate) outgoing: mpsc::Sender<Outgoing>,
+    /// For people.
+    pub(crate) status: Arc<Status>,
+}
+
+/// One task on this agent.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    /// Its settings.
+    pub(crate) task: Task,
+    /// Its topic's part of the memory.
+    pub(crate) share: Arc<Share>,
+    /// Its ceiling.
+    bucket: Option<Bucket>,
+    /// Its files were never looked for before this life.
+    fresh: bool,
+    /// What people see.
+    figures: TaskFigures,
+    /// What machines see.
+    counters: Counters,
+}
+
+impl Channel {
+    /// A channel for a task that was `fresh`, never looked for before.
+    pub(crate) fn new(task: Task, share: Arc<Share>, fresh: bool) -> Self {
+        let bucket = task.rate.map(|rate| Bucket::new(rate, Instant::now()));
+        let counters = Counters::of_topic(&task.topic);
+        Self {
+            task,
+            share,
+            bucket,
+            fresh,
+            figures: TaskFigures::default(),
+            counters,
+        }
+    }
+}
+
+/// When a stream is served next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// When something happens to it.
+    Idle,
+    /// In its turn.
+    Ready,
+    /// At this time.
+    At(Instant),
+    /// When memory comes back.
+    Blocked,
+}
+
+/// One log file of one channel, with its generations.
+#[derive(Debug)]
+struct Stream {
+    id: StreamId,
+    channel: usize,
+    /// Oldest first.
+    tails: Vec<Tail>,
+    /// Of the next batch.
+    seq: u64,
+    next: Next,
+}
+
+/// A generation that was cut off a moment ago: a copy of it may turn up.
+#[derive(Debug)]
+struct CutOff {
+    channel: usize,
+    stream: usize,
+    generation: GenerationId,
+    evidence: Evidence,
+    since: Instant,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    wiring: Wiring,
+    channels: Vec<Channel>,
+    streams: Vec<Stream>,
+    by_id: HashMap<StreamId, usize>,
+    /// Which generation each path of each channel names.
+    by_path: HashMap<PathBuf, Vec<(usize, usize, GenerationId)>>,
+    /// Which generation a physical file is, per channel.
+    by_key: HashMap<(usize, FileKey), (usize, GenerationId)>,
+    /// Generations that were given up, should they come back.
+    ended: HashMap<(usize, FileKey), (StreamId, GenerationId)>,
+    cut_off: Vec<CutOff>,
+    undecided: Vec<Undecided>,
+    not_tailed: HashMap<(usize, PathBuf), NotTailed>,
+    ready: [VecDeque<usize>; 4],
+    timers: BTreeSet<(Instant, usize)>,
+    blocked: Vec<usize>,
+    /// The block: the bytes that a mark covers, then new ones.
+    block: Vec<u8>,
+    encoder: Encoder,
+    open_files: usize,
+    max_open_files: usize,
+    share_limit: u64,
+    stopping: bool,
+    figures_at: Instant,
+}
+
+impl Reader {
+    /// A reader that goes on where the checkpoint says.
+    pub(crate) fn new(wiring: Wiring, channels: Vec<Channel>, max_open_files: usize) -> Self {
+        let topics: BTreeSet<&str> = channels
+            .iter()
+            .map(|channel| channel.task.topic.as_str())
+            .collect();
+        // At least a mebibyte, or a slow connection could not be kept busy.
+        let share_limit = (wiring.budget.limit() / topics.len().max(1) as u64).max(1 << 20);
+        let mut reader = Self {
+            wiring,
+            channels,
+            streams: Vec::new(),
+            by_id: HashMap::new(),
+            by_path: HashMap::new(),
+            by_key: HashMap::new(),
+            ended: HashMap::new(),
+            cut_off: Vec::new(),
+            undecided: Vec::new(),
+            not_tailed: HashMap::new(),
+            ready: Default::default(),
+            timers: BTreeSet::new(),
+            blocked: Vec::new(),
+            block: vec![0; BLOCK_BYTES + 512],
+            encoder: Encoder::new(Codec::Zstd),
+            open_files: 0,
+            max_open_files,
+            share_limit,
+            stopping: false,
+            figures_at: Instant::now(),
+        };
+        reader.restore();
+        reader
+    }
+
+    /// Reads until it is told to stop, or nobody takes its batches any more.
+    ///
+    /// # Errors
+    /// None at present: what cannot be read is told and tried again.
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        while !self.stopping && !self.wiring.outgoing.is_closed() {
+            while let Ok(event) = self.wiring.events.try_recv() {
+                self.on_event(event);
+            }
+            let now = Instant::now();
+            self.start_due(now);
+            if now >= self.figures_at {
+                self.publish(now);
+            }
+            match self.take_ready() {
+                Some(stream) => self.serve(stream),
+                None => self.wait(now),
+            }
+        }
+        self.last_turns();
+        self.publish(Instant::now());
+        Ok(())
+    }
+
+    /// Waits for an event or a timer.
+    fn wait(&mut self, now: Instant) {
+        let first = self.timers.first().map(|&(at, _)| at);
+        let until = first.map_or(self.figures_at, |first| first.min(self.figures_at));
+        match self
+            .wiring
+            .events
+            .recv_timeout(until.saturating_duration_since(now))
+        {
+            Ok(event) => self.on_event(event),
+            Err(RecvTimeoutError::Timeout) => {}
+            // Discovery ends only when everything does.
+            Err(RecvTimeoutError::Disconnected) => self.stopping = true,
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Look(look) => self.on_look(look),
+            Event::Touched(paths) => paths.iter().for_each(|path| self.on_touched(path)),
+            Event::Wake => {
+                for stream in std::mem::take(&mut self.blocked) {
+                    if self
+                        .streams
+                        .get(stream)
+                        .is_some_and(|s| s.next == Next::Blocked)
+                    {
+                        self.make_ready(stream);
+                    }
+                }
+            }
+            Event::Stop => self.stopping = true,
+        }
+    }
+
+    fn class_of(&self, stream: usize) -> Class {
+        let channel = self
+            .streams
+            .get(stream)
+            .and_then(|stream| self.channels.get(stream.channel));
+        channel.map_or(Class::P3, |channel| channel.task.class)
+    }
+
+    /// The stream is to be served in its turn.
+    fn make_ready(&mut self, stream: usize) {
+        let class = self.class_of(stream);
+        let Some(known) = self.streams.get_mut(stream) else {
+            return;
+        };
+        match known.next {
+            Next::Ready => return,
+            Next::At(at) => {
+                self.timers.remove(&(at, stream));
+            }
+            Next::Idle | Next::Blocked => {}
+        }
+        known.next = Next::Ready;
+        if let Some(queue) = self.ready.get_mut(class as usize) {
+            queue.push_back(stream);
+        }
+    }
+
+    /// Streams whose time has come.
+    fn start_due(&mut self, now: Instant) {
+        while let Some(&(at, stream)) = self.timers.first()
+            && at <= now
+        {
+            self.make_ready(stream);
+            self.timers.remove(&(at, stream));
+        }
+        if self
+            .undecided
+            .first()
+            .is_some_and(|first| first.decide_at <= now)
+        {
+            self.decide(now);
+        }
+    }
+
+    /// The most urgent stream.
+    fn take_ready(&mut self) -> Option<usize> {
+        self.ready.iter_mut().find_map(VecDeque::pop_front)
+    }
+
+    /// Serves a stream, and notes when it is served next.
+    fn serve(&mut self, stream: usize) {
+        if let Some(known) = self.streams.get_mut(stream) {
+            known.next = Next::Idle;
+        }
+        let next = self.turn(stream);
+        let Some(known) = self.streams.get_mut(stream) else {
+            return;
+        };
+        match next {
+            Next::Idle => {}
+            Next::Ready => self.make_ready(stream),
+            Next::At(at) => {
+                known.next = next;
+                self.timers.insert((at, stream));
+            }
+            Next::Blocked => {
+                known.next = next;
+                self.blocked.push(stream);
+            }
+        }
+    }
+
+    /// Cuts what waits for more lines, once per stream.
+    fn last_turns(&mut self) {
+        let until = Instant::now() + LAST_TURNS;
+        let waiting: Vec<usize> = (0..self.streams.len())
+            .filter(|&at| {
+                self.streams
+                    .get(at)
+                    .is_some_and(|stream| matches!(stream.next, Next::At(_)))
+            })
+            .collect();
+        for stream in waiting {
+            if Instant::now() >= until || self.wiring.outgoing.is_closed() {
+                break;
+            }
+            self.turn(stream);
+        }
+    }
+
+    /// Shows people how it goes.
+    fn publish(&mut self, now: Instant) {
+        self.figures_at = now + FIGURES_EVERY;
+        for channel in &mut self.channels {
+            channel.figures.files = 0;
+            channel.figures.unread_bytes = 0;
+            channel.figures.oldest_unread = None;
+        }
+        for stream in &self.streams {
+            let Some(channel) = self.channels.get_mut(stream.channel) else {
+                continue;
+            };
+            let figures = &mut channel.figures;
+            for tail in &stream.tails {
+                figures.files += u64::from(tail.place == crate::tail::Place::Named);
+                figures.unread_bytes += tail.unread();
+                let oldest = [figures.oldest_unread, tail.unread_since];
+                figures.oldest_unread = oldest.into_iter().flatten().min();
+            }
+        }
+        self.wiring
+            .status
+            .publish(self.channels.iter().map(|channel| channel.figures.clone()));
+    }
+}

@@ -1,0 +1,542 @@
+//! Who is who: paths that come and go, and the generations behind them.
+//!
+//! A physical file belongs to one stream of a channel for ever, whatever it is called. Known files
+//! are settled before unknown ones are judged, so that a copy can be told from a new file.
+//!
+//! Not for: reading (see [`super::turn`]), copies (see [`super::copies`]).
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fs::File,
+    io,
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::{DirEntryExt as _, FileExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use tokio::time::Instant;
+use tributary_common::ids::{AgentId, GenerationId, StreamId, TaskId};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Next, Reader, Stream};
+use crate::{
+    checkpoint::{GenerationRecord, Record},
+    clock,
+    config::Start,
+    discover::{Look, is_absence},
+    handle::{self, FileInfo, FileKey, FileKind},
+    identify::{MARK_BYTES, Mark, prefix_of},
+    tail::{Place, Tail},
+};
+
+/// How far back from its end a file is searched for the beginning of its last line, in bytes.
+const LAST_LINE_BYTES: u64 = 64 << 10;
+/// Files of an earlier life that no look has found by this one are given up.
+const GIVE_UP_ROUND: u64 = 3;
+
+/// A file that cannot be read now.
+#[derive(Debug)]
+pub(super) struct NotTailed {
+    error: io::ErrorKind,
+}
+
+/// A file that may be the copy of a truncation under way.
+#[derive(Debug)]
+pub(super) struct Undecided {
+    pub(super) channel: usize,
+    pub(super) path: PathBuf,
+    pub(super) info: FileInfo,
+    /// The generation that it resembles.
+    pub(super) like: (usize, GenerationId),
+    pub(super) decide_at: Instant,
+}
+
+/// The stream of a path: the same after a restart, another on another host.
+pub(crate) fn stream_id(agent: &AgentId, task: &TaskId, path: &Path) -> StreamId {
+    let mut hash = Xxh3::new();
+    for part in [
+        agent.as_str().as_bytes(),
+        task.as_str().as_bytes(),
+        path.as_os_str().as_bytes(),
+    ] {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    StreamId(hash.digest())
+}
+
+impl Reader {
+    /// Takes up what an earlier life left.
+    pub(super) fn restore(&mut self) {
+        let now = Instant::now();
+        let channels: HashMap<TaskId, usize> = self
+            .channels
+            .iter()
+            .enumerate()
+            .map(|(at, channel)| (channel.task.id.clone(), at))
+            .collect();
+        let checkpoint = std::sync::Arc::clone(&self.wiring.checkpoint);
+        checkpoint.read(|state| {
+            for (&id, known) in &state.streams {
+                // A task that is not configured any more keeps its place, should it come back.
+                let Some(&channel) = channels.get(&known.task) else {
+                    continue;
+                };
+                let stream = self.add_stream(id, channel);
+                for &generation in &known.generations {
+                    let Some(record) = state.generations.get(&(id, generation)) else {
+                        continue;
+                    };
+                    let replay = state.cuts_of(id, generation);
+                    if record.ended_ms.is_some() && replay.is_empty() {
+                        self.ended.insert((channel, record.key), (id, generation));
+                        continue;
+                    }
+                    let path = PathBuf::from(OsString::from_vec(record.path.clone()));
+                    let tail = Tail::restored(record, path, replay, now);
+                    self.by_key
+                        .insert((channel, record.key), (stream, generation));
+                    self.push_tail(stream, tail);
+                }
+            }
+        });
+    }
+
+    pub(super) fn add_stream(&mut self, id: StreamId, channel: usize) -> usize {
+        let stream = self.streams.len();
+        self.streams.push(Stream {
+            id,
+            channel,
+            tails: Vec::new(),
+            seq: 1,
+            next: Next::Idle,
+        });
+        self.by_id.insert(id, stream);
+        stream
+    }
+
+    pub(super) fn push_tail(&mut self, stream: usize, tail: Tail) {
+        if let Some(known) = self.streams.get_mut(stream) {
+            known.tails.push(tail);
+        }
+    }
+
+    /// The place of a generation in its stream.
+    pub(super) fn place_of(&self, stream: usize, generation: GenerationId) -> Option<usize> {
+        self.streams
+            .get(stream)?
+            .tails
+            .iter()
+            .position(|tail| tail.generation == generation)
+    }
+
+    /// Something was written to a path.
+    pub(super) fn on_touched(&mut self, path: &Path) {
+        let named: Vec<usize> = self
+            .by_path
+            .get(path)
+            .into_iter()
+            .flatten()
+            .map(|&(_, stream, _)| stream)
+            .collect();
+        named.into_iter().for_each(|stream| self.make_ready(stream));
+    }
+
+    /// A look is over.
+    pub(super) fn on_look(&mut self, look: Look) {
+        let now = Instant::now();
+        let mut unknown = Vec::new();
+        for (channel, path) in look.found {
+            match handle::of_path(&path) {
+                Ok(info) if info.kind == FileKind::Regular => {
+                    if !self.known_file(channel, &path, &info) {
+                        unknown.push((channel, path, info));
+                    }
+                }
+                Ok(_) => {}
+                Err(error) if is_absence(&error) => {}
+                Err(error) => self.tell_unreadable(channel, &path, &error),
+            }
+        }
+        for (channel, path) in look.gone {
+            self.hide(channel, &path, None);
+            self.not_tailed.remove(&(channel, path));
+        }
+        // Known files first get their turn to notice that they were cut off.
+        self.check_for_cuts();
+        for (channel, path, info) in unknown {
+            self.unknown_file(channel, path, info, now);
+        }
+        look.touched.iter().for_each(|path| self.doubt(path));
+        self.await_or_give_up(look.round);
+        self.cut_off
+            .retain(|cut| now.saturating_duration_since(cut.since) < super::copies::REMEMBER);
+        self.first_looks_done();
+    }
+
+    /// After the first look, `start` has had its say.
+    fn first_looks_done(&mut self) {
+        for channel in &mut self.channels {
+            if std::mem::take(&mut channel.fresh) {
+                let task = channel.task.id.clone();
+                self.wiring.checkpoint.write(vec![Record::Task { task }]);
+            }
+        }
+    }
+
+    /// A file that changed without growing may have been written anew.
+    fn doubt(&mut self, path: &Path) {
+        let named: Vec<(usize, GenerationId)> = self
+            .by_path
+            .get(path)
+            .into_iter()
+            .flatten()
+            .map(|&(_, stream, generation)| (stream, generation))
+            .collect();
+        for (stream, generation) in named {
+            if let Some(at) = self.place_of(stream, generation)
+                && let Some(tail) = self.tail(stream, at)
+            {
+                tail.doubted = true;
+            }
+            self.make_ready(stream);
+        }
+    }
+
+    /// Streams of an earlier life whose file turned up are looked at before newcomers are judged.
+    fn check_for_cuts(&mut self) {
+        for stream in 0..self.streams.len() {
+            let places = self
+                .streams
+                .get(stream)
+                .map_or(0, |known| known.tails.len());
+            for at in 0..places {
+                let Some(tail) = self.tail(stream, at) else {
+                    continue;
+                };
+                if tail.place != Place::Named || !tail.doubted || tail.file.is_some() {
+                    continue;
+                }
+                let (path, key, offset) = (tail.path.clone(), tail.key, tail.offset());
+                if handle::of_path(&path).is_ok_and(|info| info.key == key && info.size < offset) {
+                    self.turn(stream);
+                    self.make_ready(stream);
+                }
+            }
+        }
+    }
+
+    /// A path names this file. True when the file is known.
+    fn known_file(&mut self, channel: usize, path: &Path, info: &FileInfo) -> bool {
+        let known = match self.by_key.get(&(channel, info.key)) {
+            Some(&known) => Some(known),
+            None => self.revive(channel, info.key),
+        };
+        let Some((stream, generation)) = known else {
+            return false;
+        };
+        self.name(channel, path, stream, generation);
+        self.undecided
+            .retain(|waiting| waiting.channel != channel || waiting.path != path);
+        let Some(at) = self.place_of(stream, generation) else {
+            return false;
+        };
+        let id = self
+            .streams
+            .get(stream)
+            .map_or(StreamId(0), |known| known.id);
+        if let Some(tail) = self.tail(stream, at) {
+            // A second name of the same file, or a rename: one is enough to open it by.
+            let moved = tail.path != path;
+            tail.path = path.to_owned();
+            tail.place = Place::Named;
+            let record = tail.record(id);
+            if moved {
+                self.wiring
+                    .checkpoint
+                    .write(vec![Record::Generation(record)]);
+            }
+        }
+        self.make_ready(stream);
+        true
+    }
+
+    /// A generation that was given up is there again.
+    fn revive(&mut self, channel: usize, key: FileKey) -> Option<(usize, GenerationId)> {
+        let (id, generation) = self.ended.remove(&(channel, key))?;
+        let record = self
+            .wiring
+            .checkpoint
+            .read(|state| state.generations.get(&(id, generation)).cloned())?;
+        let stream = match self.by_id.get(&id) {
+            Some(&stream) => stream,
+            None => self.add_stream(id, channel),
+        };
+        let path = PathBuf::from(OsString::from_vec(record.path.clone()));
+        let mut tail = Tail::restored(&record, path, Vec::new(), Instant::now());
+        tail.place = Place::Named;
+        self.wiring
+            .checkpoint
+            .write(vec![Record::Generation(tail.record(id))]);
+        // It is older than what the stream reads now.
+        if let Some(known) = self.streams.get_mut(stream) {
+            known.tails.insert(0, tail);
+        }
+        self.by_key.insert((channel, key), (stream, generation));
+        Some((stream, generation))
+    }
+
+    /// From now on the path names this generation; what it named before is hidden.
+    pub(super) fn name(
+        &mut self,
+        channel: usize,
+        path: &Path,
+        stream: usize,
+        generation: GenerationId,
+    ) {
+        self.hide(channel, path, Some((stream, generation)));
+        let names = self.by_path.entry(path.to_owned()).or_default();
+        names.retain(|&(of, _, _)| of != channel);
+        names.push((channel, stream, generation));
+    }
+
+    /// The path does not name what it named before, unless that is `except`.
+    fn hide(&mut self, channel: usize, path: &Path, except: Option<(usize, GenerationId)>) {
+        let Some(names) = self.by_path.get_mut(path) else {
+            return;
+        };
+        let Some(place) = names.iter().position(|&(of, _, _)| of == channel) else {
+            return;
+        };
+        let (_, stream, generation) = names.swap_remove(place);
+        if names.is_empty() {
+            self.by_path.remove(path);
+        }
+        if except == Some((stream, generation)) {
+            return;
+        }
+        // It may have another name already, which was seen first.
+        let named = |names: &Vec<(usize, usize, GenerationId)>| {
+            names.contains(&(channel, stream, generation))
+        };
+        if self.by_path.values().any(named) {
+            return;
+        }
+        let Some(at) = self.place_of(stream, generation) else {
+            return;
+        };
+        if let Some(tail) = self.tail(stream, at) {
+            tail.place = Place::Hidden(Instant::now());
+            if tail.file.is_none() {
+                self.hunt(stream, at);
+            }
+        }
+        self.make_ready(stream);
+    }
+
+    /// Looks for a renamed file beside where it was. True when it is open now.
+    fn hunt(&mut self, stream: usize, at: usize) -> bool {
+        let Some(tail) = self.tail(stream, at) else {
+            return false;
+        };
+        let (key, inode, generation) = (tail.key, tail.inode, tail.generation);
+        // A file that was cut off belongs to a younger generation.
+        let channel = self.streams.get(stream).map_or(0, |known| known.channel);
+        if self.by_key.get(&(channel, key)) != Some(&(stream, generation)) {
+            return false;
+        }
+        let Some(tail) = self.tail(stream, at) else {
+            return false;
+        };
+        let Some(path) = find_inode(&tail.path, inode, key) else {
+            return false;
+        };
+        let Ok(file) = super::turn::open_file(&path) else {
+            return false;
+        };
+        if !handle::of_file(&file).is_ok_and(|info| info.key == key) {
+            return false;
+        }
+        tail.path = path;
+        tail.file = Some(file);
+        tail.doubted = true;
+        self.open_files += 1;
+        true
+    }
+
+    /// Files of an earlier life that no path names: renamed beside, or gone.
+    fn await_or_give_up(&mut self, round: u64) {
+        for stream in 0..self.streams.len() {
+            let mut at = 0;
+            while let Some(tail) = self.tail(stream, at) {
+                if tail.place != Place::Awaited {
+                    at += 1;
+                } else if self.hunt(stream, at) {
+                    if let Some(tail) = self.tail(stream, at) {
+                        tail.place = Place::Hidden(Instant::now());
+                    }
+                    self.make_ready(stream);
+                    at += 1;
+                } else if round >= GIVE_UP_ROUND {
+                    self.end(stream, at);
+                    self.make_ready(stream);
+                } else {
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    /// Gives a generation up: its file is gone, or read to its end and no longer of interest.
+    pub(super) fn end(&mut self, stream: usize, at: usize) {
+        self.close(stream, at);
+        let Some(known) = self.streams.get_mut(stream) else {
+            return;
+        };
+        if at >= known.tails.len() {
+            return;
+        }
+        let tail = known.tails.remove(at);
+        let (id, channel) = (known.id, known.channel);
+        let file = tail.path.to_string_lossy().into_owned();
+        for cut in &tail.replay {
+            self.lose_cut(stream, cut, file.clone(), "deleted-unsent");
+        }
+        if tail.unread() > 0 {
+            let span = tributary_common::span::Span {
+                start: tail.offset(),
+                end: tail.size,
+            };
+            self.lose(stream, tail.generation, file, span, "deleted-unread", None);
+        }
+        if self.by_key.get(&(channel, tail.key)) == Some(&(stream, tail.generation)) {
+            self.by_key.remove(&(channel, tail.key));
+            self.ended
+                .insert((channel, tail.key), (id, tail.generation));
+        }
+        let record = GenerationRecord {
+            ended_ms: Some(clock::now_ms()),
+            ..tail.record(id)
+        };
+        self.wiring
+            .checkpoint
+            .write(vec![Record::Generation(record)]);
+    }
+
+    /// A file of its own begins.
+    pub(super) fn new_file(
+        &mut self,
+        channel: usize,
+        path: PathBuf,
+        info: &FileInfo,
+        now: Instant,
+    ) {
+        let Some(known) = self.channels.get(channel) else {
+            return;
+        };
+        let from_end = known.fresh && known.task.start == Start::End;
+        let (task, topic) = (known.task.id.clone(), known.task.topic.clone());
+        let id = stream_id(&self.wiring.agent, &task, &path);
+        let mut records = Vec::new();
+        let stream = match self.by_id.get(&id) {
+            Some(&stream) => stream,
+            None => {
+                let path = path.as_os_str().as_bytes().to_vec();
+                records.push(Record::Stream {
+                    stream: id,
+                    task,
+                    topic,
+                    path,
+                });
+                self.add_stream(id, channel)
+            }
+        };
+        let mut tail = Tail::new(info.key, info.inode, 0, path.clone(), now);
+        if from_end {
+            match begin_at_end(&path, &mut tail) {
+                Ok(()) => {}
+                Err(error) => return self.tell_unreadable(channel, &path, &error),
+            }
+        }
+        tail.note_size(info.size, now);
+        let generation = tail.generation;
+        records.push(Record::Generation(tail.record(id)));
+        self.wiring.checkpoint.write(records);
+        self.by_key
+            .insert((channel, info.key), (stream, generation));
+        self.push_tail(stream, tail);
+        self.name(channel, &path, stream, generation);
+        self.make_ready(stream);
+    }
+
+    /// Tells a person once that a file cannot be read.
+    pub(super) fn tell_unreadable(&mut self, channel: usize, path: &Path, error: &io::Error) {
+        let key = (channel, path.to_owned());
+        let kind = error.kind();
+        if self
+            .not_tailed
+            .get(&key)
+            .is_some_and(|known| known.error == kind)
+        {
+            return;
+        }
+        tracing::warn!(
+            path = %path.display(),
+            error = error.to_string(),
+            "a file cannot be read; it is tried again regularly, the others go on"
+        );
+        if let Some(channel) = self.channels.get_mut(channel) {
+            channel.figures.last_error = format!("{}: {error}", path.display());
+        }
+        self.not_tailed.insert(key, NotTailed { error: kind });
+    }
+
+    /// A file can be read (again).
+    pub(super) fn readable_again(&mut self, stream: usize, path: &Path) {
+        let Some(channel) = self.streams.get(stream).map(|known| known.channel) else {
+            return;
+        };
+        if !self.not_tailed.is_empty()
+            && self
+                .not_tailed
+                .remove(&(channel, path.to_owned()))
+                .is_some()
+        {
+            tracing::info!(path = %path.display(), "a file can be read again");
+            if let Some(channel) = self.channels.get_mut(channel) {
+                channel.figures.last_error.clear();
+            }
+        }
+    }
+}
+
+/// The path beside `path` that has this inode number and is this file.
+fn find_inode(path: &Path, inode: u64, key: FileKey) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(path.parent()?).ok()?;
+    entries
+        .flatten()
+        .filter(|entry| entry.ino() == inode)
+        .map(|entry| entry.path())
+        .find(|path| handle::of_path(path).is_ok_and(|info| info.key == key))
+}
+
+/// Begins after the last whole line of a file.
+fn begin_at_end(path: &Path, tail: &mut Tail) -> io::Result<()> {
+    let file: File = super::turn::open_file(path)?;
+    let size = handle::extent(&file)?.size;
+    let from = size.saturating_sub(LAST_LINE_BYTES);
+    let mut bytes = vec![0; usize::try_from(size - from).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, from)?;
+    let end =
+        memchr::memrchr(b'\n', &bytes).map_or(if from == 0 { 0 } else { bytes.len() }, |at| at + 1);
+    let offset = from + end as u64;
+    let before = bytes.get(..end).unwrap_or_default();
+    // A line longer than what was searched: its rest is a record of its own.
+    debug_assert!(before.len() as u64 >= offset.min(MARK_BYTES));
+    tail.evidence.mark = Mark::at(offset, before);
+    tail.evidence.prefix = prefix_of(&file, offset)?;
+    Ok(())
+}

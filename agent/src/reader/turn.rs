@@ -1,0 +1,367 @@
+//! One turn of one stream: look, and read one block of its oldest generation that has something.
+//!
+//! Not for: making a batch of the block (see [`super::cut`]).
+
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{BLOCK_BYTES, Next, Reader, Stream};
+use crate::{
+    discover::is_absence,
+    handle::{self, Extent},
+    identify::{MARK_BYTES, Mark, Verdict, verdict},
+    limit::{BATCH_OVERHEAD_BYTES, Permit},
+    tail::{Place, Tail, UNFINISHED_LINE},
+};
+
+/// A file that cannot be opened or read is tried again after this long.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// What batches of P2 and P3 leave of the memory for more urgent ones: an eighth.
+const RESERVE_PART: u64 = 8;
+
+/// What came of looking at one generation.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Nothing to do before this time, if ever.
+    Nothing(Option<Instant>),
+    /// Something was read; there may be more.
+    Did,
+    /// There is no memory for it now.
+    Blocked,
+    /// Younger generations have to wait for it, at most until then.
+    Hold(Option<Instant>),
+    /// The stream's generations changed: begin anew.
+    Changed,
+}
+
+/// A block that was read: the bytes that the mark covers, then new ones.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block {
+    /// Bytes before the offset.
+    pub(super) before: usize,
+    /// Bytes in all.
+    pub(super) len: usize,
+}
+
+impl Reader {
+    /// The tail of a stream, by its place.
+    pub(super) fn tail(&mut self, stream: usize, at: usize) -> Option<&mut Tail> {
+        self.streams.get_mut(stream)?.tails.get_mut(at)
+    }
+
+    /// Serves one stream.
+    pub(super) fn turn(&mut self, stream: usize) -> Next {
+        let now = Instant::now();
+        let mut first: Option<Instant> = None;
+        let mut at = 0;
+        // A stream changes at most a few times in a turn: cut off, gone on in a copy.
+        let mut changes = 0;
+        while at
+            < self
+                .streams
+                .get(stream)
+                .map_or(0, |stream| stream.tails.len())
+        {
+            match self.step(stream, at, now) {
+                Step::Nothing(until) => {
+                    first = [first, until].into_iter().flatten().min();
+                    at += 1;
+                }
+                Step::Did => return Next::Ready,
+                Step::Blocked => return Next::Blocked,
+                Step::Hold(until) => {
+                    first = [first, until].into_iter().flatten().min();
+                    break;
+                }
+                Step::Changed if changes < 8 => {
+                    changes += 1;
+                    first = None;
+                    at = 0;
+                }
+                Step::Changed => return Next::At(now + TRY_AGAIN),
+            }
+        }
+        first.map_or(Next::Idle, Next::At)
+    }
+
+    /// Looks at one generation, and reads a block when there is one.
+    fn step(&mut self, stream: usize, at: usize, now: Instant) -> Step {
+        let Some(tail) = self.tail(stream, at) else {
+            return Step::Nothing(None);
+        };
+        if tail.place == Place::Awaited {
+            return Step::Hold(None);
+        }
+        if let Err(again) = self.open(stream, at, now) {
+            return again;
+        }
+        let Some(tail) = self.tail(stream, at) else {
+            return Step::Nothing(None);
+        };
+        let Some(file) = &tail.file else {
+            return Step::Nothing(None);
+        };
+        let Extent {
+            size,
+            links,
+            mtime_ns,
+        } = match handle::extent(file) {
+            Ok(extent) => extent,
+            Err(error) => return self.unreadable(stream, at, &error, now),
+        };
+        if size < tail.offset() {
+            return self.cut_off(stream, at, now);
+        }
+        if std::mem::take(&mut tail.doubted) {
+            match tail.evidence.compare(file, size) {
+                Ok(seen) if verdict(seen) == Verdict::Same => {}
+                Ok(_) => return self.cut_off(stream, at, now),
+                Err(error) => {
+                    tail.doubted = true;
+                    return self.unreadable(stream, at, &error, now);
+                }
+            }
+        }
+        tail.mtime_ns = mtime_ns;
+        tail.note_size(size, now);
+        if !tail.replay.is_empty() {
+            return self.replay(stream, at, now);
+        }
+        if size == tail.offset() {
+            let close_at = tail.close_at(links);
+            return self.at_end(stream, at, close_at, now);
+        }
+        self.read_on(stream, at, links, now)
+    }
+
+    /// Everything is read: close what needs no file.
+    fn at_end(
+        &mut self,
+        stream: usize,
+        at: usize,
+        close_at: Option<Instant>,
+        now: Instant,
+    ) -> Step {
+        match close_at {
+            Some(close_at) if close_at <= now => {
+                self.end(stream, at);
+                Step::Changed
+            }
+            Some(close_at) => Step::Nothing(Some(close_at)),
+            None => {
+                if self.open_files > self.max_open_files {
+                    self.close(stream, at);
+                }
+                Step::Nothing(None)
+            }
+        }
+    }
+
+    /// Opens the file of a generation where that is needed. The error is what to do instead.
+    fn open(&mut self, stream: usize, at: usize, now: Instant) -> Result<(), Step> {
+        let Some(tail) = self.tail(stream, at) else {
+            return Err(Step::Nothing(None));
+        };
+        if tail.file.is_some() {
+            return Ok(());
+        }
+        let (path, key) = (tail.path.clone(), tail.key);
+        match open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file))) {
+            Ok((info, file)) if info.key == key => {
+                if let Some(tail) = self.tail(stream, at) {
+                    tail.file = Some(file);
+                    tail.doubted = true;
+                }
+                self.open_files += 1;
+                self.readable_again(stream, &path);
+                Ok(())
+            }
+            // The path names another file by now: discovery will say so.
+            Ok(_) => Err(Step::Hold(Some(now + TRY_AGAIN))),
+            Err(error) if is_absence(&error) => Err(Step::Hold(Some(now + TRY_AGAIN))),
+            Err(error) => Err(self.unreadable(stream, at, &error, now)),
+        }
+    }
+
+    /// Closes the file of a generation that is read to its end; it is opened again when it grows.
+    pub(super) fn close(&mut self, stream: usize, at: usize) {
+        if let Some(tail) = self.tail(stream, at)
+            && tail.file.take().is_some()
+        {
+            self.open_files -= 1;
+        }
+    }
+
+    /// Reads on: a block of new lines, when it is time for it.
+    fn read_on(&mut self, stream: usize, at: usize, links: u64, now: Instant) -> Step {
+        let is_last = self
+            .streams
+            .get(stream)
+            .is_some_and(|known| known.tails.len() == at + 1);
+        let stopping = self.stopping;
+        let Some(channel) = self.streams.get(stream).map(|known| known.channel) else {
+            return Step::Nothing(None);
+        };
+        let linger = self
+            .channels
+            .get(channel)
+            .map_or(0, |known| known.task.class.linger_ms());
+        let Some(tail) = self.tail(stream, at) else {
+            return Step::Nothing(None);
+        };
+        let due = tail.unread_since.unwrap_or(now) + Duration::from_millis(linger);
+        let rush = stopping || !is_last || tail.place != Place::Named;
+        if tail.unread() < BLOCK_BYTES as u64 && !rush && now < due {
+            return Step::Nothing(Some(due));
+        }
+        if let Some(wait) = self
+            .channels
+            .get_mut(channel)
+            .and_then(|known| known.bucket.as_mut()?.wait(now))
+        {
+            return Step::Nothing(Some(now + wait));
+        }
+        let max_line = self
+            .channels
+            .get(channel)
+            .map_or(0, |known| known.task.rule.max_line as usize);
+        match self.read_block(stream, at, BLOCK_BYTES, links, now) {
+            // A line that is longer than a block, and perhaps too long: see more of it.
+            Step::Hold(_) if max_line >= BLOCK_BYTES => {
+                self.read_block(stream, at, max_line + 1, links, now)
+            }
+            step => step,
+        }
+    }
+
+    /// Reads up to `want` bytes and makes a batch of them. `Hold` means: all of it is one unfinished
+    /// line, and the file has more.
+    fn read_block(
+        &mut self,
+        stream: usize,
+        at: usize,
+        want: usize,
+        links: u64,
+        now: Instant,
+    ) -> Step {
+        let Some(tail) = self.tail(stream, at) else {
+            return Step::Nothing(None);
+        };
+        let unread = usize::try_from(tail.unread()).unwrap_or(usize::MAX);
+        let Some(permit) = self.permit(stream, unread.min(want)) else {
+            return Step::Blocked;
+        };
+        let Some(Stream { tails, .. }) = self.streams.get_mut(stream) else {
+            return Step::Nothing(None);
+        };
+        let Some(tail) = tails.get_mut(at) else {
+            return Step::Nothing(None);
+        };
+        let Some(file) = &tail.file else {
+            return Step::Nothing(None);
+        };
+        let block = match fill(file, tail.offset(), want, &mut self.block) {
+            Ok(block) => block,
+            Err(error) => return self.unreadable(stream, at, &error, now),
+        };
+        // The marked bytes must still be there: otherwise the file was written anew under us.
+        let covered = self.block.get(..block.before).unwrap_or_default();
+        let whole = block.before as u64 == tail.offset().min(MARK_BYTES);
+        if !whole || (block.before > 0 && Mark::at(tail.offset(), covered) != tail.evidence.mark) {
+            return self.cut_off(stream, at, now);
+        }
+        if block.len == block.before {
+            return Step::Nothing(None);
+        }
+        let more = (block.len - block.before) == want && unread > want;
+        let idle = now.saturating_duration_since(tail.grown) >= UNFINISHED_LINE;
+        let unfinished = tail.grown + UNFINISHED_LINE;
+        if tail.dropping {
+            return self.drop_rest(stream, at, block, now);
+        }
+        if self.cut(stream, at, block, idle && !more, permit, now) {
+            return Step::Did;
+        }
+        if more {
+            return Step::Hold(None);
+        }
+        // Only an unfinished line is there: it gets its time, whatever else arrives of it.
+        let Some(tail) = self.tail(stream, at) else {
+            return Step::Nothing(None);
+        };
+        tail.unread_since = Some(now);
+        let close_at = tail.close_at(links);
+        let until = close_at.map_or(unfinished, |close_at| close_at.min(unfinished));
+        Step::Nothing(Some(until.max(now + Duration::from_millis(1))))
+    }
+
+    /// The right to hold a batch of `bytes` of source.
+    pub(super) fn permit(&self, stream: usize, bytes: usize) -> Option<Permit> {
+        let channel = self.channels.get(self.streams.get(stream)?.channel)?;
+        // What does not compress has its framing on top: short lines may double.
+        let need = bytes as u64 * 2 + BATCH_OVERHEAD_BYTES;
+        let budget = &self.wiring.budget;
+        let reserve = match channel.task.class {
+            tributary_common::ids::Class::P0 | tributary_common::ids::Class::P1 => 0,
+            tributary_common::ids::Class::P2 | tributary_common::ids::Class::P3 => {
+                budget.limit() / RESERVE_PART
+            }
+        };
+        budget.take(
+            need.min(budget.limit() / 2),
+            reserve,
+            &channel.share,
+            self.share_limit,
+        )
+    }
+
+    /// A file that cannot be read: told once, tried again, in nobody's way.
+    fn unreadable(&mut self, stream: usize, at: usize, error: &io::Error, now: Instant) -> Step {
+        if let Some(tail) = self.tail(stream, at) {
+            let path = tail.path.clone();
+            let channel = self.streams.get(stream).map_or(0, |known| known.channel);
+            self.tell_unreadable(channel, &path, error);
+        }
+        Step::Hold(Some(now + TRY_AGAIN))
+    }
+}
+
+/// Opens a file to read, without waiting for anybody (a pipe in its place would).
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+}
+
+/// Fills the block from the marked bytes before `offset` on, with `want` new bytes at most.
+pub(super) fn fill(
+    file: &File,
+    offset: u64,
+    want: usize,
+    block: &mut Vec<u8>,
+) -> io::Result<Block> {
+    let covered = offset.min(MARK_BYTES);
+    let before = usize::try_from(covered).unwrap_or(0);
+    if block.len() < before + want {
+        block.resize(before + want, 0);
+    }
+    let mut len = 0;
+    while len < before + want {
+        let room = block.get_mut(len..before + want).unwrap_or_default();
+        match file.read_at(room, offset - covered + len as u64) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // Shorter than the mark: cut off since the look; the mark will not fit.
+    Ok(Block {
+        before: before.min(len),
+        len,
+    })
+}

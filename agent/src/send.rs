@@ -1,0 +1,490 @@
+//! Sends batches to a bus node and takes its answers.
+//!
+//! One loop owns the window and the connection. Batches are taken in at any time, also while there is
+//! no connection; memory is bounded by their permits. An answer is written to the checkpoint before
+//! the batch is forgotten. A connection that is silent for too long is given up, and what was in
+//! flight is sent again elsewhere with the same identity.
+//!
+//! Not for: making batches (see [`crate::reader`]). Started by [`crate::run`].
+
+mod link;
+mod nodes;
+mod window;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use metrics::{counter, gauge};
+use tokio::{
+    select,
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tributary_common::{
+    header::BatchHeader,
+    wire::{self, Frame, Hello, Outcome, Receipt, Refusal, RefuseReason},
+};
+
+use self::{
+    link::{Link, LinkError},
+    nodes::Nodes,
+    window::Window,
+};
+use crate::{
+    checkpoint::{Checkpoint, End, Record},
+    config::Cluster,
+    limit::{Bucket, Permit},
+    status::{Refused, Status},
+};
+
+/// A node is asked this often whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// A node that says nothing for so long is given up. It answers a ping at once, whatever Kafka does.
+const SILENT: Duration = Duration::from_secs(30);
+/// Bytes that may wait for the socket: enough to keep it busy, few enough that P0 is not behind much.
+const SOCKET_BYTES: usize = 64 << 10;
+/// After the stop, acknowledgements are waited for this long, or this long without a connection.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
+const LAST_CONNECT: Duration = Duration::from_secs(2);
+/// Answers handled before the socket is served again.
+const ANSWERS_AT_ONCE: usize = 64;
+/// A connection that lived this long was a good one.
+const GOOD_LIFE: Duration = Duration::from_secs(5);
+
+/// A batch on its way.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    /// What is said of it.
+    pub(crate) header: Box<BatchHeader>,
+    /// Its records.
+    pub(crate) payload: Bytes,
+    /// The memory that it takes.
+    pub(crate) permit: Permit,
+}
+
+/// The loop's state.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    hello: Hello,
+    nodes: Nodes,
+    incoming: mpsc::Receiver<Outgoing>,
+    /// The reader is done.
+    ended: bool,
+    checkpoint: Arc<Checkpoint>,
+    status: Arc<Status>,
+    bandwidth: Option<Bucket>,
+    window: Window,
+    rng: fastrand::Rng,
+}
+
+/// How a connection ended.
+enum Close {
+    /// Everything is acknowledged, and nothing more comes.
+    Done,
+    /// The node asked us to go, and to come back to it only after this time.
+    GoAway(Instant),
+    /// It broke.
+    Broken(LinkError),
+}
+
+/// One connection's state.
+struct Session {
+    link: Link,
+    heard: Instant,
+    ping_at: Instant,
+    pings: u64,
+    /// When the node asked us to go: nothing new is sent.
+    leave_by: Option<Instant>,
+}
+
+impl Sender {
+    /// A sender that connects in the order of these clusters.
+    pub(crate) fn new(
+        hello: Hello,
+        clusters: &[Cluster],
+        incoming: mpsc::Receiver<Outgoing>,
+        checkpoint: Arc<Checkpoint>,
+        status: Arc<Status>,
+        bandwidth: Option<u64>,
+    ) -> Self {
+        Self {
+            nodes: Nodes::new(&hello.agent, clusters),
+            hello,
+            incoming,
+            ended: false,
+            checkpoint,
+            status,
+            bandwidth: bandwidth.map(|rate| Bucket::new(rate, Instant::now())),
+            window: Window::new(),
+            rng: fastrand::Rng::new(),
+        }
+    }
+
+    /// Sends until the reader is done and all is acknowledged, or the deadline after `stop` is over.
+    ///
+    /// # Errors
+    /// None at present: a bus that cannot be reached is tried again.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut told = String::new();
+        loop {
+            let Some((node, link)) = self.connect(&stop, &mut told).await else {
+                return Ok(());
+            };
+            let (cluster, addr) = self.nodes.name(node);
+            tracing::info!(cluster, node = addr, "connected to the bus");
+            told.clear();
+            self.status.link(|link| {
+                link.connected = true;
+                link.cluster = cluster.to_owned();
+                link.node = addr.to_owned();
+                link.last_error.clear();
+            });
+            gauge!("tributary_agent_connected").set(1.0);
+            let began = Instant::now();
+            let close = self.session(link, &stop).await;
+            gauge!("tributary_agent_connected").set(0.0);
+            let now = Instant::now();
+            if now.saturating_duration_since(began) >= GOOD_LIFE {
+                self.nodes.works(node);
+            }
+            self.window.reset();
+            let why = match close {
+                Close::Done => return Ok(()),
+                Close::GoAway(until) => {
+                    self.nodes.leave(node, until);
+                    "the node asked us to connect elsewhere".to_owned()
+                }
+                Close::Broken(error) => {
+                    self.nodes.failed(node, now, &mut self.rng);
+                    error.to_string()
+                }
+            };
+            let (cluster, addr) = self.nodes.name(node);
+            tracing::warn!(
+                cluster,
+                node = addr,
+                reason = why,
+                "disconnected from the bus"
+            );
+            counter!("tributary_agent_disconnects_total").increment(1);
+            self.status.link(|link| {
+                link.connected = false;
+                link.last_error = format!("{addr}: {why}");
+            });
+        }
+    }
+
+    /// Tries nodes until one welcomes us; `None` when it is time to end.
+    async fn connect(
+        &mut self,
+        stop: &CancellationToken,
+        told: &mut String,
+    ) -> Option<(usize, Link)> {
+        let mut deadline = None;
+        loop {
+            if self.ended && self.window.is_empty() {
+                return None;
+            }
+            let now = Instant::now();
+            match self.nodes.pick(now) {
+                Ok(node) => {
+                    let addr = self.nodes.name(node).1.to_owned();
+                    let hello = self.hello.clone();
+                    let opened = self
+                        .meanwhile(Link::open(&addr, hello), stop, &mut deadline)
+                        .await?;
+                    match opened {
+                        Ok(link) => return Some((node, link)),
+                        Err(error) => {
+                            self.nodes.failed(node, Instant::now(), &mut self.rng);
+                            self.tell(&addr, &error, told);
+                        }
+                    }
+                }
+                Err(until) => {
+                    self.meanwhile(sleep_until(until), stop, &mut deadline)
+                        .await?
+                }
+            }
+        }
+    }
+
+    /// Waits for something while batches are taken in; `None` when it is time to end.
+    async fn meanwhile<T>(
+        &mut self,
+        wait: impl Future<Output = T>,
+        stop: &CancellationToken,
+        deadline: &mut Option<Instant>,
+    ) -> Option<T> {
+        let mut wait = std::pin::pin!(wait);
+        loop {
+            select! {
+                done = &mut wait => return Some(done),
+                batch = self.incoming.recv(), if !self.ended => self.take_in(batch),
+                () = stop.cancelled(), if deadline.is_none() => {
+                    *deadline = Some(Instant::now() + LAST_CONNECT);
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Tells a person once why there is no connection, and again when the reason changes.
+    fn tell(&self, addr: &str, error: &LinkError, told: &mut String) {
+        let text = format!("{addr}: {error}");
+        if *told != text {
+            tracing::warn!(
+                node = addr,
+                error = error.to_string(),
+                "the bus cannot be reached; it is tried again, and lines wait in their files"
+            );
+        }
+        self.status.link(|link| link.last_error.clone_from(&text));
+        *told = text;
+    }
+
+    /// A batch from the reader, or the word that there are no more.
+    fn take_in(&mut self, batch: Option<Outgoing>) {
+        match batch {
+            Some(batch) => self.window.push(batch),
+            None => self.ended = true,
+        }
+    }
+
+    /// Speaks with one node until the connection ends.
+    async fn session(&mut self, link: Link, stop: &CancellationToken) -> Close {
+        let now = Instant::now();
+        self.window.open(&link.welcome);
+        let mut session = Session {
+            link,
+            heard: now,
+            ping_at: now + PING_EVERY,
+            pings: 0,
+            leave_by: None,
+        };
+        let mut deadline = None;
+        loop {
+            if self.ended && self.window.is_empty() {
+                return Close::Done;
+            }
+            let now = Instant::now();
+            let filled = match self.fill(&mut session, now) {
+                Ok(filled) => filled,
+                Err(error) => return Close::Broken(error),
+            };
+            self.show();
+            let silent_at = session.heard + SILENT;
+            if let Some(leave_by) = session.leave_by
+                && (leave_by <= now || self.window.in_flight() == 0)
+            {
+                return Close::GoAway(leave_by.max(now));
+            }
+            let wake = [
+                filled,
+                Some(session.ping_at),
+                Some(silent_at),
+                session.leave_by,
+                deadline,
+            ];
+            let wake = wake.into_iter().flatten().min().unwrap_or(silent_at);
+            select! {
+                answer = session.link.answers.recv() => {
+                    if let Err(error) = self.on_answers(&mut session, answer) {
+                        return Close::Broken(error);
+                    }
+                }
+                written = session.link.writer.write_some(), if session.link.writer.waiting() > 0 => {
+                    if let Err(error) = written {
+                        return Close::Broken(error);
+                    }
+                }
+                batch = self.incoming.recv(), if !self.ended => self.take_in(batch),
+                () = stop.cancelled(), if deadline.is_none() => {
+                    deadline = Some(Instant::now() + LAST_ANSWERS);
+                }
+                () = sleep_until(wake) => {
+                    let now = Instant::now();
+                    if deadline.is_some_and(|deadline| deadline <= now) {
+                        return Close::Done;
+                    }
+                    if silent_at <= now {
+                        return Close::Broken(LinkError::Silent(SILENT));
+                    }
+                    if session.ping_at <= now {
+                        session.pings += 1;
+                        session.ping_at = now + PING_EVERY;
+                        if let Err(error) = session.link.writer.push(&Frame::Ping(session.pings)) {
+                            return Close::Broken(error);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the socket what it takes. The answer is when more may go, if that is a matter of time.
+    fn fill(&mut self, session: &mut Session, now: Instant) -> Result<Option<Instant>, LinkError> {
+        while session.leave_by.is_none() && session.link.writer.waiting() < SOCKET_BYTES {
+            if let Some(wait) = self.bandwidth.as_mut().and_then(|bucket| bucket.wait(now)) {
+                return Ok(Some(now + wait));
+            }
+            let Some(batch) = self.window.next(now) else {
+                return Ok(self.window.next_time());
+            };
+            let head = wire::encode_batch_head(&batch.header, batch.payload.len())?;
+            let payload = batch.payload.clone();
+            let (id, resends) = (batch.header.id(), batch.header.resends);
+            if let Some(bucket) = &mut self.bandwidth {
+                bucket.take((head.len() + payload.len()) as u64);
+            }
+            counter!("tributary_agent_sent_bytes_total")
+                .increment((head.len() + payload.len()) as u64);
+            if resends > 0 {
+                counter!("tributary_agent_resent_batches_total").increment(1);
+            } else {
+                self.checkpoint.sent(id);
+            }
+            session.link.writer.push_bytes(head.into());
+            session.link.writer.push_bytes(payload);
+        }
+        Ok(None)
+    }
+
+    /// Handles an answer and all that came with it.
+    fn on_answers(
+        &mut self,
+        session: &mut Session,
+        first: Option<Result<Frame, LinkError>>,
+    ) -> Result<(), LinkError> {
+        session.heard = Instant::now();
+        let mut ends = Vec::new();
+        let mut next = first;
+        let mut result = Ok(());
+        for _answer in 0..ANSWERS_AT_ONCE {
+            let Some(answer) = next else {
+                result = Err(LinkError::Closed);
+                break;
+            };
+            result = answer.and_then(|frame| self.on_frame(session, frame, &mut ends));
+            if result.is_err() {
+                break;
+            }
+            match session.link.answers.try_recv() {
+                Ok(answer) => next = Some(answer),
+                Err(_none_now) => break,
+            }
+        }
+        // What was acknowledged before the connection broke stays acknowledged.
+        self.acknowledge(&ends);
+        result
+    }
+
+    fn on_frame(
+        &mut self,
+        session: &mut Session,
+        frame: Frame,
+        ends: &mut Vec<Receipt>,
+    ) -> Result<(), LinkError> {
+        match frame {
+            Frame::Receipts(receipts) => ends.extend(receipts),
+            Frame::Busy(busy) => {
+                counter!("tributary_agent_busy_total").increment(1);
+                if let Some(batch) = self.window.busy(&busy, session.heard) {
+                    batch.permit.hold(true);
+                }
+            }
+            Frame::Refuse(refusal) => self.refused(&refusal, session.heard),
+            Frame::GoAway {
+                reconnect_within_ms,
+            } => {
+                let spread = self.rng.u64(0..=u64::from(reconnect_within_ms));
+                session.leave_by = Some(session.heard + Duration::from_millis(spread.max(1)));
+            }
+            Frame::Ping(number) => session.link.writer.push(&Frame::Pong(number))?,
+            Frame::Pong(_) => {}
+            Frame::Error(why) => return Err(LinkError::Refused(why)),
+            Frame::Hello(_) | Frame::Welcome(_) | Frame::Batch(..) => {
+                return Err(LinkError::Unexpected);
+            }
+        }
+        Ok(())
+    }
+
+    /// Batches are done: first the checkpoint, then their memory.
+    fn acknowledge(&mut self, receipts: &[Receipt]) {
+        if receipts.is_empty() {
+            return;
+        }
+        let mut records = Vec::with_capacity(receipts.len());
+        let mut done = Vec::with_capacity(receipts.len());
+        for receipt in receipts {
+            // An answer to what another connection had sent is as good.
+            let Some(batch) = self.window.acknowledge(receipt.batch) else {
+                continue;
+            };
+            let end = match receipt.outcome {
+                Outcome::Delivered(_) => End::Delivered,
+                Outcome::Duplicate => End::Duplicate,
+            };
+            records.push(Record::Ended {
+                batch: receipt.batch,
+                end,
+            });
+            done.push(batch);
+        }
+        self.checkpoint.write(records);
+        for batch in done {
+            counter!("tributary_agent_acknowledged_batches_total").increment(1);
+            counter!("tributary_agent_acknowledged_records_total")
+                .increment(batch.header.records.into());
+            batch.permit.hold(false);
+            self.status.accept(batch.header.stream);
+        }
+    }
+
+    /// The bus refused a batch: its stream stands still, and people see it.
+    fn refused(&mut self, refusal: &Refusal, now: Instant) {
+        let reason = refusal.reason.as_str();
+        counter!("tributary_agent_refused_total", "reason" => reason).increment(1);
+        let Some(batch) = self.window.refuse(refusal.batch, now) else {
+            return;
+        };
+        match refusal.reason {
+            RefuseReason::NoRoute | RefuseReason::Destination => batch.permit.hold(true),
+            RefuseReason::Corrupt | RefuseReason::TooLarge => {}
+        }
+        let (task, topic) = (batch.header.task.clone(), batch.header.topic.clone());
+        let known = self.status.refused().contains_key(&refusal.batch.stream);
+        if !known {
+            tracing::error!(
+                topic = topic.as_str(),
+                task = task.as_str(),
+                file = batch.header.file,
+                reason,
+                detail = refusal.detail,
+                "the bus refused a batch; its file waits, and is tried again regularly"
+            );
+        }
+        let reason = format!("refused by the bus: {reason}: {}", refusal.detail);
+        self.status.refuse(
+            refusal.batch.stream,
+            Refused {
+                task,
+                topic,
+                reason,
+            },
+        );
+    }
+
+    /// Shows people how it goes.
+    fn show(&self) {
+        let (in_flight, waiting) = (self.window.in_flight(), self.window.waiting());
+        self.status.link(|link| {
+            link.in_flight = in_flight;
+            link.waiting = waiting;
+        });
+    }
+}

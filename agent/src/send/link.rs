@@ -1,0 +1,241 @@
+//! One connection to a bus node: dialled, upgraded, greeted.
+//!
+//! Not for: which node (see [`super::nodes`]), what is sent (see [`super::window`]).
+
+use std::{collections::VecDeque, future::poll_fn, io::IoSlice, pin::Pin, time::Duration};
+
+use bytes::{Buf as _, Bytes};
+use http_body_util::Empty;
+use hyper::{
+    Request, StatusCode,
+    client::conn::http1,
+    header::{CONNECTION, HOST, UPGRADE},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _, BufReader},
+    net::{TcpStream, tcp::OwnedWriteHalf},
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
+use tributary_common::{
+    net::{self, NetError},
+    wire::{self, Frame, Hello, PRELUDE_BYTES, PROTOCOL, Prelude, STREAM_PATH, Welcome, WireError},
+};
+
+/// Dialling, upgrading and greeting take at most this long each.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Answers that wait to be handled. Small: the bus waits when they are not.
+const ANSWERS: usize = 64;
+/// Slices given to one write.
+const SLICES: usize = 16;
+
+/// Why there is no connection (any more). Always: try again, here or elsewhere.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// Nobody answers there.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// It speaks no HTTP.
+    #[error("it does not speak HTTP/1.1: {0}")]
+    Http(#[from] hyper::Error),
+    /// It does not go over to our protocol.
+    #[error("it answers {0} to the upgrade to {PROTOCOL}; is it a Tributary bus?")]
+    NoUpgrade(StatusCode),
+    /// It took too long.
+    #[error("it did not {0} within {LIMIT:?}")]
+    Slow(&'static str),
+    /// It sent bytes that are no frame.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// It said what we did wrong.
+    #[error("it refused the connection: {0}")]
+    Refused(String),
+    /// It sent a frame that makes no sense now.
+    #[error("it sent an unexpected frame")]
+    Unexpected,
+    /// It closed the connection.
+    #[error("it closed the connection")]
+    Closed,
+    /// It has said nothing for too long.
+    #[error("it has not answered for {0:?}")]
+    Silent(Duration),
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// What the node granted.
+    pub(crate) welcome: Welcome,
+    /// What the node says. Closed after its last word.
+    pub(crate) answers: mpsc::Receiver<Result<Frame, LinkError>>,
+    /// Where we speak.
+    pub(crate) writer: Writer,
+    /// Reads answers; ends with the link.
+    _reader: JoinSet<()>,
+}
+
+impl Link {
+    /// Connects to a node and greets it.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub(crate) async fn open(addr: &str, hello: Hello) -> Result<Self, LinkError> {
+        let stream = net::dial(addr, LIMIT).await?;
+        let upgraded = timeout(LIMIT, upgrade(stream, addr)).await;
+        let (stream, early) = upgraded.map_err(|_late| LinkError::Slow("answer the upgrade"))??;
+        let (read, write) = stream.into_split();
+        let mut read = BufReader::with_capacity(
+            16 << 10,
+            AsyncReadExt::chain(std::io::Cursor::new(early), read),
+        );
+        let mut writer = Writer {
+            half: write,
+            queue: VecDeque::new(),
+            bytes: 0,
+        };
+        writer.push(&Frame::Hello(hello))?;
+        let greet = async {
+            writer.flush().await?;
+            read_frame(&mut read).await
+        };
+        let welcome = match timeout(LIMIT, greet).await {
+            Ok(Ok(Frame::Welcome(welcome))) => welcome,
+            Ok(Ok(Frame::Error(why))) => return Err(LinkError::Refused(why)),
+            Ok(Ok(_)) => return Err(LinkError::Unexpected),
+            Ok(Err(error)) => return Err(error),
+            Err(_late) => return Err(LinkError::Slow("welcome us")),
+        };
+        let (sender, answers) = mpsc::channel(ANSWERS);
+        let mut reader = JoinSet::new();
+        reader.spawn(async move {
+            loop {
+                let frame = read_frame(&mut read).await;
+                let last = frame.is_err();
+                // Nobody listens any more: the link is dropped.
+                if sender.send(frame).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            welcome,
+            answers,
+            writer,
+            _reader: reader,
+        })
+    }
+}
+
+/// Goes over to our protocol; also gives bytes that came early.
+async fn upgrade(stream: TcpStream, addr: &str) -> Result<(TcpStream, Bytes), LinkError> {
+    let (mut client, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let mut driver = JoinSet::new();
+    driver.spawn(connection.with_upgrades());
+    let request = Request::get(STREAM_PATH)
+        .header(HOST, addr)
+        .header(CONNECTION, "upgrade")
+        .header(UPGRADE, PROTOCOL)
+        .body(Empty::<Bytes>::new());
+    // Fails only for an address that is no header value; such one was not dialled.
+    let request = request.map_err(|_never| LinkError::Unexpected)?;
+    let response = client.send_request(request).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(LinkError::NoUpgrade(response.status()));
+    }
+    let upgraded = hyper::upgrade::on(response).await?;
+    let parts = upgraded
+        .downcast::<TokioIo<TcpStream>>()
+        .map_err(|_other_type| LinkError::Unexpected)?;
+    Ok((parts.io.into_inner(), parts.read_buf))
+}
+
+/// Reads one frame.
+async fn read_frame<R: AsyncRead + Unpin>(read: &mut R) -> Result<Frame, LinkError> {
+    let mut prelude = [0; PRELUDE_BYTES];
+    match read.read_exact(&mut prelude).await {
+        Ok(_all) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            return Err(LinkError::Closed);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let prelude = Prelude::decode(prelude)?;
+    let mut frame = vec![0; prelude.frame_bytes()];
+    read.read_exact(&mut frame).await?;
+    Ok(wire::decode(prelude, frame.into())?)
+}
+
+/// The speaking half, with what is not yet out.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    half: OwnedWriteHalf,
+    queue: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Writer {
+    /// Bytes that are not yet out.
+    pub(crate) fn waiting(&self) -> usize {
+        self.bytes
+    }
+
+    /// Queues a frame without a payload.
+    ///
+    /// # Errors
+    /// [`LinkError::Wire`] when it is too long.
+    pub(crate) fn push(&mut self, frame: &Frame) -> Result<(), LinkError> {
+        self.push_bytes(wire::encode(frame)?.into());
+        Ok(())
+    }
+
+    /// Queues bytes of a frame.
+    pub(crate) fn push_bytes(&mut self, bytes: Bytes) {
+        self.bytes += bytes.len();
+        self.queue.push_back(bytes);
+    }
+
+    /// Writes some of what is queued. May be dropped at any time: what was written is accounted for.
+    ///
+    /// # Errors
+    /// [`LinkError::Io`].
+    pub(crate) async fn write_some(&mut self) -> Result<(), LinkError> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = self.queue.len().min(SLICES);
+        for (slice, bytes) in slices.iter_mut().zip(&self.queue) {
+            *slice = IoSlice::new(bytes);
+        }
+        let slices = slices.get(..count).unwrap_or_default();
+        let half = &mut self.half;
+        let mut written =
+            poll_fn(|context| Pin::new(&mut *half).poll_write_vectored(context, slices)).await?;
+        if written == 0 && self.bytes > 0 {
+            return Err(LinkError::Closed);
+        }
+        self.bytes -= written;
+        while let Some(first) = self.queue.front_mut() {
+            if written < first.len() {
+                first.advance(written);
+                break;
+            }
+            written -= first.len();
+            self.queue.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Writes all that is queued.
+    ///
+    /// # Errors
+    /// [`LinkError::Io`].
+    pub(crate) async fn flush(&mut self) -> Result<(), LinkError> {
+        while self.bytes > 0 {
+            self.write_some().await?;
+        }
+        Ok(self.half.flush().await?)
+    }
+}

@@ -1,0 +1,255 @@
+//! What a person sees of the agent, and machines of its tasks.
+//!
+//! Each part writes its own piece: the reader its figures, the sender its connection. `/status` and
+//! the reports put them together with the checkpoint's.
+//!
+//! Not for: the accounts (see [`crate::checkpoint`]).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use metrics::{Counter, counter};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tributary_common::{
+    ids::{StreamId, TaskId, Topic},
+    report::TaskHealth,
+};
+
+use crate::{
+    checkpoint::{Checkpoint, State},
+    clock,
+    config::Task,
+    limit::Budget,
+};
+
+/// One task, as its reader sees it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TaskFigures {
+    /// Files that match now.
+    pub(crate) files: u64,
+    /// Bytes of them that are not read.
+    pub(crate) unread_bytes: u64,
+    /// When the oldest of those was seen.
+    pub(crate) oldest_unread: Option<Instant>,
+    /// Source bytes read in this life.
+    pub(crate) read_bytes: u64,
+    /// Records read in this life.
+    pub(crate) read_records: u64,
+    /// The last error in words, while it lasts.
+    pub(crate) last_error: String,
+}
+
+/// One task's metrics, looked up once.
+pub(crate) struct Counters {
+    topic: String,
+    bytes: Counter,
+    records: Counter,
+    pieces: Counter,
+    batches: Counter,
+    truncations: Counter,
+}
+
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counters")
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Counters {
+    /// The counters of a topic.
+    pub(crate) fn of_topic(topic: &Topic) -> Self {
+        let topic = topic.as_str().to_owned();
+        Self {
+            bytes: counter!("tributary_agent_read_bytes_total", "topic" => topic.clone()),
+            records: counter!("tributary_agent_read_records_total", "topic" => topic.clone()),
+            pieces: counter!("tributary_agent_split_records_total", "topic" => topic.clone()),
+            batches: counter!("tributary_agent_read_batches_total", "topic" => topic.clone()),
+            truncations: counter!("tributary_agent_truncations_total", "topic" => topic.clone()),
+            topic,
+        }
+    }
+
+    /// A batch was read.
+    pub(crate) fn read(&self, bytes: u64, records: u32, pieces: u32) {
+        self.bytes.increment(bytes);
+        self.records.increment(records.into());
+        self.pieces.increment(pieces.into());
+        self.batches.increment(1);
+    }
+
+    /// A file was cut off or written anew.
+    pub(crate) fn truncated(&self) {
+        self.truncations.increment(1);
+    }
+
+    /// Bytes were lost.
+    pub(crate) fn lost(&self, bytes: u64, reason: &str) {
+        let topic = self.topic.clone();
+        counter!("tributary_agent_lost_bytes_total", "topic" => topic, "reason" => reason.to_owned())
+            .increment(bytes);
+    }
+}
+
+/// The connection to the bus.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LinkFigures {
+    /// `connecting` or `connected`.
+    pub(crate) connected: bool,
+    /// The node's address, when connected.
+    pub(crate) node: String,
+    /// Its cluster.
+    pub(crate) cluster: String,
+    /// Batches sent and not answered.
+    pub(crate) in_flight: u64,
+    /// Batches that wait to be sent.
+    pub(crate) waiting: u64,
+    /// The last error in words, while it lasts.
+    pub(crate) last_error: String,
+}
+
+/// A stream that the bus refused.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    /// Its task.
+    pub(crate) task: TaskId,
+    /// Its topic.
+    pub(crate) topic: Topic,
+    /// Why.
+    pub(crate) reason: String,
+}
+
+/// What the parts show.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    tasks: Mutex<Vec<TaskFigures>>,
+    link: Mutex<LinkFigures>,
+    refused: Mutex<BTreeMap<StreamId, Refused>>,
+}
+
+/// Plain data: it is whole even when a holder panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Status {
+    /// The reader's figures, in the order of the tasks.
+    pub(crate) fn publish(&self, figures: impl Iterator<Item = TaskFigures>) {
+        *lock(&self.tasks) = figures.collect();
+    }
+
+    /// The sender's figures.
+    pub(crate) fn link(&self, change: impl FnOnce(&mut LinkFigures)) {
+        change(&mut lock(&self.link));
+    }
+
+    /// Whether there is a connection.
+    pub(crate) fn is_connected(&self) -> bool {
+        lock(&self.link).connected
+    }
+
+    /// The bus refused a stream.
+    pub(crate) fn refuse(&self, stream: StreamId, refused: Refused) {
+        lock(&self.refused).insert(stream, refused);
+    }
+
+    /// The bus takes a stream again.
+    pub(crate) fn accept(&self, stream: StreamId) {
+        lock(&self.refused).remove(&stream);
+    }
+
+    /// The streams that stand still because the bus refused them.
+    pub(crate) fn refused(&self) -> BTreeMap<StreamId, Refused> {
+        lock(&self.refused).clone()
+    }
+
+    /// Each task's health, for reports.
+    pub(crate) fn health(&self, tasks: &[Task], checkpoint: &Checkpoint) -> Vec<TaskHealth> {
+        let unacked = checkpoint.read(unacked);
+        let figures = lock(&self.tasks).clone();
+        let refused = self.refused();
+        let link_error = lock(&self.link).last_error.clone();
+        let (now, now_ms) = (Instant::now(), clock::now_ms());
+        let health = |(at, task): (usize, &Task)| {
+            let figures = figures.get(at).cloned().unwrap_or_default();
+            let (bytes, oldest_ms) = unacked.get(&task.id).copied().unwrap_or((0, u64::MAX));
+            let unread_ms = figures.oldest_unread.map_or(0, |since| {
+                u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
+            });
+            let refusal = refused.values().find(|refused| refused.task == task.id);
+            let error = match refusal {
+                Some(refused) => refused.reason.clone(),
+                None if figures.last_error.is_empty() => link_error.clone(),
+                None => figures.last_error,
+            };
+            TaskHealth {
+                task: task.id.clone(),
+                topic: task.topic.clone(),
+                files: figures.files,
+                bytes_behind: figures.unread_bytes + bytes,
+                oldest_unacked_ms: now_ms.saturating_sub(oldest_ms).max(unread_ms),
+                last_error: error,
+            }
+        };
+        tasks.iter().enumerate().map(health).collect()
+    }
+
+    /// What `/status` answers.
+    pub(crate) fn page(&self, tasks: &[Task], checkpoint: &Checkpoint, budget: &Budget) -> Value {
+        let figures = lock(&self.tasks).clone();
+        let link = lock(&self.link).clone();
+        let health = self.health(tasks, checkpoint);
+        let tasks: Vec<Value> = health
+            .into_iter()
+            .enumerate()
+            .map(|(at, health)| {
+                let figures = figures.get(at).cloned().unwrap_or_default();
+                json!({
+                    "task": health.task, "topic": health.topic, "files": health.files,
+                    "bytes_behind": health.bytes_behind,
+                    "oldest_unacked_ms": health.oldest_unacked_ms,
+                    "read_bytes": figures.read_bytes, "read_records": figures.read_records,
+                    "last_error": health.last_error,
+                })
+            })
+            .collect();
+        let refused: Vec<Value> = self
+            .refused()
+            .into_iter()
+            .map(|(stream, refused)| {
+                json!({
+                    "stream": stream.to_string(), "task": refused.task, "topic": refused.topic,
+                    "reason": refused.reason,
+                })
+            })
+            .collect();
+        json!({
+            "tasks": tasks,
+            "refused": refused,
+            "bus": {
+                "connected": link.connected, "cluster": link.cluster, "node": link.node,
+                "batches_in_flight": link.in_flight, "batches_waiting": link.waiting,
+                "last_error": link.last_error,
+            },
+            "memory": { "used_bytes": budget.used(), "limit_bytes": budget.limit() },
+            "checkpoint": { "healthy": checkpoint.is_healthy() },
+        })
+    }
+}
+
+/// Per task: source bytes cut and not acknowledged, and when the oldest of them was read.
+fn unacked(state: &State) -> BTreeMap<TaskId, (u64, u64)> {
+    let mut sums: BTreeMap<TaskId, (u64, u64)> = BTreeMap::new();
+    for cut in state.cuts.values() {
+        if let Some(stream) = state.streams.get(&cut.id.stream) {
+            let sum = sums.entry(stream.task.clone()).or_insert((0, u64::MAX));
+            sum.0 += cut.span.bytes();
+            sum.1 = sum.1.min(cut.read_ms);
+        }
+    }
+    sums
+}

@@ -1,0 +1,190 @@
+//! One generation of a stream as the reader follows it.
+//!
+//! Not for: deciding whose turn it is, or what a path means (see [`crate::reader`]).
+
+use std::{collections::VecDeque, fs::File, path::PathBuf, time::Duration};
+
+use tokio::time::Instant;
+use tributary_common::ids::{GenerationId, StreamId};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    checkpoint::{Cut, GenerationRecord},
+    handle::FileKey,
+    identify::{Evidence, Mark},
+};
+
+/// An unfinished line that has not grown for this long is taken as it is.
+pub(crate) const UNFINISHED_LINE: Duration = Duration::from_secs(5);
+/// A file without a name is closed when it has not grown for this long: its room is wanted back.
+const CLOSE_DELETED: Duration = Duration::from_secs(5);
+/// A renamed file that no path of the task names is closed when it has not grown for this long: its
+/// writer may take minutes to go over to the new one.
+const CLOSE_RENAMED: Duration = Duration::from_secs(300);
+
+/// The name of a generation: its file, and how often that was cut off before.
+pub(crate) fn generation_id(key: FileKey, truncations: u32) -> GenerationId {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&key.0.to_le_bytes());
+    bytes[8..].copy_from_slice(&truncations.to_le_bytes());
+    GenerationId(xxh3_64(&bytes))
+}
+
+/// Whether a generation's file can be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// From an earlier life, not found yet: nothing of its stream that is younger may go before it.
+    Awaited,
+    /// A path of the task names it.
+    Named,
+    /// No path of the task names it any more, since then.
+    Hidden(Instant),
+}
+
+/// One generation.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    /// Its name for ever.
+    pub(crate) generation: GenerationId,
+    /// Its file; for a cut-off generation that goes on in a copy, the copy.
+    pub(crate) key: FileKey,
+    /// The file's inode number.
+    pub(crate) inode: u64,
+    /// How often the file was cut off before.
+    pub(crate) truncations: u32,
+    /// Where it was seen last.
+    pub(crate) path: PathBuf,
+    /// Whether it can be seen.
+    pub(crate) place: Place,
+    /// Opened when there is something to read.
+    pub(crate) file: Option<File>,
+    /// What is remembered of its content; the mark is where reading goes on.
+    pub(crate) evidence: Evidence,
+    /// The line at the mark is to be dropped up to its newline.
+    pub(crate) dropping: bool,
+    /// The evidence is from an earlier life, or the file was away: compare before reading.
+    pub(crate) doubted: bool,
+    /// The greatest size seen, in bytes.
+    pub(crate) size: u64,
+    /// Last change of its content, in ns since 1970.
+    pub(crate) mtime_ns: i64,
+    /// When it grew last.
+    pub(crate) grown: Instant,
+    /// When the oldest byte that is not read was seen.
+    pub(crate) unread_since: Option<Instant>,
+    /// Cuts of an earlier life that have to be read and sent again first.
+    pub(crate) replay: VecDeque<Cut>,
+}
+
+impl Tail {
+    /// A generation of a file that was found now.
+    pub(crate) fn new(
+        key: FileKey,
+        inode: u64,
+        truncations: u32,
+        path: PathBuf,
+        now: Instant,
+    ) -> Self {
+        Self {
+            generation: generation_id(key, truncations),
+            key,
+            inode,
+            truncations,
+            path,
+            place: Place::Named,
+            file: None,
+            evidence: Evidence::default(),
+            dropping: false,
+            doubted: false,
+            size: 0,
+            mtime_ns: 0,
+            grown: now,
+            unread_since: None,
+            replay: VecDeque::new(),
+        }
+    }
+
+    /// A generation of an earlier life.
+    pub(crate) fn restored(
+        record: &GenerationRecord,
+        path: PathBuf,
+        replay: Vec<Cut>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            generation: record.generation,
+            place: Place::Awaited,
+            evidence: Evidence {
+                prefix: record.prefix,
+                mark: record.mark,
+            },
+            dropping: record.dropping,
+            doubted: true,
+            size: record.mark.offset,
+            mtime_ns: record.mtime_ns,
+            replay: replay.into(),
+            ..Self::new(record.key, record.inode, record.truncations, path, now)
+        }
+    }
+
+    /// Where reading goes on, in bytes.
+    pub(crate) fn offset(&self) -> u64 {
+        self.evidence.mark.offset
+    }
+
+    /// Bytes that are known and not read.
+    pub(crate) fn unread(&self) -> u64 {
+        self.size.saturating_sub(self.offset())
+    }
+
+    /// Its record in the checkpoint.
+    pub(crate) fn record(&self, stream: StreamId) -> GenerationRecord {
+        use std::os::unix::ffi::OsStrExt as _;
+        GenerationRecord {
+            stream,
+            generation: self.generation,
+            key: self.key,
+            inode: self.inode,
+            truncations: self.truncations,
+            path: self.path.as_os_str().as_bytes().to_vec(),
+            prefix: self.evidence.prefix,
+            mark: self.evidence.mark,
+            dropping: self.dropping,
+            mtime_ns: self.mtime_ns,
+            ended_ms: None,
+        }
+    }
+
+    /// Takes note of the file's size.
+    pub(crate) fn note_size(&mut self, size: u64, now: Instant) {
+        if size > self.size {
+            self.size = size;
+            self.grown = now;
+        }
+        if size > self.offset() {
+            self.unread_since.get_or_insert(now);
+        }
+    }
+
+    /// Moves the offset on.
+    pub(crate) fn advance(&mut self, mark: Mark, dropping: bool, now: Instant) {
+        self.evidence.mark = mark;
+        self.dropping = dropping;
+        self.size = self.size.max(mark.offset);
+        self.unread_since = (self.unread() > 0).then_some(now);
+    }
+
+    /// When it may be given up, if it is read to its end and does not grow; `None` while a path
+    /// names it.
+    pub(crate) fn close_at(&self, links: u64) -> Option<Instant> {
+        let Place::Hidden(since) = self.place else {
+            return None;
+        };
+        let quiet = if links == 0 {
+            CLOSE_DELETED
+        } else {
+            CLOSE_RENAMED
+        };
+        Some(since.max(self.grown) + quiet)
+    }
+}
