@@ -19,12 +19,12 @@ mod server;
 mod service;
 mod store;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
-use tributary_common::{metrics, net, tasks::Supervisor};
+use tributary_common::{disk::Lock, metrics, net, tasks::Supervisor};
 
 pub use crate::{api::openapi::document as openapi_document, config::Config};
 use crate::{
@@ -57,6 +57,7 @@ pub async fn serve(
     bound: oneshot::Sender<SocketAddr>,
 ) -> anyhow::Result<()> {
     metrics::install();
+    let _lock = lock(&config.database)?;
     let store = Store::open(&config.database).await?;
     let listener = net::listen(&config.listen.to_string()).await?;
     let address = listener
@@ -93,4 +94,13 @@ pub async fn serve(
     let result = parts.join().await;
     store.close().await;
     result
+}
+
+/// The right to work with a database file: what the writer keeps in memory is only true while
+/// nobody else writes.
+fn lock(database: &Path) -> anyhow::Result<Lock> {
+    let mut folder = database.as_os_str().to_owned();
+    folder.push(".lock");
+    let failed = || format!("failed to open the database {}", database.display());
+    Lock::acquire(Path::new(&folder)).with_context(failed)
 }

@@ -2,7 +2,7 @@
 //!
 //! # Constraints
 //! A report that was answered is safe: the write-ahead log is synced with every commit. Readers
-//! never wait for the writer. One manager per file (SQLite's own lock keeps two from mixing).
+//! never wait for the writer. One manager per file: [`crate::serve`] holds a lock beside it.
 //!
 //! Only [`crate::service::intake`] writes, through [`Store::writer`]; handlers ask. One file per
 //! table beside this one, typed rows in and out.

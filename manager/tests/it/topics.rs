@@ -230,3 +230,20 @@ async fn a_database_that_can_not_be_made_is_named() {
         assert!(error.contains(path.to_str().unwrap()), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_database_has_one_manager() {
+    let mut rig = told().await;
+    let config = tributary_manager::Config::local(([127, 0, 0, 1], 0).into(), rig.database());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let error = tributary_manager::run(config, stop).await.unwrap_err();
+    let held = error
+        .chain()
+        .any(|cause| cause.is::<tributary_common::disk::LockError>());
+    assert!(
+        held && format!("{error:#}").contains("held by another process"),
+        "{error:#}"
+    );
+    // It ends with its holder.
+    rig.restart().await;
+}
