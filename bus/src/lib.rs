@@ -273,3 +273,6 @@ async fn gauges(node: Arc<Node>) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
