@@ -161,7 +161,7 @@ export const en = {
   'chart.flow.all': 'Read and delivered, all topics',
   'chart.gap': 'Read, not delivered',
   'chart.gap.all': 'Read, not delivered, all topics',
-  'chart.unit': { one: 'records per minute', other: 'records per {n} minutes' },
+  'chart.unit': { one: 'per minute', other: 'per {n} min' },
   'chart.open': 'this minute is still open',
   'chart.none': 'Nothing was read or delivered in this range',
   'chart.gap.none': 'Everything that was read in this range is delivered',

@@ -136,7 +136,7 @@ export const zh: Texts = {
   'chart.flow.all': '读取与送达，全部 topic',
   'chart.gap': '已读取、未送达',
   'chart.gap.all': '已读取、未送达，全部 topic',
-  'chart.unit': { other: '条 / {n} 分钟' },
+  'chart.unit': { other: '每 {n} 分钟' },
   'chart.open': '这一分钟尚未结束',
   'chart.none': '该范围内没有读取也没有送达',
   'chart.gap.none': '该范围内读取的记录已全部送达',

@@ -3,8 +3,8 @@
  *
  * All charts of a page share the cursor; dragging across one asks for that range.
  */
-import { BarChart, LineChart } from 'echarts/charts';
-import { GridComponent, MarkAreaComponent, ToolboxComponent, TooltipComponent, DataZoomComponent } from 'echarts/components';
+import { LineChart } from 'echarts/charts';
+import { DataZoomComponent, GridComponent, ToolboxComponent, TooltipComponent } from 'echarts/components';
 import * as echarts from 'echarts/core';
 import { CanvasRenderer } from 'echarts/renderers';
 import { useEffect, useEffectEvent, useRef } from 'react';
@@ -16,14 +16,15 @@ import type { Series } from './chart';
 
 echarts.use([
   LineChart,
-  BarChart,
   GridComponent,
   TooltipComponent,
   ToolboxComponent,
   DataZoomComponent,
-  MarkAreaComponent,
   CanvasRenderer,
 ]);
+
+/** From here on the axis says the day too, in ms. */
+const LONG_MS = 25 * 3_600_000;
 
 /** Charts of one group share the cursor. */
 const GROUP = 'page';
@@ -88,7 +89,7 @@ function option(points: readonly Bucket[], series: readonly Series[], i18n: I18n
   const line = colour('--line');
   const first = points[0];
   const last = points.at(-1);
-  const manyDays = first !== undefined && last !== undefined && last.toMs - first.fromMs > 86_400_000;
+  const manyDays = first !== undefined && last !== undefined && last.toMs - first.fromMs > LONG_MS;
   const label = (ms: number) => (manyDays ? i18n.fmt.minute(ms).slice(5) : i18n.fmt.clock(ms));
   return {
     animation: false,
@@ -101,7 +102,7 @@ function option(points: readonly Bucket[], series: readonly Series[], i18n: I18n
       max: last?.toMs,
       axisLine: { lineStyle: { color: line } },
       axisTick: { lineStyle: { color: line } },
-      axisLabel: { color: text, fontSize: 11, hideOverlap: true, formatter: label },
+      axisLabel: { color: text, fontSize: 11, hideOverlap: true, alignMinLabel: 'left', alignMaxLabel: 'right', formatter: label },
       splitLine: { show: false },
     },
     yAxis: {
@@ -132,7 +133,7 @@ function drawn(series: Series, points: readonly Bucket[]) {
     silent: true,
     color: stroke,
     lineStyle: {
-      width: series.line === 'dashed' ? 1.6 : stacked ? 1 : 1.2,
+      width: series.line === 'dashed' ? 1.6 : stacked ? 0 : 1.2,
       type: series.line === 'dashed' ? [5, 3] : 'solid',
     },
     ...(stacked ? { stack: 'gap' } : {}),

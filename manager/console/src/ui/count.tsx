@@ -12,7 +12,8 @@ const TROUBLE: Readonly<Record<string, 'bad' | 'warn'>> = {
 /** The class of a count's figure. */
 export function countClass(name: string, value: number): string {
   if (value === 0) return 'num zero';
-  const trouble = TROUBLE[name];
+  // Less than nothing is missing: more losses were told than there are.
+  const trouble = value < 0 ? 'warn' : TROUBLE[name];
   return trouble === undefined ? 'num' : `num loud tone-${trouble}`;
 }
 

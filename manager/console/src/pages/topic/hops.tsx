@@ -52,7 +52,7 @@ export function Hops({ topic, counts }: { topic: string; counts: Counts }) {
                   <b className="num" data-testid={`hop-${topic}-${hop}`}>
                     {fmt.count(counts[hop])}
                   </b>
-                  <small className="dim">
+                  <small className="dim" data-testid={hop === 'received' ? `hop-${topic}-duplicates_removed` : undefined}>
                     {hop === 'received' ? t('topic.hops.repeats', { n: counts.duplicates_removed }) : ' '}
                   </small>
                 </li>

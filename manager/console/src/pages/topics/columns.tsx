@@ -107,17 +107,42 @@ function Cell({ column, topic, nowMs, i18n }: { column: Column; topic: TopicSumm
   }
 }
 
-/** Widths in px that hold ten digits without a jump. */
-function width(column: Column): number {
-  if (column === 'state') return 104;
-  if (column === 'read' || column === 'sent' || column === 'received' || column === 'delivered') return 96;
-  if (column === 'agents' || column === 'last_event') return 96;
-  return 82;
+/** The least widths in px: what the heads need, broken into two lines at most. */
+const WIDTHS: Readonly<Record<Column, number>> = {
+  state: 96,
+  read: 88,
+  sent: 88,
+  received: 88,
+  delivered: 88,
+  in_flight: 70,
+  duplicates_removed: 78,
+  refused: 70,
+  dropped: 72,
+  doubled: 72,
+  unexplained: 90,
+  read_per_s: 78,
+  delivered_per_s: 78,
+  agents: 96,
+  last_event: 96,
+};
+
+/** The width in px that holds the largest figure of a column, so that none is cut. */
+function width(column: Column, topics: readonly TopicSummary[], i18n: I18n): number {
+  if (column === 'state' || column === 'agents' || column === 'last_event') return WIDTHS[column];
+  const glyphs = topics.reduce((most, topic) => {
+    const value = valueOf(column, topic);
+    return Math.max(most, i18n.fmt.count(typeof value === 'number' ? value : undefined).length);
+  }, 0);
+  return Math.max(WIDTHS[column], Math.ceil(glyphs * 6.9) + 18);
 }
+
+/** The width of the names in px; longer ones are cut, and whole on hover. */
+const NAME_WIDTH = 136;
 
 /** The columns for the table. */
 export function tableColumns(
   shown: readonly Column[],
+  topics: readonly TopicSummary[],
   sort: { column: string; order: 'ascend' | 'descend' },
   nowMs: number,
   windowS: number,
@@ -133,7 +158,7 @@ export function tableColumns(
     key: 'topic',
     title: head('topic'),
     fixed: 'left',
-    width: 168,
+    width: NAME_WIDTH,
     ellipsis: true,
     sorter: true,
     sortOrder: order('topic'),
@@ -149,7 +174,7 @@ export function tableColumns(
       (column): ColumnType<TopicSummary> => ({
         key: column,
         title: head(column),
-        width: width(column),
+        width: width(column, topics, i18n),
         align: column === 'state' ? 'left' : 'right',
         sorter: true,
         sortDirections: ['descend', 'ascend'],

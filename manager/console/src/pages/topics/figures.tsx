@@ -27,17 +27,22 @@ export function Figure({ label, value, unit, note, hint = '', className = 'num',
           </b>
           {unit === undefined ? null : <small>{unit}</small>}
         </span>
-        <span className="figure-note num">{note ?? ' '}</span>
+        {note === undefined ? null : <span className="figure-note num">{note}</span>}
       </div>
     </Tooltip>
   );
+}
+
+/** One topic's surplus of told losses must not hide the loss of another. */
+function withoutSurplus(counts: Counts): Counts {
+  return { ...counts, unexplained: Math.max(0, counts.unexplained) };
 }
 
 /** The strip; `topics` is absent while it loads. */
 export function Figures({ topics }: { topics: readonly TopicSummary[] | undefined }) {
   const { t, fmt } = useI18n();
   const list = topics ?? [];
-  const counts = list.reduce<Counts>((sum, topic) => add(sum, topic.counts), NO_COUNTS);
+  const counts = list.reduce<Counts>((sum, topic) => add(sum, withoutSurplus(topic.counts)), NO_COUNTS);
   const known = topics !== undefined;
   const rate = (name: 'read_per_s' | 'delivered_per_s') =>
     fmt.rate(known ? list.reduce((sum, topic) => sum + topic.rates[name], 0) : undefined);

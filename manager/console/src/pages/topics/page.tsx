@@ -129,6 +129,7 @@ function TopicsTable({ page }: { page: TopicsPage }) {
   const { selected, select } = useRows(shown.map((topic) => topic.topic), open);
   const windowS = page.topics[0]?.rates.window_s ?? 10;
   const total = page.topics.length;
+  const shownColumns = tableColumns(columns, shown, { column, order }, page.generated_at_ms, windowS, i18n);
 
   return (
     <section className="panel" aria-label={t('topics.table')}>
@@ -183,9 +184,9 @@ function TopicsTable({ page }: { page: TopicsPage }) {
           rowKey="topic"
           tableLayout="fixed"
           className="figures-table"
-          scroll={{ x: 'max-content' }}
+          scroll={{ x: shownColumns.reduce((sum, one) => sum + Number(one.width), 0) }}
           showSorterTooltip={false}
-          columns={tableColumns(columns, { column, order }, page.generated_at_ms, windowS, i18n)}
+          columns={shownColumns}
           dataSource={shown}
           pagination={
             pages === 1
