@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::tally::Tally;
 
-/// A node is silent when it has not reported for this long, in ms. Nodes report every second; a
-/// short stall of a host or of the network shall not raise an alarm.
+/// A node is silent when it has not reported for this long, in ms: three times the 5 s after which
+/// a node reports at the latest, though nothing happens.
 pub(crate) const SILENT_AFTER_MS: i64 = 15_000;
 
 /// How a node is.
