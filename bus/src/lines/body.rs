@@ -95,7 +95,7 @@ impl LineReader {
         }
         self.seen.records += 1;
         if self.line.len() > MAX_LINE_BYTES {
-            return Err(LinesError::Line(self.seen.records));
+            return Err(self.long_line());
         }
         self.seen.bytes += self.line.len() as u64;
         // Newlines count: a body of nothing but newlines is a bomb as well.
@@ -103,6 +103,17 @@ impl LineReader {
             return Err(LinesError::TooLarge);
         }
         Ok(Some(&self.line))
+    }
+
+    /// What is wrong with a body whose line is too long: the line, or, in an endless line, its size.
+    fn long_line(&mut self) -> LinesError {
+        let left = MAX_DECODED_BYTES.saturating_sub(self.seen.bytes + self.line.len() as u64);
+        let mut rest = self.source.by_ref().take(left + 1);
+        match std::io::copy(&mut rest, &mut std::io::sink()) {
+            Ok(count) if count > left => LinesError::TooLarge,
+            Ok(_count) => LinesError::Line(self.seen.records),
+            Err(error) => LinesError::Coding(error.to_string()),
+        }
     }
 
     /// Reads all of it and says what it holds.

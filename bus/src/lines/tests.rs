@@ -167,7 +167,7 @@ async fn a_bomb_is_refused_without_being_unpacked() {
     // One endless line is no way around.
     let rig = rig();
     let endless = zstd::encode_all(&vec![b'x'; 100 << 20][..], 1).unwrap();
-    assert_eq!(post(&rig, "web", Some("zstd"), endless).await.0, 400);
+    assert_eq!(post(&rig, "web", Some("zstd"), endless).await.0, 413);
 }
 
 #[tokio::test]
