@@ -1,0 +1,359 @@
+//! A scriptable end of the wire, an agent in this process, and what must arrive.
+//!
+//! The bus here speaks frames and decodes batches, nothing more: the real one is tested elsewhere.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tributary_agent::config;
+use tributary_common::{
+    batch,
+    header::BatchHeader,
+    ids::{BatchId, Epoch, Name, NodeId},
+    wire::{
+        self, Busy, Frame, Outcome, PRELUDE_BYTES, Prelude, Receipt, Refusal, RefuseReason, Scope,
+        Welcome,
+    },
+};
+
+/// Everything is waited for this long.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// A batch as it arrived.
+#[derive(Debug, Clone)]
+pub struct Arrived {
+    pub header: BatchHeader,
+    pub lines: Vec<String>,
+    pub times: Vec<i64>,
+}
+
+/// What the bus answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Manner {
+    /// Takes everything.
+    #[default]
+    Take,
+    /// Takes everything and says nothing.
+    Mute,
+    /// Says `Busy` to everything.
+    Busy,
+    /// Refuses everything.
+    Refuse,
+    /// Says `Busy` to every third batch, and to all after it until it comes again.
+    SometimesBusy,
+    /// Takes it, then closes the connection without an answer, every tenth batch.
+    SometimesDrop,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    manner: Manner,
+    /// Refused topics, whatever the manner.
+    refused_topics: HashSet<String>,
+    arrived: Vec<Arrived>,
+    seen: u64,
+}
+
+/// The bus.
+pub struct FakeBus {
+    pub addr: String,
+    shared: Arc<Mutex<Shared>>,
+    task: JoinHandle<()>,
+}
+
+impl FakeBus {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let state = Arc::clone(&shared);
+        let mut set = JoinSet::new();
+        #[expect(clippy::disallowed_methods, reason = "the rig's own task, aborted when it is dropped")]
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                set.spawn(serve(stream, Arc::clone(&state)));
+            }
+        });
+        Self { addr, shared, task }
+    }
+
+    pub fn manner(&self, manner: Manner) {
+        self.shared.lock().unwrap().manner = manner;
+    }
+
+    pub fn refuse_topic(&self, topic: &str, refuse: bool) {
+        let mut shared = self.shared.lock().unwrap();
+        if refuse {
+            shared.refused_topics.insert(topic.to_owned());
+        } else {
+            shared.refused_topics.remove(topic);
+        }
+    }
+
+    /// All batches that were taken, in order, repeats included.
+    pub fn arrived(&self) -> Vec<Arrived> {
+        self.shared.lock().unwrap().arrived.clone()
+    }
+
+    /// The lines that arrived, each batch once, in the order of arrival. Repeats must be the same.
+    pub fn lines(&self) -> Vec<String> {
+        let mut known: BTreeMap<BatchId, Arrived> = BTreeMap::new();
+        let mut lines = Vec::new();
+        for batch in self.arrived() {
+            if let Some(first) = known.get(&batch.header.id()) {
+                assert_eq!(first.lines, batch.lines, "a repeat has the same records");
+                assert_eq!(first.times, batch.times, "a repeat has the same times");
+                assert_eq!(first.header.content_sum, batch.header.content_sum);
+                assert_eq!(first.header.span, batch.header.span);
+                assert!(batch.header.resends > 0, "a repeat says that it is one");
+                continue;
+            }
+            lines.extend(batch.lines.clone());
+            known.insert(batch.header.id(), batch);
+        }
+        lines
+    }
+
+    /// Waits until as many lines arrived as wanted, then compares them.
+    pub async fn expect(&self, wanted: &[String]) {
+        self.wait(|lines| lines.len() >= wanted.len()).await;
+        let got = self.lines();
+        assert_same(&got, wanted);
+    }
+
+    /// The same, whatever the order between files.
+    pub async fn expect_sorted(&self, wanted: &[String]) {
+        self.wait(|lines| lines.len() >= wanted.len()).await;
+        let (mut got, mut wanted) = (self.lines(), wanted.to_vec());
+        got.sort();
+        wanted.sort();
+        assert_same(&got, &wanted);
+    }
+
+    pub async fn wait(&self, done: impl Fn(&[String]) -> bool) {
+        let until = Instant::now() + LIMIT;
+        while !done(&self.lines()) {
+            if Instant::now() > until {
+                return;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+pub fn assert_same(got: &[String], wanted: &[String]) {
+    if got != wanted {
+        let at = got.iter().zip(wanted).position(|(a, b)| a != b).unwrap_or(got.len().min(wanted.len()));
+        panic!(
+            "got {} lines, wanted {}; the first difference is line {at}: got {:?}, wanted {:?}",
+            got.len(),
+            wanted.len(),
+            got.get(at..(at + 3).min(got.len())),
+            wanted.get(at..(at + 3).min(wanted.len()))
+        );
+    }
+}
+
+impl Drop for FakeBus {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => request.push(byte),
+            Err(_) => return,
+        }
+    }
+    let upgraded = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: tributary/1\r\n\r\n";
+    stream.write_all(upgraded.as_bytes()).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let Some(Frame::Hello(_)) = read_frame(&mut read).await else { panic!("no hello") };
+    let welcome = Welcome {
+        node: NodeId::new("fake").unwrap(),
+        cluster: Name::new("dc1").unwrap(),
+        epoch: Epoch(1),
+        window_batches: 64,
+        window_bytes: 8 << 20,
+    };
+    send(&mut write, &Frame::Welcome(welcome)).await;
+    // Streams that were told to wait, with the batch that must come first.
+    let mut waiting: BTreeMap<u64, BatchId> = BTreeMap::new();
+    while let Some(frame) = read_frame(&mut read).await {
+        match frame {
+            Frame::Ping(number) => send(&mut write, &Frame::Pong(number)).await,
+            Frame::Batch(header, payload) => {
+                let Some(answer) = answer(&shared, &mut waiting, *header, &payload) else { return };
+                if let Some(frame) = answer {
+                    send(&mut write, &frame).await;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The answer to a batch; the outer `None` closes the connection.
+fn answer(
+    shared: &Mutex<Shared>,
+    waiting: &mut BTreeMap<u64, BatchId>,
+    header: BatchHeader,
+    payload: &Bytes,
+) -> Option<Option<Frame>> {
+    let mut shared = shared.lock().unwrap();
+    let id = header.id();
+    shared.seen += 1;
+    let busy = |retry_after_ms| {
+        Some(Some(Frame::Busy(Busy {
+            batch: id,
+            retry_after_ms,
+            scope: Scope::Topic(header.topic.clone()),
+            reason: "the test says so".into(),
+        })))
+    };
+    if shared.refused_topics.contains(header.topic.as_str()) || shared.manner == Manner::Refuse {
+        return Some(Some(Frame::Refuse(Refusal {
+            batch: id,
+            reason: RefuseReason::NoRoute,
+            detail: "the test says so".into(),
+        })));
+    }
+    if shared.manner == Manner::Busy {
+        return busy(50);
+    }
+    if shared.manner == Manner::SometimesBusy {
+        let first = waiting.get(&id.stream.0).copied();
+        if first.is_some_and(|first| first != id) || (first.is_none() && shared.seen % 3 == 0) {
+            waiting.entry(id.stream.0).or_insert(id);
+            return busy(5);
+        }
+        waiting.remove(&id.stream.0);
+    }
+    let decoded = batch::decode(payload, batch::MAX_DECODED_BYTES).unwrap();
+    assert_eq!(decoded.len(), header.records);
+    assert_eq!(decoded.content_sum(), header.content_sum);
+    let records: Vec<_> = decoded.records().collect();
+    assert_eq!(records[0].batch_id, Some(id));
+    shared.arrived.push(Arrived {
+        lines: records.iter().map(|r| String::from_utf8_lossy(r.value).into_owned()).collect(),
+        times: records.iter().map(|r| r.timestamp_ms).collect(),
+        header,
+    });
+    match shared.manner {
+        Manner::Mute => Some(None),
+        Manner::SometimesDrop if shared.seen % 10 == 0 => None,
+        _ => {
+            let receipt = Receipt { batch: id, outcome: Outcome::Delivered(Vec::new()) };
+            Some(Some(Frame::Receipts(vec![receipt])))
+        }
+    }
+}
+
+async fn read_frame(read: &mut OwnedReadHalf) -> Option<Frame> {
+    let mut prelude = [0; PRELUDE_BYTES];
+    read.read_exact(&mut prelude).await.ok()?;
+    let prelude = Prelude::decode(prelude).unwrap();
+    let mut bytes = vec![0; prelude.frame_bytes()];
+    read.read_exact(&mut bytes).await.ok()?;
+    Some(wire::decode(prelude, bytes.into()).unwrap())
+}
+
+async fn send(write: &mut OwnedWriteHalf, frame: &Frame) {
+    // The agent may be gone: then the next read says so.
+    drop(write.write_all(&wire::encode(frame).unwrap()).await);
+}
+
+/// An agent in this process.
+pub struct Agent {
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Agent {
+    pub fn start(text: &str) -> Self {
+        let config = config::parse(text, "test").unwrap_or_else(|faults| panic!("{faults}")).value;
+        let stop = CancellationToken::new();
+        #[expect(clippy::disallowed_methods, reason = "the rig's own task, joined by stop")]
+        let task = tokio::spawn(tributary_agent::run(config, stop.clone()));
+        Self { stop, task }
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        timeout(LIMIT, self.task).await.expect("it stops in time").unwrap().unwrap();
+    }
+}
+
+/// A folder for logs and state, and the configuration of an agent on it.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+    pub bus: FakeBus,
+}
+
+impl Place {
+    pub async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("logs")).unwrap();
+        Self { dir, bus: FakeBus::start().await }
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.path().join("logs").join(name)
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// A configuration with one task of class P0 (short lingers) on these paths.
+    pub fn config(&self, paths: &str, more: &str) -> String {
+        self.config_at(&self.state(), paths, more)
+    }
+
+    pub fn config_at(&self, state: &Path, paths: &str, more: &str) -> String {
+        format!(
+            "zone = \"dc1\"\nstate_dir = {:?}\nadmin = \"127.0.0.1:0\"\n\
+             [[bus]]\nname = \"dc1\"\nnodes = [\"{}\"]\n\
+             [[task]]\nid = \"t\"\ntopic = \"x\"\nclass = \"P0\"\npaths = [{:?}]\n{more}\n",
+            state,
+            self.bus.addr,
+            self.log(paths),
+        )
+    }
+
+    pub fn start(&self, paths: &str) -> Agent {
+        Agent::start(&self.config(paths, ""))
+    }
+}
+
+/// Adds lines to a file.
+pub fn append(path: &Path, lines: &[String]) {
+    use std::io::Write;
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+/// `count` lines that begin with `name`.
+pub fn lines(name: &str, count: usize) -> Vec<String> {
+    (0..count).map(|at| format!("{name} {at} {}", "x".repeat(at % 50))).collect()
+}

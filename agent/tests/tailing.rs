@@ -1,0 +1,281 @@
+//! The agent from file to acknowledgement, against a bus that is a test double.
+
+mod rig;
+
+use std::{fs, time::Duration};
+
+use rig::{Agent, Manner, Place, append, lines};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn lines_arrive_once_and_in_order() {
+    let place = Place::new().await;
+    let mut wanted = lines("first", 5000);
+    append(&place.log("a.log"), &wanted);
+    let agent = place.start("*.log");
+    place.bus.expect(&wanted).await;
+    append(&place.log("a.log"), &lines("second", 10));
+    wanted.extend(lines("second", 10));
+    place.bus.expect(&wanted).await;
+    agent.stop().await;
+    place.bus.expect(&wanted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_restart_goes_on_where_it_was() {
+    let place = Place::new().await;
+    let mut wanted = Vec::new();
+    for round in 0..4 {
+        let new = lines(&format!("round {round}"), 300);
+        append(&place.log("a.log"), &new);
+        wanted.extend(new);
+        let agent = place.start("a.log");
+        place.bus.expect(&wanted).await;
+        agent.stop().await;
+    }
+    assert!(place.bus.arrived().iter().all(|batch| batch.header.resends == 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_renamed_file_is_read_to_its_end_and_the_new_one_follows() {
+    for paths in ["app.log", "app.log*"] {
+        let place = Place::new().await;
+        let agent = place.start(paths);
+        let mut wanted = Vec::new();
+        for round in 0..6 {
+            // A file must have been seen once under its name; what is written after that counts.
+            let new = lines(&format!("round {round}"), 200);
+            append(&place.log("app.log"), &new[..1]);
+            wanted.push(new[0].clone());
+            place.bus.expect_sorted(&wanted).await;
+            append(&place.log("app.log"), &new[1..]);
+            wanted.extend_from_slice(&new[1..]);
+            for number in (1..6).rev() {
+                let from = place.log(&format!("app.log.{number}"));
+                if from.exists() {
+                    fs::rename(from, place.log(&format!("app.log.{}", number + 1))).unwrap();
+                }
+            }
+            fs::rename(place.log("app.log"), place.log("app.log.1")).unwrap();
+            // A writer that has not heard of it yet.
+            let late = lines(&format!("late {round}"), 3);
+            append(&place.log("app.log.1"), &late);
+            wanted.extend(late);
+            place.bus.expect_sorted(&wanted).await;
+        }
+        agent.stop().await;
+        assert_eq!(place.bus.lines().len(), wanted.len(), "{paths}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn rotation_while_stopped_loses_and_doubles_nothing() {
+    for paths in ["app.log", "app.log*"] {
+        let place = Place::new().await;
+        let mut wanted = lines("a", 100);
+        append(&place.log("app.log"), &wanted);
+        let agent = place.start(paths);
+        place.bus.expect(&wanted).await;
+        agent.stop().await;
+        append(&place.log("app.log"), &lines("b", 100));
+        fs::rename(place.log("app.log"), place.log("app.log.1")).unwrap();
+        append(&place.log("app.log"), &lines("c", 100));
+        wanted.extend(lines("b", 100));
+        wanted.extend(lines("c", 100));
+        let agent = place.start(paths);
+        place.bus.expect(&wanted).await;
+        agent.stop().await;
+        assert_eq!(place.bus.lines().len(), wanted.len(), "{paths}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn copy_and_truncate_reads_the_rest_from_the_copy() {
+    for paths in ["app.log", "app.log*"] {
+        let place = Place::new().await;
+        let agent = place.start(paths);
+        let mut wanted = Vec::new();
+        for round in 0..3 {
+            let new = lines(&format!("round {round}"), 400);
+            append(&place.log("app.log"), &new[..1]);
+            wanted.push(new[0].clone());
+            place.bus.expect_sorted(&wanted).await;
+            append(&place.log("app.log"), &new[1..]);
+            wanted.extend_from_slice(&new[1..]);
+            if round == 1 {
+                place.bus.expect_sorted(&wanted).await;
+            }
+            fs::copy(place.log("app.log"), place.log(&format!("app.log.{round}"))).unwrap();
+            fs::OpenOptions::new().write(true).truncate(true).open(place.log("app.log")).unwrap();
+            place.bus.expect_sorted(&wanted).await;
+        }
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        agent.stop().await;
+        assert_eq!(place.bus.lines().len(), wanted.len(), "{paths}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn copy_and_truncate_while_stopped_reads_the_rest_from_the_copy() {
+    for paths in ["app.log", "app.log*"] {
+        let place = Place::new().await;
+        let mut wanted = lines("a", 300);
+        append(&place.log("app.log"), &wanted);
+        let agent = place.start(paths);
+        place.bus.expect(&wanted).await;
+        agent.stop().await;
+        append(&place.log("app.log"), &lines("b", 300));
+        fs::copy(place.log("app.log"), place.log("app.log.1")).unwrap();
+        fs::OpenOptions::new().write(true).truncate(true).open(place.log("app.log")).unwrap();
+        append(&place.log("app.log"), &lines("c", 100));
+        wanted.extend(lines("b", 300));
+        wanted.extend(lines("c", 100));
+        let agent = place.start(paths);
+        place.bus.expect_sorted(&wanted).await;
+        agent.stop().await;
+        assert_eq!(place.bus.lines().len(), wanted.len(), "{paths}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn files_with_equal_content_stay_two_files() {
+    let place = Place::new().await;
+    let agent = place.start("*.log");
+    let header = lines("header", 100);
+    append(&place.log("a.log"), &header);
+    place.bus.expect(&header).await;
+    append(&place.log("b.log"), &header);
+    fs::copy(place.log("a.log"), place.log("a-2.log")).unwrap();
+    let wanted: Vec<String> = [&header[..], &header[..], &header[..]].concat();
+    place.bus.expect_sorted(&wanted).await;
+    // Written anew under the same name, too.
+    fs::remove_file(place.log("a.log")).unwrap();
+    append(&place.log("a.log"), &header);
+    let wanted: Vec<String> = [&wanted[..], &header[..]].concat();
+    place.bus.expect_sorted(&wanted).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_unread_deleted_file_is_read_to_its_end() {
+    let place = Place::new().await;
+    place.bus.manner(Manner::Busy);
+    let agent = place.start("*.log");
+    append(&place.log("a.log"), &lines("a", 10));
+    // Seen, opened, and not taken: now it goes.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    append(&place.log("a.log"), &lines("b", 2000));
+    fs::remove_file(place.log("a.log")).unwrap();
+    place.bus.manner(Manner::Take);
+    place.bus.expect(&[lines("a", 10), lines("b", 2000)].concat()).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_moody_bus_gets_everything_in_order() {
+    for manner in [Manner::SometimesBusy, Manner::SometimesDrop] {
+        let place = Place::new().await;
+        place.bus.manner(manner);
+        let agent = place.start("*.log");
+        let mut wanted = Vec::new();
+        for round in 0..60 {
+            let new = lines(&format!("round {round}"), 20);
+            append(&place.log("a.log"), &new);
+            wanted.extend(new);
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+        place.bus.expect(&wanted).await;
+        agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn after_a_crash_the_same_batches_come_again() {
+    let place = Place::new().await;
+    place.bus.manner(Manner::Mute);
+    let mut wanted = lines("a", 4000);
+    append(&place.log("a.log"), &wanted);
+    let agent = place.start("*.log");
+    place.bus.expect(&wanted).await;
+    // What a killed agent leaves: its files as they are now.
+    let left = place.dir.path().join("left");
+    fs::create_dir_all(left.join("checkpoint")).unwrap();
+    fs::copy(place.state().join("agent-id"), left.join("agent-id")).unwrap();
+    for entry in fs::read_dir(place.state().join("checkpoint")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, left.join("checkpoint").join(path.file_name().unwrap())).unwrap();
+    }
+    let before = place.bus.arrived().len();
+    append(&place.log("a.log"), &lines("b", 100));
+    fs::rename(place.log("a.log"), place.log("renamed")).unwrap();
+    place.bus.manner(Manner::Take);
+    drop(agent);
+    let agent = Agent::start(&place.config_at(&left, "*.log", ""));
+    wanted.extend(lines("b", 100));
+    place.bus.expect(&wanted).await;
+    assert!(place.bus.arrived().len() > before, "they came again");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_refused_topic_holds_only_itself() {
+    let place = Place::new().await;
+    place.bus.refuse_topic("x", true);
+    let other = format!(
+        "[[task]]\nid = \"u\"\ntopic = \"y\"\npaths = [{:?}]\n[limits]\nmemory = \"8MiB\"\n",
+        place.log("other.log")
+    );
+    append(&place.log("a.log"), &lines("a", 200_000));
+    let agent = Agent::start(&place.config("a.log", &other));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let wanted = lines("other", 50_000);
+    append(&place.log("other.log"), &wanted);
+    place.bus.expect(&wanted).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn long_lines_are_split_and_an_unfinished_one_is_sent_in_time() {
+    let place = Place::new().await;
+    let agent = Agent::start(&place.config("a.log", "max_line = \"100KiB\""));
+    let long = "y".repeat(5 << 20);
+    fs::write(place.log("a.log"), format!("short\n{long}\nend\nunfinished")).unwrap();
+    let pieces = (5 << 20) / (100 << 10) + 1;
+    place.bus.wait(|lines| lines.len() >= pieces + 3).await;
+    let got = place.bus.lines();
+    assert_eq!(got.len(), pieces + 3);
+    assert_eq!(got[0], "short");
+    assert_eq!(got[1..=pieces].concat(), long);
+    assert_eq!(got[pieces + 1..], ["end", "unfinished"]);
+    append(&place.log("a.log"), &["".to_owned(), "next".to_owned()]);
+    place.bus.wait(|lines| lines.len() > pieces + 3).await;
+    assert_eq!(place.bus.lines()[pieces + 3..], ["next"]);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn long_lines_are_truncated_and_what_follows_is_whole() {
+    let place = Place::new().await;
+    let more = "max_line = \"1KiB\"\nlong_line = \"truncate\"";
+    let agent = Agent::start(&place.config("a.log", more));
+    let long = "y".repeat(3 << 20);
+    fs::write(place.log("a.log"), format!("short\n{long}\nend\n")).unwrap();
+    place.bus.expect(&["short".to_owned(), "y".repeat(1024), "end".to_owned()]).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn start_at_the_end_skips_what_was_there_and_nothing_else() {
+    let place = Place::new().await;
+    append(&place.log("old.log"), &lines("old", 100));
+    let config = place.config("*.log", "start = \"end\"");
+    let agent = Agent::start(&config);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    append(&place.log("old.log"), &lines("new", 5));
+    append(&place.log("later.log"), &lines("later", 5));
+    place.bus.expect_sorted(&[lines("new", 5), lines("later", 5)].concat()).await;
+    agent.stop().await;
+    append(&place.log("third.log"), &lines("third", 5));
+    let agent = Agent::start(&config);
+    place.bus.expect_sorted(&[lines("new", 5), lines("later", 5), lines("third", 5)].concat()).await;
+    agent.stop().await;
+}
