@@ -11,7 +11,8 @@ it('tells what to show from an answer that is none', () => {
   expect(failureOf(404, body)).toEqual({ kind: 'missing', message: 'say why' });
   expect(failureOf(500, body)).toEqual({ kind: 'status', status: 500, message: 'say why' });
   for (const nonsense of [null, undefined, 'text', {}, { error: 'text' }, { error: { message: 1 } }]) {
-    expect(failureOf(502, nonsense)).toEqual({ kind: 'status', status: 502, message: 'HTTP 502' });
+    expect(failureOf(500, nonsense)).toEqual({ kind: 'status', status: 500, message: 'HTTP 500' });
+    expect(failureOf(502, nonsense)).toEqual({ kind: 'unreachable' });
   }
 });
 

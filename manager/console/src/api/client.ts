@@ -34,7 +34,10 @@ const client = createClient<paths>({ baseUrl: '/' });
 
 /** What is wrong with an answer of this status and body. */
 export function failureOf(status: number, body: unknown): Failure {
-  const message = messageOf(body) ?? `HTTP ${status}`;
+  const told = messageOf(body);
+  // A proxy before a manager that is away; the manager itself always says why.
+  if (told === null && status >= 502 && status <= 504) return { kind: 'unreachable' };
+  const message = told ?? `HTTP ${status}`;
   if (status === 401 || status === 403) return { kind: 'forbidden', message };
   if (status === 404) return { kind: 'missing', message };
   return { kind: 'status', status, message };

@@ -28,6 +28,8 @@ const LONG_MS = 25 * 3_600_000;
 
 /** Charts of one group share the cursor. */
 const GROUP = 'page';
+/** Charts of a group zoom together; only the one that was dragged across asks for the range. */
+let dragged: HTMLElement | null = null;
 echarts.connect(GROUP);
 
 interface Props {
@@ -58,6 +60,8 @@ export default function ChartCanvas({ points, series, height, onZoom }: Props) {
       const { batch } = event as { batch?: { startValue?: number; endValue?: number }[] };
       const ends = batch?.[0];
       if (ends?.startValue === undefined || ends.endValue === undefined) return;
+      if (dragged !== made.getDom()) return;
+      dragged = null;
       zoomed(ends.startValue, ends.endValue);
     });
     const observer = new ResizeObserver(() => {
@@ -81,7 +85,16 @@ export default function ChartCanvas({ points, series, height, onZoom }: Props) {
     });
   }, [points, series, i18n, dark]);
 
-  return <div ref={box} className="canvas" style={{ height }} title="" />;
+  return (
+    <div
+      ref={box}
+      className="canvas"
+      style={{ height }}
+      onPointerDown={() => {
+        dragged = box.current;
+      }}
+    />
+  );
 }
 
 function option(points: readonly Bucket[], series: readonly Series[], i18n: I18n): echarts.EChartsCoreOption {

@@ -16,7 +16,7 @@ function columns({ t, fmt }: I18n): ColumnType<LossItem>[] {
     {
       key: 'reason',
       title: t('loss.reason'),
-      width: 160,
+      width: 140,
       render: (_, loss) => {
         const known = REASONS.find((reason) => reason === loss.reason);
         return (
@@ -29,14 +29,14 @@ function columns({ t, fmt }: I18n): ColumnType<LossItem>[] {
     {
       key: 'host',
       title: t('loss.host'),
-      width: 140,
+      width: 120,
       ellipsis: true,
       render: (_, loss) => <Tooltip title={t('loss.agent', { agent: loss.agent })}>{loss.host}</Tooltip>,
     },
     {
       key: 'file',
       title: t('loss.file'),
-      width: 320,
+      width: 260,
       render: (_, loss) => (
         <Tooltip title={t('loss.generation', { generation: loss.generation })}>
           <code>{loss.file}</code>
@@ -46,7 +46,7 @@ function columns({ t, fmt }: I18n): ColumnType<LossItem>[] {
     {
       key: 'range',
       title: t('loss.range'),
-      width: 220,
+      width: 200,
       align: 'right',
       render: (_, loss) => (
         <span className="num">

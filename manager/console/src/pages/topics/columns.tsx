@@ -109,7 +109,7 @@ function Cell({ column, topic, nowMs, i18n }: { column: Column; topic: TopicSumm
 
 /** The least widths in px: what the heads need, broken into two lines at most. */
 const WIDTHS: Readonly<Record<Column, number>> = {
-  state: 96,
+  state: 92,
   read: 88,
   sent: 88,
   received: 88,
@@ -137,7 +137,7 @@ function width(column: Column, topics: readonly TopicSummary[], i18n: I18n): num
 }
 
 /** The width of the names in px; longer ones are cut, and whole on hover. */
-const NAME_WIDTH = 136;
+const NAME_WIDTH = 128;
 
 /** The columns for the table. */
 export function tableColumns(
