@@ -8,6 +8,8 @@
 //! A bad frame is answered with [`Frame::Error`] and ends this connection only. Generic over the
 //! transport, so tests use a pipe. Not for: what happens to a batch (see [`crate::node`]).
 
+mod write;
+
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -21,9 +23,10 @@ use tokio::{
 };
 use tributary_common::{
     header::BatchHeader,
-    wire::{self, Frame, Hello, MAX_RECEIPTS, PRELUDE_BYTES, Prelude, Receipt, Welcome, WireError},
+    wire::{self, Frame, Hello, PRELUDE_BYTES, Prelude, Welcome, WireError},
 };
 
+use self::write::{Word, write};
 use crate::{
     admit::Admission,
     budget,
@@ -45,10 +48,6 @@ const PING_AFTER: Duration = Duration::from_secs(20);
 const MAX_PINGS: u32 = 3;
 /// A frame that has begun ends within this; slower senders only hold memory.
 const FRAME_WITHIN: Duration = Duration::from_secs(30);
-/// A peer that takes no answers for this long is gone.
-const WRITE_WITHIN: Duration = Duration::from_secs(60);
-/// The spread of reconnects when the node stops, in ms.
-const RECONNECT_WITHIN_MS: u32 = 5_000;
 /// Payload bytes that are thrown away at a time.
 const DISCARD_BYTES: usize = 16 << 10;
 
@@ -108,15 +107,6 @@ enum End {
     Parted,
 }
 
-/// What the writer sends beside answers.
-#[derive(Debug)]
-enum Word {
-    Pong(u64),
-    Ping(u64),
-    GoAway,
-    Error(String),
-}
-
 /// Runs a connection to its end: the peer closes, breaks a rule, or the node stops and everything
 /// in flight is answered.
 pub(crate) async fn run<S>(node: Arc<Node>, stream: S)
@@ -169,7 +159,7 @@ fn ended(error: &SessionError, hello: Option<&Hello>) {
     let agent = hello.map_or("unknown", |hello| hello.agent.as_str());
     match error {
         SessionError::Io(_) => {
-            tracing::info!(agent.id = agent, %error, "an agent's connection ended")
+            tracing::info!(agent.id = agent, %error, "an agent's connection ended");
         }
         SessionError::Wire(_) | SessionError::Rule(_) => {
             tracing::warn!(agent.id = agent, %error, "an agent's connection was closed");
@@ -522,96 +512,6 @@ async fn discard<R: AsyncRead + Unpin>(
         left -= count;
     }
     Ok(())
-}
-
-/// The writing half: sends all that is ready in one write, until nobody can answer any more.
-async fn write<W: AsyncWrite + Unpin>(
-    mut writer: W,
-    mut answers: mpsc::Receiver<(Answer, Slot)>,
-    mut words: mpsc::Receiver<Word>,
-) -> Result<(), SessionError> {
-    let mut ready = Vec::with_capacity(WINDOW_BATCHES as usize);
-    let (mut answers_open, mut words_open) = (true, true);
-    while answers_open || words_open {
-        let mut bytes = Vec::new();
-        tokio::select! {
-            biased;
-            word = words.recv(), if words_open => match word {
-                Some(Word::Error(text)) => {
-                    send(&mut writer, &wire::encode(&Frame::Error(text))?).await?;
-                    break;
-                }
-                Some(Word::Ping(number)) => bytes = wire::encode(&Frame::Ping(number))?,
-                Some(Word::Pong(number)) => bytes = wire::encode(&Frame::Pong(number))?,
-                Some(Word::GoAway) => {
-                    let reconnect_within_ms = RECONNECT_WITHIN_MS;
-                    bytes = wire::encode(&Frame::GoAway { reconnect_within_ms })?;
-                }
-                None => words_open = false,
-            },
-            count = answers.recv_many(&mut ready, WINDOW_BATCHES as usize), if answers_open => {
-                answers_open = count > 0;
-                bytes = encode_answers(&mut ready)?;
-            }
-        }
-        send(&mut writer, &bytes).await?;
-    }
-    drop(timeout(WRITE_WITHIN, writer.shutdown()).await);
-    Ok(())
-}
-
-async fn send<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> Result<(), SessionError> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    let write = async {
-        writer.write_all(bytes).await?;
-        writer.flush().await
-    };
-    let slow = |_elapsed| SessionError::Rule("the peer takes no answers");
-    Ok(timeout(WRITE_WITHIN, write).await.map_err(slow)??)
-}
-
-/// The frames of these answers, receipts together, in order; frees their slots.
-fn encode_answers(ready: &mut Vec<(Answer, Slot)>) -> Result<Vec<u8>, WireError> {
-    let mut bytes = Vec::new();
-    let mut receipts: Vec<Receipt> = Vec::new();
-    for (answer, _slot) in ready.drain(..) {
-        let frame = match answer {
-            Answer::Receipt(receipt) => {
-                receipts.push(receipt);
-                if receipts.len() == MAX_RECEIPTS {
-                    bytes.extend(encode_receipts(&mut receipts)?);
-                }
-                continue;
-            }
-            Answer::Busy(busy) => Frame::Busy(busy),
-            Answer::Refuse(refusal) => Frame::Refuse(refusal),
-        };
-        bytes.extend(wire::encode(&frame)?);
-    }
-    bytes.extend(encode_receipts(&mut receipts)?);
-    Ok(bytes)
-}
-
-/// One frame, or several when long paths make one too long.
-fn encode_receipts(receipts: &mut Vec<Receipt>) -> Result<Vec<u8>, WireError> {
-    if receipts.is_empty() {
-        return Ok(Vec::new());
-    }
-    match wire::encode(&Frame::Receipts(receipts.clone())) {
-        Ok(bytes) => {
-            receipts.clear();
-            Ok(bytes)
-        }
-        Err(error) if receipts.len() == 1 => Err(error),
-        Err(_too_long) => {
-            let mut second = receipts.split_off(receipts.len() / 2);
-            let mut bytes = encode_receipts(receipts)?;
-            bytes.extend(encode_receipts(&mut second)?);
-            Ok(bytes)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -53,8 +53,14 @@ async fn start(dir: &Path) -> Running {
     let (told, bound) = oneshot::channel();
     let mut ended = JoinSet::new();
     let token = stop.clone();
-    ended.spawn(run_with(config, token, move |bound| told.send(bound).unwrap()));
-    Running { bound: bound.await.unwrap(), stop, ended }
+    ended.spawn(run_with(config, token, move |bound| {
+        told.send(bound).unwrap();
+    }));
+    Running {
+        bound: bound.await.unwrap(),
+        stop,
+        ended,
+    }
 }
 
 impl Running {
@@ -74,19 +80,26 @@ impl Running {
 }
 
 async fn dial(addr: SocketAddr) -> TcpStream {
-    net::dial(&addr.to_string(), Duration::from_secs(5)).await.unwrap()
+    net::dial(&addr.to_string(), Duration::from_secs(5))
+        .await
+        .unwrap()
 }
 
 /// An upgraded connection that has said hello.
 async fn agent(bound: Bound) -> TcpStream {
     let mut stream = dial(bound.listen).await;
-    let ask = "GET /v1/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tributary/1\r\n\r\n";
+    let ask =
+        "GET /v1/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tributary/1\r\n\r\n";
     stream.write_all(ask.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());
     }
-    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    assert!(
+        head.starts_with(b"HTTP/1.1 101 "),
+        "{}",
+        String::from_utf8_lossy(&head)
+    );
     let hello = Frame::Hello(Hello {
         agent: AgentId::new("a").unwrap(),
         host: "h".into(),
@@ -94,7 +107,10 @@ async fn agent(bound: Bound) -> TcpStream {
         epoch: Epoch(1),
         software: "test".into(),
     });
-    stream.write_all(&wire::encode(&hello).unwrap()).await.unwrap();
+    stream
+        .write_all(&wire::encode(&hello).unwrap())
+        .await
+        .unwrap();
     assert!(matches!(hear(&mut stream).await, Some(Frame::Welcome(_))));
     stream
 }
@@ -110,7 +126,10 @@ async fn hear(stream: &mut TcpStream) -> Option<Frame> {
 
 async fn send(stream: &mut TcpStream, (header, payload): (BatchHeader, Bytes)) -> Outcome {
     let frame = Frame::Batch(Box::new(header), payload);
-    stream.write_all(&wire::encode(&frame).unwrap()).await.unwrap();
+    stream
+        .write_all(&wire::encode(&frame).unwrap())
+        .await
+        .unwrap();
     match hear(stream).await {
         Some(Frame::Receipts(mut receipts)) => receipts.remove(0).outcome,
         other => panic!("{other:?}"),
@@ -127,7 +146,10 @@ async fn a_batch_goes_from_the_port_to_a_file_and_is_known_after_a_restart() {
     let file = dir.path().join("out/web/bus1.log");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "one\ntwo\n");
     node.stop().await;
-    assert!(matches!(hear(&mut stream).await, Some(Frame::GoAway { .. })));
+    assert!(matches!(
+        hear(&mut stream).await,
+        Some(Frame::GoAway { .. })
+    ));
     assert_eq!(hear(&mut stream).await, None);
 
     let node = start(dir.path()).await;
@@ -143,8 +165,13 @@ async fn a_batch_goes_from_the_port_to_a_file_and_is_known_after_a_restart() {
 async fn a_data_folder_has_one_node() {
     let dir = TempDir::new().unwrap();
     let node = start(dir.path()).await;
-    let second = run(config(dir.path()), CancellationToken::new()).await.unwrap_err();
-    assert!(second.downcast_ref::<disk::LockError>().is_some(), "{second:#}");
+    let second = run(config(dir.path()), CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert!(
+        second.downcast_ref::<disk::LockError>().is_some(),
+        "{second:#}"
+    );
     node.stop().await;
 }
 
@@ -155,16 +182,36 @@ async fn wrong_requests_are_answered_in_clear_words() {
     let close = "Host: x\r\nConnection: close\r\n\r\n";
     let stream = "GET /v1/stream HTTP/1.1\r\nHost: x\r\n";
     let table = [
-        (format!("GET /v1/stream HTTP/1.1\r\n{close}"), "426 ", "Upgrade: tributary/1"),
+        (
+            format!("GET /v1/stream HTTP/1.1\r\n{close}"),
+            "426 ",
+            "Upgrade: tributary/1",
+        ),
         (
             format!("{stream}Connection: upgrade, close\r\nUpgrade: tributary/9\r\n\r\n"),
             "426 ",
             "speaks tributary/1 only",
         ),
-        (format!("POST /v1/stream HTTP/1.1\r\n{close}"), "405 ", "allowed here: GET"),
-        (format!("GET /v1/lines/web HTTP/1.1\r\n{close}"), "405 ", "allowed here: POST"),
-        (format!("GET /nothing HTTP/1.1\r\n{close}"), "404 ", "POST /v1/lines/{topic}"),
-        (format!("PUT /healthz HTTP/1.1\r\n{close}"), "405 ", "GET, HEAD"),
+        (
+            format!("POST /v1/stream HTTP/1.1\r\n{close}"),
+            "405 ",
+            "allowed here: GET",
+        ),
+        (
+            format!("GET /v1/lines/web HTTP/1.1\r\n{close}"),
+            "405 ",
+            "allowed here: POST",
+        ),
+        (
+            format!("GET /nothing HTTP/1.1\r\n{close}"),
+            "404 ",
+            "POST /v1/lines/{topic}",
+        ),
+        (
+            format!("PUT /healthz HTTP/1.1\r\n{close}"),
+            "405 ",
+            "GET, HEAD",
+        ),
         (format!("GET /healthz HTTP/1.1\r\n{close}"), "200 ", "ok"),
         (format!("GET /readyz HTTP/1.1\r\n{close}"), "200 ", "ready"),
         (
@@ -176,8 +223,14 @@ async fn wrong_requests_are_answered_in_clear_words() {
     ];
     for (request, status, part) in table {
         let answer = node.raw(&request).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}\n{answer}");
-        assert!(answer.to_lowercase().contains(&part.to_lowercase()), "{request}\n{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{request}\n{answer}"
+        );
+        assert!(
+            answer.to_lowercase().contains(&part.to_lowercase()),
+            "{request}\n{answer}"
+        );
     }
     let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     let mut stream = dial(node.bound.listen).await;
@@ -196,8 +249,9 @@ async fn the_status_says_what_a_person_asks_first() {
     let mut stream = agent(node.bound).await;
     send(&mut stream, batch("web", 1, 1, &["one", "two"])).await;
     let url = format!("http://{}/status", node.bound.admin);
-    let (status, body) =
-        tributary_common::http::get(&url, None, Duration::from_secs(5)).await.unwrap();
+    let (status, body) = tributary_common::http::get(&url, None, Duration::from_secs(5))
+        .await
+        .unwrap();
     assert!(status.is_success());
     let page: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(page["node"], "bus1");

@@ -29,9 +29,9 @@ use tokio::{
     time::timeout,
 };
 use tributary_common::{
-    batch::{Codec, Encoded, Encoder},
+    batch::{BatchError, Codec, Encoded, Encoder},
     header::BatchHeader,
-    ids::{Class, GenerationId, StreamId, TaskId, Topic},
+    ids::{BatchId, Class, GenerationId, NameError, StreamId, TaskId, Topic},
     span::Span,
     wire::RefuseReason,
 };
@@ -319,12 +319,7 @@ impl Lines {
 
     /// The next batch's identity, and its header without counts. A number that is not used in the
     /// end leaves a hole, which nobody misses: only what is delivered is told.
-    fn begin(
-        &self,
-        node: &Node,
-        topic: &Topic,
-        class: Class,
-    ) -> (tributary_common::ids::BatchId, BatchHeader) {
+    fn begin(&self, node: &Node, topic: &Topic, class: Class) -> (BatchId, BatchHeader) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let stream = streams.entry(topic.clone()).or_default();
         stream.last_seq += 1;
@@ -382,11 +377,7 @@ struct Cutter {
 
 impl Cutter {
     /// The next batch; `None` when there are no more lines.
-    fn cut(
-        &mut self,
-        id: tributary_common::ids::BatchId,
-        at_ms: i64,
-    ) -> Result<Option<Encoded>, No> {
+    fn cut(&mut self, id: BatchId, at_ms: i64) -> Result<Option<Encoded>, No> {
         self.encoder.begin(id);
         if let Some(line) = self.spare.take() {
             self.encoder.push(at_ms, None, &line);
@@ -405,9 +396,7 @@ impl Cutter {
         if self.encoder.records() == 0 {
             return Ok(None);
         }
-        let failed = |error: tributary_common::batch::BatchError| {
-            No::new(StatusCode::BAD_REQUEST, error.to_string())
-        };
+        let failed = |error: BatchError| No::new(StatusCode::BAD_REQUEST, error.to_string());
         self.encoder.finish().map(Some).map_err(failed)
     }
 }
@@ -446,15 +435,13 @@ fn class_of(query: Option<&str>) -> Result<Class, String> {
         .split('&')
         .filter(|pair| !pair.is_empty())
     {
-        match pair.split_once('=') {
-            Some(("class", value)) => {
-                class = value
-                    .parse()
-                    .map_err(|e: tributary_common::ids::NameError| e.to_string())?
-            }
+        class = match pair.split_once('=') {
+            Some(("class", value)) => value
+                .parse()
+                .map_err(|error: NameError| error.to_string())?,
             Some((key, _)) => return Err(format!("{key:?} is unknown; allowed is class")),
             None => return Err(format!("{pair:?} is unknown; allowed is class=P0 to P3")),
-        }
+        };
     }
     Ok(class)
 }

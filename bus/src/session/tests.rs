@@ -10,7 +10,7 @@ use tributary_common::{
     wire::{Outcome, RefuseReason},
 };
 
-use super::*;
+use super::{write::RECONNECT_WITHIN_MS, *};
 use crate::{
     destination::{Failure, memory::Script},
     testing::{Rig, batch, rig},
