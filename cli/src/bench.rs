@@ -47,11 +47,23 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<()> {
 /// User and system seconds of this process so far, by the kernel's accounting (10 ms steps).
 fn own_cpu_seconds() -> anyhow::Result<f64> {
     const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").context("failed to read /proc/self/stat")?;
+    let stat =
+        std::fs::read_to_string("/proc/self/stat").context("failed to read /proc/self/stat")?;
     // After the name in parentheses: fields 3 …; user and system time are fields 14 and 15.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok());
-    let ticks = ticks(14).zip(ticks(15)).context("/proc/self/stat has no CPU times")?;
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let ticks = |field: usize| {
+        fields
+            .get(field - 3)
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    let ticks = ticks(14)
+        .zip(ticks(15))
+        .context("/proc/self/stat has no CPU times")?;
     Ok(as_float(ticks.0 + ticks.1) / TICKS_PER_SECOND)
 }
 

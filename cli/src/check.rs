@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use tributary_common::config::Env;
 
 use crate::out;
 
@@ -36,7 +37,7 @@ pub(crate) fn run(path: &Path, part: Option<Part>) -> anyhow::Result<bool> {
     let faults = match part {
         Part::Agent => tributary_agent::config::parse(&text, &name).err(),
         Part::Bus => tributary_bus::config::parse(&text, &name).err(),
-        Part::Manager => tributary_manager::config::parse(&text, &name).err(),
+        Part::Manager => tributary_manager::config::parse(&text, &name, &Env::none()).err(),
     };
     match &faults {
         Some(faults) => out::line(faults),
@@ -47,9 +48,13 @@ pub(crate) fn run(path: &Path, part: Option<Part>) -> anyhow::Result<bool> {
 
 fn by_name(path: &Path) -> Option<Part> {
     let name = path.file_stem()?.to_string_lossy().into_owned();
-    [("agent", Part::Agent), ("bus", Part::Bus), ("manager", Part::Manager)]
-        .into_iter()
-        .find_map(|(word, part)| name.contains(word).then_some(part))
+    [
+        ("agent", Part::Agent),
+        ("bus", Part::Bus),
+        ("manager", Part::Manager),
+    ]
+    .into_iter()
+    .find_map(|(word, part)| name.contains(word).then_some(part))
 }
 
 /// Keys that stand at the start of a line in one part's file only.
@@ -72,7 +77,10 @@ mod tests {
 
     #[test]
     fn the_part_is_told_by_name_or_keys() {
-        assert_eq!(by_name(Path::new("/etc/tributary/bus.toml")), Some(Part::Bus));
+        assert_eq!(
+            by_name(Path::new("/etc/tributary/bus.toml")),
+            Some(Part::Bus)
+        );
         assert_eq!(by_name(Path::new("x.toml")), None);
         let check = |text: &str, part| assert_eq!(by_keys(text), part);
         check("zone = \"a\"\n[[task]]\n", Some(Part::Agent));

@@ -38,7 +38,8 @@ pub(crate) enum Format {
 /// # Errors
 /// When nothing is there, it cannot be read, or it is none of the known kinds.
 pub(crate) fn run(path: &Path, format: Format) -> anyhow::Result<()> {
-    let kind = fs::metadata(path).with_context(|| format!("failed to look at {}", path.display()))?;
+    let kind =
+        fs::metadata(path).with_context(|| format!("failed to look at {}", path.display()))?;
     let value = if kind.is_dir() {
         folder(path)?
     } else if tributary_agent::checkpoint::is_checkpoint(path)? {
@@ -65,11 +66,15 @@ fn folder(path: &Path) -> anyhow::Result<serde_json::Value> {
     let inside = |name: &str| -> Option<PathBuf> { Some(path.join(name)).filter(|p| p.is_dir()) };
     let checkpoint = inside("checkpoint").unwrap_or_else(|| path.to_owned());
     if tributary_agent::checkpoint::is_checkpoint(&checkpoint)? {
-        return Ok(serde_json::to_value(tributary_agent::checkpoint::inspect(&checkpoint)?)?);
+        return Ok(serde_json::to_value(tributary_agent::checkpoint::inspect(
+            &checkpoint,
+        )?)?);
     }
     let journal = inside("dedupe").unwrap_or_else(|| path.to_owned());
     if tributary_bus::journal::is_journal(&journal)? {
-        return Ok(serde_json::to_value(tributary_bus::journal::inspect(&journal)?)?);
+        return Ok(serde_json::to_value(tributary_bus::journal::inspect(
+            &journal,
+        )?)?);
     }
     bail!(
         "{} holds neither an agent's checkpoint nor a bus's journal; name a state_dir, a data_dir, \
@@ -110,23 +115,35 @@ struct Capture {
 impl Capture {
     fn print(&self) {
         if self.http_bytes > 0 {
-            out::line(format_args!("{:>10}  http      {} bytes", 0, self.http_bytes));
+            out::line(format_args!(
+                "{:>10}  http      {} bytes",
+                0, self.http_bytes
+            ));
         }
         for frame in &self.frames {
-            let payload = frame.payload.as_deref().map_or(String::new(), |p| format!(" · payload {p}"));
+            let payload = frame
+                .payload
+                .as_deref()
+                .map_or(String::new(), |p| format!(" · payload {p}"));
             out::line(format_args!(
                 "{:>10}  {:<8}  {} bytes · {}{payload}",
                 frame.offset, frame.kind, frame.bytes, frame.says
             ));
         }
-        let end = self.stopped.as_ref().map_or(String::new(), |why| format!("; stopped: {why}"));
+        let end = self
+            .stopped
+            .as_ref()
+            .map_or(String::new(), |why| format!("; stopped: {why}"));
         out::line(format_args!("{} frames{end}", self.frames.len()));
     }
 }
 
 fn frames(path: &Path, len: u64) -> anyhow::Result<Capture> {
     if len > MAX_CAPTURE_BYTES {
-        bail!("{} has {len} bytes; a capture may have {MAX_CAPTURE_BYTES}", path.display());
+        bail!(
+            "{} has {len} bytes; a capture may have {MAX_CAPTURE_BYTES}",
+            path.display()
+        );
     }
     let bytes = fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
     let capture = read_frames(Bytes::from(bytes));
@@ -146,12 +163,19 @@ fn http_bytes(bytes: &[u8]) -> usize {
     if !bytes.starts_with(b"GET ") && !bytes.starts_with(b"HTTP/1.1 ") {
         return 0;
     }
-    bytes.windows(4).position(|window| window == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4)
+    bytes
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .map_or(bytes.len(), |at| at + 4)
 }
 
 fn read_frames(bytes: Bytes) -> Capture {
     let http_bytes = http_bytes(&bytes);
-    let mut capture = Capture { http_bytes, frames: Vec::new(), stopped: None };
+    let mut capture = Capture {
+        http_bytes,
+        frames: Vec::new(),
+        stopped: None,
+    };
     let mut at = http_bytes;
     while at < bytes.len() {
         match next_frame(&bytes, at) {
@@ -178,7 +202,10 @@ fn next_frame(bytes: &Bytes, at: usize) -> Result<(Seen, usize), String> {
     let prelude = Prelude::decode(prelude).map_err(|error| error.to_string())?;
     let end = body + prelude.frame_bytes();
     if end > bytes.len() {
-        return Err(format!("the frame has {} bytes, the file only {left} more", end - at));
+        return Err(format!(
+            "the frame has {} bytes, the file only {left} more",
+            end - at
+        ));
     }
     let frame = wire::decode(prelude, bytes.slice(body..end)).map_err(|error| error.to_string())?;
     Ok((describe(at, prelude, frame), end))
@@ -186,11 +213,21 @@ fn next_frame(bytes: &Bytes, at: usize) -> Result<(Seen, usize), String> {
 
 fn describe(offset: usize, prelude: Prelude, frame: Frame) -> Seen {
     let bytes = prelude.frame_bytes();
-    let plain = |kind, says| Seen { offset, kind, bytes, says, header: None, payload: None };
+    let plain = |kind, says| Seen {
+        offset,
+        kind,
+        bytes,
+        says,
+        header: None,
+        payload: None,
+    };
     match frame {
         Frame::Hello(hello) => plain(
             "hello",
-            format!("agent {} on {} in {}, {}", hello.agent, hello.host, hello.zone, hello.software),
+            format!(
+                "agent {} on {} in {}, {}",
+                hello.agent, hello.host, hello.zone, hello.software
+            ),
         ),
         Frame::Welcome(welcome) => plain(
             "welcome",
@@ -202,7 +239,11 @@ fn describe(offset: usize, prelude: Prelude, frame: Frame) -> Seen {
         Frame::Batch(header, payload) => Seen {
             says: format!(
                 "{} to {}, {} records of {} bytes [{}, {})",
-                header.id(), header.topic, header.records, header.file, header.span.start,
+                header.id(),
+                header.topic,
+                header.records,
+                header.file,
+                header.span.start,
                 header.span.end
             ),
             payload: Some(check_payload(&header, &payload)),
@@ -211,19 +252,33 @@ fn describe(offset: usize, prelude: Prelude, frame: Frame) -> Seen {
         },
         Frame::Receipts(receipts) => {
             let ids: Vec<String> = receipts.iter().map(|r| r.batch.to_string()).collect();
-            plain("receipts", format!("{}: {}", receipts.len(), ids.join(", ")))
+            plain(
+                "receipts",
+                format!("{}: {}", receipts.len(), ids.join(", ")),
+            )
         }
         Frame::Busy(busy) => plain(
             "busy",
-            format!("{} again in {} ms: {}", busy.batch, busy.retry_after_ms, busy.reason),
+            format!(
+                "{} again in {} ms: {}",
+                busy.batch, busy.retry_after_ms, busy.reason
+            ),
         ),
         Frame::Refuse(refusal) => plain(
             "refuse",
-            format!("{} {}: {}", refusal.batch, refusal.reason.as_str(), refusal.detail),
+            format!(
+                "{} {}: {}",
+                refusal.batch,
+                refusal.reason.as_str(),
+                refusal.detail
+            ),
         ),
-        Frame::GoAway { reconnect_within_ms } => {
-            plain("goaway", format!("reconnect within {reconnect_within_ms} ms"))
-        }
+        Frame::GoAway {
+            reconnect_within_ms,
+        } => plain(
+            "goaway",
+            format!("reconnect within {reconnect_within_ms} ms"),
+        ),
         Frame::Error(text) => plain("error", text),
         Frame::Ping(number) => plain("ping", number.to_string()),
         Frame::Pong(number) => plain("pong", number.to_string()),
@@ -233,7 +288,11 @@ fn describe(offset: usize, prelude: Prelude, frame: Frame) -> Seen {
 fn check_payload(header: &BatchHeader, payload: &[u8]) -> String {
     match batch::decode(payload, MAX_RAW_BYTES) {
         Ok(decoded) if decoded.len() != header.records => {
-            format!("has {} records, its header says {}", decoded.len(), header.records)
+            format!(
+                "has {} records, its header says {}",
+                decoded.len(),
+                header.records
+            )
         }
         Ok(decoded) if decoded.content_sum() != header.content_sum => {
             "has another content sum than its header says".to_owned()
@@ -273,7 +332,9 @@ fn print_tree(value: &serde_json::Value, depth: usize) {
 }
 
 fn scalar(value: &serde_json::Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[cfg(test)]
@@ -291,7 +352,10 @@ mod tests {
         bytes.extend(ping_bytes());
         let capture = read_frames(Bytes::from(bytes));
         assert_eq!((capture.http_bytes, capture.stopped), (head, None));
-        assert_eq!((capture.frames[0].offset, capture.frames[0].kind), (head, "ping"));
+        assert_eq!(
+            (capture.frames[0].offset, capture.frames[0].kind),
+            (head, "ping")
+        );
     }
 
     #[test]
@@ -302,7 +366,10 @@ mod tests {
         let capture = read_frames(Bytes::from(bytes));
         assert_eq!(capture.frames.len(), 1);
         let why = capture.stopped.unwrap();
-        assert!(why.starts_with(&format!("at byte {bad}: frame announces 4294967295")), "{why}");
+        assert!(
+            why.starts_with(&format!("at byte {bad}: frame announces 4294967295")),
+            "{why}"
+        );
     }
 
     #[test]

@@ -15,7 +15,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
-use tributary_common::{daemon, telemetry};
+use tributary_common::{daemon, metrics, telemetry};
+
+/// Threads for the async work of all three parts.
+const WORKERS: usize = 2;
 
 /// Collects logs from files and brings each line, counted, to where it is used.
 #[derive(Debug, Parser)]
@@ -54,8 +57,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Up(args) => run_parts(|stop| async move { up::run(&args, stop).await }),
-        Command::Demo(args) => run_parts(|stop| demo::run(args, stop)),
+        Command::Up(args) => with_parts(|stop| async move { up::run(&args, stop).await }),
+        Command::Demo(args) => with_parts(|stop| demo::run(args, stop)),
         Command::Check { file, part } => match check::run(&file, part) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::from(daemon::EXIT_CONFIG),
@@ -68,4 +71,15 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => daemon::exit_code(&error),
     }
+}
+
+/// Runs agent, bus and manager beside a table that a person reads: only what needs somebody to act
+/// is logged.
+fn with_parts<F>(run: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    telemetry::init(telemetry::Format::Auto, "warn");
+    metrics::install();
+    daemon::run_until_signal(WORKERS, run)
 }

@@ -54,8 +54,9 @@ struct Topics {
 /// When the manager does not answer in time, or not with 200 and counts.
 pub(crate) async fn fetch(url: &str) -> anyhow::Result<Vec<TopicCounts>> {
     let address = format!("{url}/api/v1/topics?range=24h");
-    let (status, body) =
-        http::get(&address, None, ANSWER_TIMEOUT).await.context("failed to ask the manager")?;
+    let (status, body) = http::get(&address, None, ANSWER_TIMEOUT)
+        .await
+        .context("failed to ask the manager")?;
     if !status.is_success() {
         bail!("the manager answered {status} to {address}");
     }
@@ -69,14 +70,25 @@ pub(crate) async fn fetch(url: &str) -> anyhow::Result<Vec<TopicCounts>> {
 /// The table as text, a line each, with a line of sums when there is more than one topic.
 pub(crate) fn render(topics: &[TopicCounts]) -> String {
     let names = topics.iter().map(|row| row.topic.chars().count());
-    let width = names.chain(["topic".len(), "all topics".len()]).max().unwrap_or_default();
+    let width = names
+        .chain(["topic".len(), "all topics".len()])
+        .max()
+        .unwrap_or_default();
     let mut text = String::new();
     let mut row = |name: &str, cells: [String; 7]| {
         let cells: String = cells.iter().map(|cell| format!("  {cell:>13}")).collect();
         // Writing into a String cannot fail.
         writeln!(text, "{name:<width$}{cells}").unwrap_or_default();
     };
-    let heads = ["read", "sent", "delivered", "spilled", "in flight", "lost", "doubled"];
+    let heads = [
+        "read",
+        "sent",
+        "delivered",
+        "spilled",
+        "in flight",
+        "lost",
+        "doubled",
+    ];
     row("topic", heads.map(str::to_owned));
     for topic in topics {
         row(&topic.topic, cells(&topic.counts));
@@ -89,18 +101,21 @@ pub(crate) fn render(topics: &[TopicCounts]) -> String {
 
 /// The sum of all rows.
 pub(crate) fn sum(topics: &[TopicCounts]) -> Counts {
-    topics.iter().map(|row| row.counts).fold(Counts::default(), |sum, row| Counts {
-        read: sum.read + row.read,
-        sent: sum.sent + row.sent,
-        received: sum.received + row.received,
-        delivered: sum.delivered + row.delivered,
-        in_flight: sum.in_flight + row.in_flight,
-        duplicates_removed: sum.duplicates_removed + row.duplicates_removed,
-        refused: sum.refused + row.refused,
-        dropped: sum.dropped + row.dropped,
-        doubled: sum.doubled + row.doubled,
-        unexplained: sum.unexplained + row.unexplained,
-    })
+    topics
+        .iter()
+        .map(|row| row.counts)
+        .fold(Counts::default(), |sum, row| Counts {
+            read: sum.read + row.read,
+            sent: sum.sent + row.sent,
+            received: sum.received + row.received,
+            delivered: sum.delivered + row.delivered,
+            in_flight: sum.in_flight + row.in_flight,
+            duplicates_removed: sum.duplicates_removed + row.duplicates_removed,
+            refused: sum.refused + row.refused,
+            dropped: sum.dropped + row.dropped,
+            doubled: sum.doubled + row.doubled,
+            unexplained: sum.unexplained + row.unexplained,
+        })
 }
 
 /// Refused records are still held by their agent: they count as in flight until somebody acts.
@@ -160,20 +175,45 @@ mod tests {
     fn the_table_shows_each_hop_and_the_sum() {
         let row = |topic: &str, read, delivered, in_flight| TopicCounts {
             topic: topic.into(),
-            counts: Counts { read, sent: read, delivered, in_flight, ..Counts::default() },
+            counts: Counts {
+                read,
+                sent: read,
+                delivered,
+                in_flight,
+                ..Counts::default()
+            },
         };
         let text = render(&[row("app", 1_000, 900, 100), row("web.access", 5, 5, 0)]);
-        let lines: Vec<Vec<&str>> =
-            text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[1], ["app", "1,000", "1,000", "900", "0", "100", "0", "0"]);
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines[1],
+            ["app", "1,000", "1,000", "900", "0", "100", "0", "0"]
+        );
         assert_eq!(lines[2], ["web.access", "5", "5", "5", "0", "0", "0", "0"]);
-        assert_eq!(lines[3][2..], ["1,005", "1,005", "905", "0", "100", "0", "0"]);
+        assert_eq!(
+            lines[3][2..],
+            ["1,005", "1,005", "905", "0", "100", "0", "0"]
+        );
     }
 
     #[test]
     fn a_loss_is_what_was_dropped_and_what_nobody_explains() {
-        let counts = Counts { dropped: 2, unexplained: 3, ..Counts::default() };
+        let counts = Counts {
+            dropped: 2,
+            unexplained: 3,
+            ..Counts::default()
+        };
         assert_eq!(counts.lost(), 5);
-        assert_eq!(Counts { unexplained: -3, ..Counts::default() }.lost(), 0);
+        assert_eq!(
+            Counts {
+                unexplained: -3,
+                ..Counts::default()
+            }
+            .lost(),
+            0
+        );
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
-use tributary_common::{disk, http, ids::Topic, tasks::Supervisor};
+use tributary_common::{config::Env, disk, http, ids::Topic, tasks::Supervisor};
 
 use crate::{
     out,
@@ -49,7 +49,10 @@ impl std::str::FromStr for Watch {
             return Err("the glob is empty; give one such as '/var/log/nginx/*.log'".to_owned());
         }
         let topic = topic.parse::<Topic>().map_err(|error| error.to_string())?;
-        Ok(Self { topic, glob: glob.to_owned() })
+        Ok(Self {
+            topic,
+            glob: glob.to_owned(),
+        })
     }
 }
 
@@ -90,6 +93,19 @@ pub(crate) struct Places {
 }
 
 impl Places {
+    /// The same places with an absolute data folder: the parts do not care where they were started.
+    ///
+    /// # Errors
+    /// When the working folder is gone.
+    pub(crate) fn absolute(&self) -> anyhow::Result<Self> {
+        let data = std::path::absolute(&self.data)
+            .with_context(|| format!("failed to find {}", self.data.display()))?;
+        Ok(Self {
+            data,
+            ..self.clone()
+        })
+    }
+
     pub(crate) fn console_url(&self) -> String {
         format!("http://{}", self.console)
     }
@@ -125,15 +141,20 @@ impl Configs {
             manager: format!(
                 "listen = {}\ndatabase = {}\n",
                 quoted(&places.console),
-                quoted(&format!("sqlite://{}", places.data.join("manager.db").display())),
+                quoted(&format!(
+                    "sqlite://{}",
+                    places.data.join("manager.db").display()
+                )),
             ),
         }
     }
 
     fn print(&self) {
-        for (name, text) in
-            [("agent.toml", &self.agent), ("bus.toml", &self.bus), ("manager.toml", &self.manager)]
-        {
+        for (name, text) in [
+            ("agent.toml", &self.agent),
+            ("bus.toml", &self.bus),
+            ("manager.toml", &self.manager),
+        ] {
             out::line(format_args!("# --- {name}\n{text}"));
         }
     }
@@ -172,7 +193,10 @@ fn bus_toml(places: &Places, kafka: Option<&str>) -> String {
         }
         None => format!(
             "kind = \"file\"\npath = {}\n",
-            quoted(&format!("{}/{{topic}}/dt={{date}}/hour={{hour}}", places.delivered().display())),
+            quoted(&format!(
+                "{}/{{topic}}/dt={{date}}/hour={{hour}}",
+                places.delivered().display()
+            )),
         ),
     };
     format!(
@@ -191,20 +215,30 @@ fn bus_toml(places: &Places, kafka: Option<&str>) -> String {
 ///
 /// # Errors
 /// When a folder cannot be made or a config is refused (all its faults are in the text).
-pub(crate) fn start(configs: &Configs, data: &Path, stop: &CancellationToken) -> anyhow::Result<Supervisor> {
-    disk::create_dir_all(data)?;
-    let agent = tributary_agent::config::parse(&configs.agent, "agent.toml")?;
-    let bus = tributary_bus::config::parse(&configs.bus, "bus.toml")?;
-    let manager = tributary_manager::config::parse(&configs.manager, "manager.toml")?;
+pub(crate) fn start(
+    configs: &Configs,
+    places: &Places,
+    stop: &CancellationToken,
+) -> anyhow::Result<Supervisor> {
+    disk::create_dir_all(&places.data)?;
+    let agent = tributary_agent::config::parse(&configs.agent, "agent.toml")?.value;
+    let bus = tributary_bus::config::parse(&configs.bus, "bus.toml")?.value;
+    let manager =
+        tributary_manager::config::parse(&configs.manager, "manager.toml", &Env::none())?.value;
     // The agent stops first, so that the bus can still take what it has cut; then the bus, so that
     // the manager still hears its last facts.
     let (stop_bus, stop_manager) = (CancellationToken::new(), CancellationToken::new());
     let mut parts = Supervisor::new(stop.clone(), STOP_GRACE);
-    let agent_stop = stop.clone();
+    let (agent_stop, url) = (stop.clone(), places.console_url());
     parts.spawn("agent", {
         let stop_bus = stop_bus.clone();
         async move {
-            let done = tributary_agent::run(agent, agent_stop).await;
+            // Only so that the first reports find somebody: lines need no manager.
+            let ready = agent_stop.run_until_cancelled(wait_ready(&url)).await;
+            let done = match ready.transpose() {
+                Ok(_) => tributary_agent::run(agent, agent_stop).await,
+                Err(error) => Err(error),
+            };
             stop_bus.cancel();
             done
         }
@@ -217,8 +251,19 @@ pub(crate) fn start(configs: &Configs, data: &Path, stop: &CancellationToken) ->
             done
         }
     });
-    parts.spawn("manager", async move { tributary_manager::run(manager, stop_manager).await });
+    parts.spawn("manager", async move {
+        tributary_manager::run(manager, stop_manager).await
+    });
     Ok(parts)
+}
+
+/// How often the table is shown.
+pub(crate) fn draw_every() -> Duration {
+    if out::is_terminal() {
+        DRAW_EVERY
+    } else {
+        SAY_EVERY
+    }
 }
 
 /// Waits until the manager answers.
@@ -245,12 +290,16 @@ pub(crate) async fn wait_ready(url: &str) -> anyhow::Result<()> {
 /// # Errors
 /// What stopped a part that should have gone on.
 pub(crate) async fn run(args: &UpArgs, stop: CancellationToken) -> anyhow::Result<()> {
+    let args = &UpArgs {
+        places: args.places.absolute()?,
+        ..args.clone()
+    };
     let configs = Configs::new(&args.watch, &args.places, args.kafka.as_deref());
     if args.print_config {
         configs.print();
         return Ok(());
     }
-    let parts = start(&configs, &args.places.data, &stop)?;
+    let parts = start(&configs, &args.places, &stop)?;
     let url = args.places.console_url();
     let shown = tokio::select! {
         joined = parts.join() => return joined,
@@ -265,12 +314,19 @@ async fn show(url: &str, args: &UpArgs, stop: &CancellationToken) -> anyhow::Res
         || format!("files under {}", args.places.delivered().display()),
         |bootstrap| format!("Kafka {bootstrap}"),
     );
-    out::line(format_args!("console on {url} · delivering to {to} · Ctrl-C stops"));
+    out::line(format_args!(
+        "console on {url} · delivering to {to} · Ctrl-C stops"
+    ));
     let mut screen = Screen::default();
-    let every = if out::is_terminal() { DRAW_EVERY } else { SAY_EVERY };
-    while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(draw_every()))
+        .await
+        .is_some()
+    {
         match table::fetch(url).await {
-            Ok(topics) if topics.is_empty() => screen.draw("no line yet: does a file match?", &topics),
+            Ok(topics) if topics.is_empty() => {
+                screen.draw("no line yet: does a file match?", &topics)
+            }
             Ok(topics) => screen.draw("collecting", &topics),
             Err(error) => out::line(format_args!("{error:#}")),
         }
@@ -293,7 +349,12 @@ mod tests {
         check("web=/var/log/*.log", "web", "/var/log/*.log");
         check("/data/dt=1/*.log", "logs", "/data/dt=1/*.log");
         assert!("web=".parse::<Watch>().unwrap_err().contains("empty"));
-        assert!("b c=/x".parse::<Watch>().unwrap_err().contains("allowed are"));
+        assert!(
+            "b c=/x"
+                .parse::<Watch>()
+                .unwrap_err()
+                .contains("allowed are")
+        );
     }
 
     #[test]
@@ -309,7 +370,8 @@ mod tests {
             let configs = Configs::new(&["web=/a/*.log".parse().unwrap()], &places, kafka);
             tributary_agent::config::parse(&configs.agent, "agent.toml").unwrap();
             tributary_bus::config::parse(&configs.bus, "bus.toml").unwrap();
-            tributary_manager::config::parse(&configs.manager, "manager.toml").unwrap();
+            tributary_manager::config::parse(&configs.manager, "manager.toml", &Env::none())
+                .unwrap();
         }
     }
 }

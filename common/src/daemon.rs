@@ -6,6 +6,7 @@
 //! Not for: what a part does, nor the `tributary` program. Called by the `main.rs` of the daemons.
 
 use std::{
+    ffi::OsString,
     future::Future,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -82,7 +83,7 @@ impl Reload {
     /// once the daemon is ending.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -101,7 +102,21 @@ where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
     R: FnOnce(C, Signals) -> F,
 {
-    let matches = match command(part).try_get_matches() {
+    with_args(part, std::env::args_os(), run)
+}
+
+/// As [`main`], with the arguments of somebody else.
+fn with_args<C, F, R>(
+    part: &Part<C>,
+    args: impl IntoIterator<Item = OsString>,
+    run: R,
+) -> ExitCode
+where
+    C: Send + 'static,
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    R: FnOnce(C, Signals) -> F,
+{
+    let matches = match command(part).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };
@@ -262,6 +277,13 @@ where
     result
 }
 
+/// Tells the person what failed, and gives the exit code; for the programs that are no daemon.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    tell(io::stderr(), &format!("{error:#}"));
+    ExitCode::from(code_of(error))
+}
+
 /// The code of an error: 3 when [`LockHeld`] caused it, 2 when [`Faults`] did, else 1.
 fn code_of(error: &anyhow::Error) -> u8 {
     let held = |cause: &(dyn std::error::Error + 'static)| {
@@ -349,3 +371,6 @@ impl Hear {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,10 +84,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("t/dt=x/hour=1");
         fs::create_dir_all(&deep).unwrap();
-        fs::write(deep.join("a.log"), "n=1\nn=2\nn=2\n").unwrap();
-        fs::write(deep.join("b.log"), "n=5\nwho am I\nn=99\n").unwrap();
+        fs::write(deep.join("a.log"), "seq=1\nseq=2\nseq=2\n").unwrap();
+        fs::write(deep.join("b.log"), "seq=5\nwho am I\nseq=99\n").unwrap();
         let found = read_back(folder.path(), &[("t", 5), ("never", 2)]).unwrap();
-        assert_eq!(found["t"], Found { lines: 6, missing: 2, doubled: 1, foreign: 2 });
-        assert_eq!(found["never"], Found { lines: 0, missing: 2, doubled: 0, foreign: 0 });
+        assert_eq!(
+            found["t"],
+            Found {
+                lines: 6,
+                missing: 2,
+                doubled: 1,
+                foreign: 2
+            }
+        );
+        assert_eq!(
+            found["never"],
+            Found {
+                lines: 0,
+                missing: 2,
+                doubled: 0,
+                foreign: 0
+            }
+        );
     }
 }

@@ -75,6 +75,7 @@ pub(crate) async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Resu
     if places.data == Path::new("tributary-data") {
         places.data = PathBuf::from("tributary-demo");
     }
+    let places = places.absolute()?;
     let logs = prepare(&places)?;
     let watches: Vec<Watch> = LINES
         .iter()
@@ -82,7 +83,7 @@ pub(crate) async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Resu
         .collect::<Result<_, String>>()
         .map_err(anyhow::Error::msg)?;
     let configs = Configs::new(&watches, &places, None);
-    let parts = up::start(&configs, &places.data, &stop)?;
+    let parts = up::start(&configs, &places, &stop)?;
     let stay = out::is_terminal() && !args.exit;
     let told = {
         let mut demo = Demo::new(places, logs)?;
@@ -98,7 +99,11 @@ pub(crate) async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Resu
 /// The parts must not end before the story does.
 async fn join(parts: Supervisor, stop: &CancellationToken) -> anyhow::Result<()> {
     let joined = parts.join().await;
-    if stop.is_cancelled() { joined } else { joined.and_then(|()| bail!("a part ended by itself")) }
+    if stop.is_cancelled() {
+        joined
+    } else {
+        joined.and_then(|()| bail!("a part ended by itself"))
+    }
 }
 
 /// Makes a fresh folder; an old one is emptied only when a demo made it.
@@ -116,9 +121,13 @@ fn prepare(places: &Places) -> anyhow::Result<PathBuf> {
     }
     let logs = data.join("logs");
     fs::create_dir_all(&logs).with_context(|| format!("failed to make {}", logs.display()))?;
-    fs::write(&mark, "made by `tributary demo`; the next demo empties this folder\n")
-        .with_context(|| format!("failed to write {}", mark.display()))?;
-    logs.canonicalize().with_context(|| format!("failed to look at {}", logs.display()))
+    fs::write(
+        &mark,
+        "made by `tributary demo`; the next demo empties this folder\n",
+    )
+    .with_context(|| format!("failed to write {}", mark.display()))?;
+    logs.canonicalize()
+        .with_context(|| format!("failed to look at {}", logs.display()))
 }
 
 struct Demo {
@@ -135,7 +144,12 @@ impl Demo {
             .map(|&(topic, kind, rotation, _)| Program::start(&logs, topic, kind, rotation))
             .collect::<Result<_, _>>()
             .with_context(|| format!("failed to begin the logs in {}", logs.display()))?;
-        Ok(Self { places, programs, screen: Screen::default(), headline: "three programs write" })
+        Ok(Self {
+            places,
+            programs,
+            screen: Screen::default(),
+            headline: "three programs write",
+        })
     }
 
     async fn tell(&mut self, stay: bool, stop: &CancellationToken) -> anyhow::Result<()> {
@@ -175,7 +189,7 @@ impl Demo {
                 }
                 self.act(step)?;
             }
-            if drawn.elapsed() >= Duration::from_secs(1) {
+            if drawn.elapsed() >= up::draw_every() {
                 drawn = Instant::now();
                 self.draw(url).await?;
             }
@@ -220,8 +234,11 @@ impl Demo {
     /// written, what the ledger says, what the files hold.
     async fn settle(&mut self, url: &str) -> anyhow::Result<()> {
         self.say("the programs stopped: the last lines arrive");
-        let written: Vec<(&'static str, u64)> =
-            self.programs.iter().map(|program| (program.topic, program.written())).collect();
+        let written: Vec<(&'static str, u64)> = self
+            .programs
+            .iter()
+            .map(|program| (program.topic, program.written()))
+            .collect();
         let deadline = Instant::now() + SETTLE_WITHIN;
         let topics = loop {
             let topics = self.draw(url).await?;
@@ -235,14 +252,20 @@ impl Demo {
         let counted = written.clone();
         let found =
             tokio::task::spawn_blocking(move || check::read_back(&delivered, &counted)).await??;
-        out::line(format_args!("\n{:<12}{:>13}{:>13}{:>13}{:>10}{:>10}", "topic", "written", "delivered", "in files", "missing", "doubled"));
+        out::line(format_args!(
+            "\n{:<12}{:>13}{:>13}{:>13}{:>10}{:>10}",
+            "topic", "written", "delivered", "in files", "missing", "doubled"
+        ));
         for &(topic, lines) in &written {
             let file = found[topic];
             let ledger = counts_of(&topics, topic);
             out::line(format_args!(
                 "{topic:<12}{:>13}{:>13}{:>13}{:>10}{:>10}",
-                count(lines), out::count(ledger.delivered), count(file.lines),
-                count(file.missing), count(file.doubled),
+                count(lines),
+                out::count(ledger.delivered),
+                count(file.lines),
+                count(file.missing),
+                count(file.doubled),
             ));
             if file.missing + file.doubled + file.foreign > 0 || file.lines != lines {
                 faults.push(format!("{topic}: the files hold {file:?} of {lines} lines"));
@@ -265,7 +288,11 @@ fn count(number: u64) -> String {
 }
 
 fn counts_of(topics: &[TopicCounts], topic: &str) -> Counts {
-    topics.iter().find(|row| row.topic == topic).map(|row| row.counts).unwrap_or_default()
+    topics
+        .iter()
+        .find(|row| row.topic == topic)
+        .map(|row| row.counts)
+        .unwrap_or_default()
 }
 
 /// Where the ledger says something else than that each written line passed each hop once.
@@ -284,7 +311,9 @@ fn disagreements(written: &[(&'static str, u64)], topics: &[TopicCounts]) -> Vec
             ..Counts::default()
         };
         if counts != whole {
-            faults.push(format!("{topic}: {lines} lines written, the ledger says {counts:?}"));
+            faults.push(format!(
+                "{topic}: {lines} lines written, the ledger says {counts:?}"
+            ));
         }
     }
     faults
@@ -296,15 +325,49 @@ mod tests {
 
     #[test]
     fn any_count_that_differs_is_named() {
-        let row = |counts| vec![TopicCounts { topic: "t".into(), counts }];
-        let whole = Counts { read: 5, sent: 5, received: 5, delivered: 5, ..Counts::default() };
+        let row = |counts| {
+            vec![TopicCounts {
+                topic: "t".into(),
+                counts,
+            }]
+        };
+        let whole = Counts {
+            read: 5,
+            sent: 5,
+            received: 5,
+            delivered: 5,
+            ..Counts::default()
+        };
         let check = |counts, faults: usize| {
-            assert_eq!(disagreements(&[("t", 5)], &row(counts)).len(), faults, "{counts:?}");
+            assert_eq!(
+                disagreements(&[("t", 5)], &row(counts)).len(),
+                faults,
+                "{counts:?}"
+            );
         };
         check(whole, 0);
-        check(Counts { duplicates_removed: 3, ..whole }, 0);
-        check(Counts { delivered: 4, in_flight: 1, ..whole }, 1);
-        check(Counts { doubled: 1, ..whole }, 1);
+        check(
+            Counts {
+                duplicates_removed: 3,
+                ..whole
+            },
+            0,
+        );
+        check(
+            Counts {
+                delivered: 4,
+                in_flight: 1,
+                ..whole
+            },
+            1,
+        );
+        check(
+            Counts {
+                doubled: 1,
+                ..whole
+            },
+            1,
+        );
         assert_eq!(disagreements(&[("t", 5)], &[]).len(), 1);
     }
 
@@ -319,7 +382,12 @@ mod tests {
             agent_admin: String::new(),
         };
         fs::write(folder.path().join("precious"), "x").unwrap();
-        assert!(prepare(&places).unwrap_err().to_string().contains("no demo made it"));
+        assert!(
+            prepare(&places)
+                .unwrap_err()
+                .to_string()
+                .contains("no demo made it")
+        );
         fs::write(folder.path().join(MARK), "").unwrap();
         prepare(&places).unwrap();
         assert!(!folder.path().join("precious").try_exists().unwrap());

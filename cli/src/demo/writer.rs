@@ -58,7 +58,15 @@ impl Program {
         let path = folder.join(format!("{topic}.log"));
         let file = open(&path)?;
         let random = fastrand::Rng::with_seed(topic.len() as u64);
-        Ok(Self { topic, kind, rotation, path, file, written: 0, random })
+        Ok(Self {
+            topic,
+            kind,
+            rotation,
+            path,
+            file,
+            written: 0,
+            random,
+        })
     }
 
     /// Lines written so far: numbers 1 to this.
@@ -111,20 +119,26 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-const PATHS: [&str; 6] =
-    ["/", "/cart", "/checkout", "/search?q=shoes", "/item/8812", "/assets/app.7f3a.js"];
+const PATHS: [&str; 6] = [
+    "/",
+    "/cart",
+    "/checkout",
+    "/search?q=shoes",
+    "/item/8812",
+    "/assets/app.7f3a.js",
+];
 const AGENTS: [&str; 3] = [
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/154.0 Safari/537.36",
     "Mozilla/5.0 (iPhone; CPU iPhone OS 19_1 like Mac OS X) AppleWebKit/605.1.15 Mobile/15E148",
     "curl/8.11.1",
 ];
 
-/// One line; it carries `n=<number>`.
+/// One line; it carries `seq=<number>`.
 fn line(kind: Kind, number: u64, random: &mut fastrand::Rng) -> String {
     let host = random.u8(1..255);
     match kind {
         Kind::Access => format!(
-            "10.0.{}.{host} - - [21/Nov/2026:12:{:02}:{:02} +0000] \"GET {}&n={number} HTTP/1.1\" {} {} \"https://shop.example/\" \"{}\"",
+            "10.0.{}.{host} - - [21/Nov/2026:12:{:02}:{:02} +0000] \"GET {}&seq={number} HTTP/1.1\" {} {} \"https://shop.example/\" \"{}\"",
             random.u8(..),
             number / 60_000 % 60,
             number / 1_000 % 60,
@@ -134,24 +148,30 @@ fn line(kind: Kind, number: u64, random: &mut fastrand::Rng) -> String {
             AGENTS[random.usize(..AGENTS.len())],
         ),
         Kind::Json => format!(
-            "{{\"level\":\"info\",\"service\":\"orders\",\"message\":\"order placed\",\"order\":\"n={number} \",\"items\":{},\"total_cents\":{},\"took_ms\":{}}}",
+            "{{\"level\":\"info\",\"service\":\"orders\",\"message\":\"order placed\",\"order\":\"seq={number}\",\"items\":{},\"total_cents\":{},\"took_ms\":{}}}",
             random.u8(1..9),
             random.u32(500..90_000),
             random.u16(3..900),
         ),
         Kind::Audit => format!(
-            "user={:08x} action=pay amount={} result=ok n={number} node=pay-{host}",
+            "user={:08x} action=pay amount={} result=ok seq={number} node=pay-{host}",
             random.u32(..),
             random.u32(100..99_999),
         ),
     }
 }
 
+/// Stands before a line's number, and nowhere else in it.
+const MARK: &[u8] = b"seq=";
+
 /// The number that a line carries; `None` when it is no line of the demo.
 pub(super) fn number_in(line: &[u8]) -> Option<u64> {
-    let at = line.windows(2).position(|window| window == b"n=")?;
-    let digits = line.get(at + 2..)?;
-    let end = digits.iter().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
+    let at = line.windows(MARK.len()).position(|window| window == MARK)?;
+    let digits = line.get(at + MARK.len()..)?;
+    let end = digits
+        .iter()
+        .position(|b| !b.is_ascii_digit())
+        .unwrap_or(digits.len());
     std::str::from_utf8(digits.get(..end)?).ok()?.parse().ok()
 }
 
@@ -182,7 +202,12 @@ mod tests {
             }
             let lines: usize = fs::read_dir(folder.path())
                 .unwrap()
-                .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap().lines().count())
+                .map(|entry| {
+                    fs::read_to_string(entry.unwrap().path())
+                        .unwrap()
+                        .lines()
+                        .count()
+                })
                 .sum();
             assert_eq!(lines as u64, program.written());
         }
