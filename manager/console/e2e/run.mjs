@@ -240,6 +240,15 @@ try {
     await page.waitForURL((url) => url.pathname === '/topics' && url.searchParams.get('q') === topic);
   });
 
+  await step('another range is one click away, and stands in the address', async () => {
+    await id('range-custom').click();
+    await page.locator('.custom-range button').click();
+    await page.waitForURL((url) => url.searchParams.has('from') && url.searchParams.has('to'));
+    await page.goBack();
+    await page.waitForURL((url) => url.searchParams.get('range') === range);
+    await id(`topic-${topic}`).waitFor();
+  });
+
   await step('Chinese is complete at once', async () => {
     await id('language').click();
     await page.getByRole('menuitem', { name: '中文' }).click();

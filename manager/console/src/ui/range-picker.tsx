@@ -35,12 +35,11 @@ export function RangePicker({ range, setRange }: { range: Range; setRange: (rang
         onOpenChange={setOpen}
         trigger="click"
         placement="bottomRight"
+        destroyOnHidden
         content={
-          open ? (
-            <Suspense fallback={<Loading rows={2} />}>
-              <CustomRange range={range} onChoose={choose} />
-            </Suspense>
-          ) : null
+          <Suspense fallback={<Loading rows={2} />}>
+            <CustomRange range={range} onChoose={choose} />
+          </Suspense>
         }
       >
         <Button type={custom ? 'default' : 'text'} data-testid="range-custom">
