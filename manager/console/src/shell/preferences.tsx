@@ -2,7 +2,7 @@
 import { ConfigProvider, theme as antTheme, type ThemeConfig } from 'antd';
 import enGB from 'antd/locale/en_GB';
 import zhCN from 'antd/locale/zh_CN';
-import { createContext, use, useEffect, useMemo, useSyncExternalStore, type ReactNode } from 'react';
+import { createContext, use, useLayoutEffect, useMemo, useSyncExternalStore, type ReactNode } from 'react';
 
 import { guessLang, LANGS, type Lang } from '../i18n';
 import { I18nContext, makeI18n } from '../i18n/context';
@@ -95,7 +95,8 @@ export function PreferencesProvider({ children }: { children: ReactNode }) {
   const config = useMemo(() => antConfig(dark), [dark]);
   const value = useMemo(() => ({ lang, setLang, mode, setMode, dark }), [lang, setLang, mode, setMode, dark]);
 
-  useEffect(() => {
+  // Before the charts' effects, which read the colours of the mode.
+  useLayoutEffect(() => {
     document.documentElement.dataset.theme = dark ? 'dark' : 'light';
     document.documentElement.lang = LANGS[lang].locale;
   }, [dark, lang]);
