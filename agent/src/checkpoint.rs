@@ -138,10 +138,10 @@ impl Checkpoint {
         let mut round = 0_u32;
         while !wait(stop, SYNC_EVERY) {
             round = round.wrapping_add(1);
-            if round % FORGET_EVERY_SYNCS == 0 {
+            if round.is_multiple_of(FORGET_EVERY_SYNCS) {
                 self.lock().state.forget_ended(crate::clock::now_ms());
             }
-            self.sync(round % COMPLAIN_EVERY_SYNCS == 0);
+            self.sync(round.is_multiple_of(COMPLAIN_EVERY_SYNCS));
         }
         self.sync(true);
         Ok(())

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The longest handle that the kernel gives, in bytes (`MAX_HANDLE_SZ`).
-const MAX_HANDLE_BYTES: usize = 128;
+const MAX_HANDLE_BYTES: u32 = 128;
 
 /// One physical file, as a hash of what its file system calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -219,7 +219,7 @@ fn has_no_handle(error: &io::Error) -> bool {
 struct Room {
     bytes: u32,
     kind: i32,
-    content: [u8; MAX_HANDLE_BYTES],
+    content: [u8; MAX_HANDLE_BYTES as usize],
 }
 
 /// The handle's type and bytes.
@@ -229,11 +229,10 @@ struct Room {
               size that it is told, which lives on this stack frame"
 )]
 fn handle(dir: RawFd, path: &CStr, flags: i32) -> io::Result<Vec<u8>> {
-    const ROOM: u32 = MAX_HANDLE_BYTES as u32;
     let mut room = Room {
-        bytes: ROOM,
+        bytes: MAX_HANDLE_BYTES,
         kind: 0,
-        content: [0; MAX_HANDLE_BYTES],
+        content: [0; MAX_HANDLE_BYTES as usize],
     };
     let mut mount = 0;
     // SAFETY: `path` is a C string; `Room` has the layout of `struct file_handle` followed by the
@@ -251,7 +250,7 @@ fn handle(dir: RawFd, path: &CStr, flags: i32) -> io::Result<Vec<u8>> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    let len = usize::try_from(room.bytes).map_or(MAX_HANDLE_BYTES, |len| len.min(MAX_HANDLE_BYTES));
+    let len = room.bytes.min(MAX_HANDLE_BYTES) as usize;
     let mut name = room.kind.to_le_bytes().to_vec();
     name.extend(room.content.iter().take(len));
     Ok(name)

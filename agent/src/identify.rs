@@ -96,6 +96,31 @@ impl Evidence {
     }
 }
 
+/// Compares a file with a generation that was cut off: at the last of its marks that the file
+/// reaches, since what was read last may have come after the copy was made. `marks` ascend.
+///
+/// # Errors
+/// What reading says.
+pub(crate) fn compare_with_copy(
+    prefix: Prefix,
+    marks: &[Mark],
+    file: &File,
+    size: u64,
+) -> io::Result<Match> {
+    let reached = marks
+        .iter()
+        .rev()
+        .find(|mark| mark.offset <= size && mark.offset > 0);
+    match reached {
+        Some(&mark) => Evidence { prefix, mark }.compare(file, size),
+        None => Ok(Match {
+            reaches: false,
+            prefix: false,
+            mark: false,
+        }),
+    }
+}
+
 /// The prefix of an open file, of at most `upto` bytes.
 ///
 /// # Errors

@@ -55,7 +55,7 @@ use self::{
     limit::{Budget, Share},
     reader::{Channel, Reader, Wiring},
     report::Reports,
-    send::Sender,
+    send::{Outgoing, Sender},
     status::Status,
 };
 
@@ -77,27 +77,8 @@ const BATCH_PART: u64 = 2;
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     metrics::install();
     let lock = disk::Lock::acquire(&config.state_dir)?;
-    let agent = host::agent_id(&config.state_dir)?;
-    let host = host::name();
-    let max_open_files = host::max_open_files();
     let listener = net::listen_for("admin", &config.admin.to_string()).await?;
-    let keep_accounts = config.manager.is_some();
-    let (checkpoint, recovery) =
-        Checkpoint::open(&config.state_dir, keep_accounts, clock::now_ms())
-            .context("failed to open the checkpoint")?;
-    let checkpoint = Arc::new(checkpoint);
-    let epoch = checkpoint.read(|state| state.epoch);
-    tracing::info!(
-        agent = agent.as_str(),
-        epoch = epoch.0,
-        recovery.records,
-        recovery.torn_bytes,
-        recovery.damaged,
-        unacknowledged = checkpoint.read(|state| state.cuts.len()),
-        "the agent starts"
-    );
-    let status = Arc::new(Status::default());
-    let tasks: Arc<[Task]> = config.tasks.clone().into();
+    let shared = Shared::open(&config)?;
     let (events, incoming_events) = crossbeam_channel::bounded(EVENTS);
     let waker = events.clone();
     // A full queue wakes the reader as well.
@@ -107,39 +88,137 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let (outgoing, batches) = mpsc::channel(BATCHES);
 
     let mut parts = Supervisor::new(stop.clone(), GRACE);
-    let places = config
-        .tasks
-        .iter()
-        .map(|task| Where {
-            paths: task.paths.clone(),
-            exclude: task.exclude.clone(),
+    parts.spawn(
+        "admin",
+        admin::serve(listener, shared.pages(&budget), stop.clone()),
+    );
+    let wiring = Wiring {
+        agent: shared.hello.agent.clone(),
+        epoch: shared.hello.epoch,
+        checkpoint: Arc::clone(&shared.checkpoint),
+        budget,
+        events: incoming_events,
+        outgoing,
+        status: Arc::clone(&shared.status),
+    };
+    start_reading(&mut parts, &config, wiring, events, &stop);
+    start_sending(&mut parts, config, shared.clone(), batches, stop);
+    let result = parts.join().await;
+    shared.checkpoint.sync(true);
+    drop(lock);
+    result
+}
+
+/// What several parts hold.
+#[derive(Debug, Clone)]
+struct Shared {
+    hello: Hello,
+    tasks: Arc<[Task]>,
+    checkpoint: Arc<Checkpoint>,
+    status: Arc<Status>,
+}
+
+impl Shared {
+    /// Recovers what an earlier life left, and begins a new one.
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let agent = host::agent_id(&config.state_dir)?;
+        let keep_accounts = config.manager.is_some();
+        let (checkpoint, recovery) =
+            Checkpoint::open(&config.state_dir, keep_accounts, clock::now_ms())
+                .context("failed to open the checkpoint")?;
+        let (epoch, cuts) = checkpoint.read(|state| (state.epoch, state.cuts.len()));
+        tracing::info!(
+            agent = agent.as_str(),
+            epoch = epoch.0,
+            recovery.records,
+            recovery.torn_bytes,
+            recovery.damaged,
+            unacknowledged = cuts,
+            "the agent starts"
+        );
+        let hello = Hello {
+            agent,
+            host: host::name(),
+            zone: config.zone.clone(),
+            epoch,
+            software: report::software(),
+        };
+        Ok(Self {
+            hello,
+            tasks: config.tasks.clone().into(),
+            checkpoint: Arc::new(checkpoint),
+            status: Arc::new(Status::default()),
         })
-        .collect();
+    }
+
+    /// What the admin port answers.
+    fn pages(&self, budget: &Arc<Budget>) -> Admin {
+        let status = Arc::clone(&self.status);
+        let ready = move || {
+            if status.is_connected() {
+                Ok(())
+            } else {
+                Err("no bus is connected".to_owned())
+            }
+        };
+        let (shared, budget) = (self.clone(), Arc::clone(budget));
+        Admin::new(ready, move || {
+            let mut page = shared
+                .status
+                .page(&shared.tasks, &shared.checkpoint, &budget);
+            if let Some(page) = page.as_object_mut() {
+                page.insert("agent".to_owned(), shared.hello.agent.as_str().into());
+                page.insert("host".to_owned(), shared.hello.host.clone().into());
+                page.insert("epoch".to_owned(), shared.hello.epoch.0.into());
+            }
+            page
+        })
+    }
+}
+
+/// Starts discovery and the reader.
+fn start_reading(
+    parts: &mut Supervisor,
+    config: &Config,
+    wiring: Wiring,
+    events: crossbeam_channel::Sender<Event>,
+    stop: &CancellationToken,
+) {
+    let place = |task: &Task| Where {
+        paths: task.paths.clone(),
+        exclude: task.exclude.clone(),
+    };
+    let places = config.tasks.iter().map(place).collect();
     let discover = Discover::new(places, &config.state_dir, events.clone());
     let token = stop.clone();
     parts.spawn_blocking("discover", move || discover.run(&token));
-
-    let wiring = Wiring {
-        agent: agent.clone(),
-        epoch,
-        checkpoint: Arc::clone(&checkpoint),
-        budget: Arc::clone(&budget),
-        events: incoming_events,
-        outgoing,
-        status: Arc::clone(&status),
-    };
-    let reader = Reader::new(wiring, channels(config.tasks, &checkpoint), max_open_files);
+    let channels = channels(config.tasks.clone(), &wiring.checkpoint);
+    let reader = Reader::new(wiring, channels, host::max_open_files());
     parts.spawn_blocking("reader", move || reader.run());
     let token = stop.clone();
     parts.spawn("stop", async move { stop_reader(&events, &token).await });
+}
 
-    let hello = Hello {
-        agent: agent.clone(),
-        host: host.clone(),
-        zone: config.zone.clone(),
-        epoch,
-        software: report::software(),
+/// Starts the sender, and what comes after its last answer: the keeper and the reports.
+fn start_sending(
+    parts: &mut Supervisor,
+    config: Config,
+    shared: Shared,
+    batches: mpsc::Receiver<Outgoing>,
+    stop: CancellationToken,
+) {
+    let Shared {
+        hello,
+        tasks,
+        checkpoint,
+        status,
+    } = shared;
+    let reporter = Reporter::Agent {
+        id: hello.agent.clone(),
+        host: hello.host.clone(),
+        zone: hello.zone.clone(),
     };
+    let epoch = hello.epoch;
     let sender = Sender::new(
         hello,
         &config.bus,
@@ -148,28 +227,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         Arc::clone(&status),
         config.limits.bandwidth,
     );
-    // The keeper and the last report come after the last answer.
     let sent = CancellationToken::new();
-    let token = stop.clone();
     let done = sent.clone();
     parts.spawn("send", async move {
         let _done = done.drop_guard();
-        sender.run(token).await
+        sender.run(stop).await
     });
-    let keeper = Arc::clone(&checkpoint);
-    let token = sent.clone();
+    let (keeper, token) = (Arc::clone(&checkpoint), sent.clone());
     parts.spawn_blocking("checkpoint", move || keeper.keep(&token));
     if let Some(manager) = config.manager {
-        let reporter = Reporter::Agent {
-            id: agent.clone(),
-            host,
-            zone: config.zone,
-        };
-        let (tasks, checkpoint, status) = (
-            Arc::clone(&tasks),
-            Arc::clone(&checkpoint),
-            Arc::clone(&status),
-        );
         let reports = Reports {
             manager,
             reporter,
@@ -180,19 +246,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         };
         parts.spawn("report", reports.run(sent));
     }
-    let admin = admin_pages(
-        &status,
-        &tasks,
-        &checkpoint,
-        &budget,
-        agent.as_str(),
-        epoch.0,
-    );
-    parts.spawn("admin", admin::serve(listener, admin, stop));
-    let result = parts.join().await;
-    checkpoint.sync(true);
-    drop(lock);
-    result
 }
 
 /// One channel per task; tasks of one topic share its part of the memory.
@@ -216,34 +269,4 @@ async fn stop_reader(
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
-}
-
-/// What the admin port answers.
-fn admin_pages(
-    status: &Arc<Status>,
-    tasks: &Arc<[Task]>,
-    checkpoint: &Arc<Checkpoint>,
-    budget: &Arc<Budget>,
-    agent: &str,
-    epoch: u64,
-) -> Admin {
-    let for_ready = Arc::clone(status);
-    let ready = move || {
-        if for_ready.is_connected() {
-            Ok(())
-        } else {
-            Err("no bus is connected".to_owned())
-        }
-    };
-    let (status, tasks) = (Arc::clone(status), Arc::clone(tasks));
-    let (checkpoint, budget) = (Arc::clone(checkpoint), Arc::clone(budget));
-    let agent = agent.to_owned();
-    Admin::new(ready, move || {
-        let mut page = status.page(&tasks, &checkpoint, &budget);
-        if let Some(page) = page.as_object_mut() {
-            page.insert("agent".to_owned(), agent.clone().into());
-            page.insert("epoch".to_owned(), epoch.into());
-        }
-        page
-    })
 }

@@ -11,6 +11,7 @@
 mod copies;
 mod cut;
 mod files;
+mod newcomers;
 mod turn;
 
 use std::{
@@ -27,13 +28,14 @@ use tributary_common::{
     ids::{AgentId, Class, Epoch, GenerationId, StreamId},
 };
 
-use self::files::{NotTailed, Undecided};
+use self::{files::NotTailed, newcomers::Undecided};
 use crate::{
     checkpoint::Checkpoint,
     config::Task,
     discover::Event,
+    frame::Framed,
     handle::FileKey,
-    identify::Evidence,
+    identify::{Mark, Prefix},
     limit::{Bucket, Budget, Share},
     send::Outgoing,
     status::{Counters, Status, TaskFigures},
@@ -99,6 +101,15 @@ impl Channel {
     }
 }
 
+impl Channel {
+    /// Takes note of what was read.
+    fn count_read(&mut self, bytes: u64, framed: &Framed) {
+        self.figures.read_bytes += bytes;
+        self.figures.read_records += u64::from(framed.records);
+        self.counters.read(bytes, framed.records, framed.pieces);
+    }
+}
+
 /// When a stream is served next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -130,7 +141,9 @@ struct CutOff {
     channel: usize,
     stream: usize,
     generation: GenerationId,
-    evidence: Evidence,
+    prefix: Prefix,
+    /// Ascending.
+    marks: Vec<Mark>,
     since: Instant,
 }
 
@@ -224,7 +237,9 @@ impl Reader {
 
     /// Waits for an event or a timer.
     fn wait(&mut self, now: Instant) {
-        let first = self.timers.first().map(|&(at, _)| at);
+        let timer = self.timers.first().map(|&(at, _)| at);
+        let decision = self.undecided.iter().map(|waiting| waiting.decide_at).min();
+        let first = [timer, decision].into_iter().flatten().min();
         let until = first.map_or(self.figures_at, |first| first.min(self.figures_at));
         match self
             .wiring
@@ -294,8 +309,8 @@ impl Reader {
         }
         if self
             .undecided
-            .first()
-            .is_some_and(|first| first.decide_at <= now)
+            .iter()
+            .any(|waiting| waiting.decide_at <= now)
         {
             self.decide(now);
         }

@@ -204,7 +204,7 @@ impl Sender {
                 }
                 Err(until) => {
                     self.meanwhile(sleep_until(until), stop, &mut deadline)
-                        .await?
+                        .await?;
                 }
             }
         }

@@ -22,6 +22,9 @@ const CLOSE_DELETED: Duration = Duration::from_secs(5);
 /// writer may take minutes to go over to the new one.
 const CLOSE_RENAMED: Duration = Duration::from_secs(300);
 
+/// Marks that are remembered beside the last one.
+const MARKS: usize = 16;
+
 /// The name of a generation: its file, and how often that was cut off before.
 pub(crate) fn generation_id(key: FileKey, truncations: u32) -> GenerationId {
     let mut bytes = [0; 12];
@@ -60,6 +63,8 @@ pub(crate) struct Tail {
     pub(crate) file: Option<File>,
     /// What is remembered of its content; the mark is where reading goes on.
     pub(crate) evidence: Evidence,
+    /// Marks before the last one, oldest first.
+    marks: VecDeque<Mark>,
     /// The line at the mark is to be dropped up to its newline.
     pub(crate) dropping: bool,
     /// The evidence is from an earlier life, or the file was away: compare before reading.
@@ -94,6 +99,7 @@ impl Tail {
             place: Place::Named,
             file: None,
             evidence: Evidence::default(),
+            marks: VecDeque::new(),
             dropping: false,
             doubted: false,
             size: 0,
@@ -137,6 +143,15 @@ impl Tail {
         self.size.saturating_sub(self.offset())
     }
 
+    /// The last marks, ascending.
+    pub(crate) fn marks(&self) -> Vec<Mark> {
+        self.marks
+            .iter()
+            .copied()
+            .chain([self.evidence.mark])
+            .collect()
+    }
+
     /// Its record in the checkpoint.
     pub(crate) fn record(&self, stream: StreamId) -> GenerationRecord {
         use std::os::unix::ffi::OsStrExt as _;
@@ -168,6 +183,10 @@ impl Tail {
 
     /// Moves the offset on.
     pub(crate) fn advance(&mut self, mark: Mark, dropping: bool, now: Instant) {
+        if self.marks.len() == MARKS {
+            self.marks.pop_front();
+        }
+        self.marks.push_back(self.evidence.mark);
         self.evidence.mark = mark;
         self.dropping = dropping;
         self.size = self.size.max(mark.offset);

@@ -1,5 +1,11 @@
 //! The agent from file to acknowledgement, against a bus that is a test double.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so"
+)]
+
 mod rig;
 
 use std::{fs, time::Duration};
@@ -32,7 +38,13 @@ async fn a_restart_goes_on_where_it_was() {
         place.bus.expect(&wanted).await;
         agent.stop().await;
     }
-    assert!(place.bus.arrived().iter().all(|batch| batch.header.resends == 0));
+    assert!(
+        place
+            .bus
+            .arrived()
+            .iter()
+            .all(|batch| batch.header.resends == 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -105,7 +117,11 @@ async fn copy_and_truncate_reads_the_rest_from_the_copy() {
                 place.bus.expect_sorted(&wanted).await;
             }
             fs::copy(place.log("app.log"), place.log(&format!("app.log.{round}"))).unwrap();
-            fs::OpenOptions::new().write(true).truncate(true).open(place.log("app.log")).unwrap();
+            fs::OpenOptions::new()
+                .write(true)
+                .truncate(true)
+                .open(place.log("app.log"))
+                .unwrap();
             place.bus.expect_sorted(&wanted).await;
         }
         tokio::time::sleep(Duration::from_secs(4)).await;
@@ -125,7 +141,11 @@ async fn copy_and_truncate_while_stopped_reads_the_rest_from_the_copy() {
         agent.stop().await;
         append(&place.log("app.log"), &lines("b", 300));
         fs::copy(place.log("app.log"), place.log("app.log.1")).unwrap();
-        fs::OpenOptions::new().write(true).truncate(true).open(place.log("app.log")).unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(place.log("app.log"))
+            .unwrap();
         append(&place.log("app.log"), &lines("c", 100));
         wanted.extend(lines("b", 300));
         wanted.extend(lines("c", 100));
@@ -166,7 +186,10 @@ async fn an_unread_deleted_file_is_read_to_its_end() {
     append(&place.log("a.log"), &lines("b", 2000));
     fs::remove_file(place.log("a.log")).unwrap();
     place.bus.manner(Manner::Take);
-    place.bus.expect(&[lines("a", 10), lines("b", 2000)].concat()).await;
+    place
+        .bus
+        .expect(&[lines("a", 10), lines("b", 2000)].concat())
+        .await;
     agent.stop().await;
 }
 
@@ -202,7 +225,11 @@ async fn after_a_crash_the_same_batches_come_again() {
     fs::copy(place.state().join("agent-id"), left.join("agent-id")).unwrap();
     for entry in fs::read_dir(place.state().join("checkpoint")).unwrap() {
         let path = entry.unwrap().path();
-        fs::copy(&path, left.join("checkpoint").join(path.file_name().unwrap())).unwrap();
+        fs::copy(
+            &path,
+            left.join("checkpoint").join(path.file_name().unwrap()),
+        )
+        .unwrap();
     }
     let before = place.bus.arrived().len();
     append(&place.log("a.log"), &lines("b", 100));
@@ -238,7 +265,11 @@ async fn long_lines_are_split_and_an_unfinished_one_is_sent_in_time() {
     let place = Place::new().await;
     let agent = Agent::start(&place.config("a.log", "max_line = \"100KiB\""));
     let long = "y".repeat(5 << 20);
-    fs::write(place.log("a.log"), format!("short\n{long}\nend\nunfinished")).unwrap();
+    fs::write(
+        place.log("a.log"),
+        format!("short\n{long}\nend\nunfinished"),
+    )
+    .unwrap();
     let pieces = (5 << 20) / (100 << 10) + 1;
     place.bus.wait(|lines| lines.len() >= pieces + 3).await;
     let got = place.bus.lines();
@@ -259,7 +290,10 @@ async fn long_lines_are_truncated_and_what_follows_is_whole() {
     let agent = Agent::start(&place.config("a.log", more));
     let long = "y".repeat(3 << 20);
     fs::write(place.log("a.log"), format!("short\n{long}\nend\n")).unwrap();
-    place.bus.expect(&["short".to_owned(), "y".repeat(1024), "end".to_owned()]).await;
+    place
+        .bus
+        .expect(&["short".to_owned(), "y".repeat(1024), "end".to_owned()])
+        .await;
     agent.stop().await;
 }
 
@@ -272,10 +306,80 @@ async fn start_at_the_end_skips_what_was_there_and_nothing_else() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     append(&place.log("old.log"), &lines("new", 5));
     append(&place.log("later.log"), &lines("later", 5));
-    place.bus.expect_sorted(&[lines("new", 5), lines("later", 5)].concat()).await;
+    place
+        .bus
+        .expect_sorted(&[lines("new", 5), lines("later", 5)].concat())
+        .await;
     agent.stop().await;
     append(&place.log("third.log"), &lines("third", 5));
     let agent = Agent::start(&config);
-    place.bus.expect_sorted(&[lines("new", 5), lines("later", 5), lines("third", 5)].concat()).await;
+    place
+        .bus
+        .expect_sorted(&[lines("new", 5), lines("later", 5), lines("third", 5)].concat())
+        .await;
     agent.stop().await;
+}
+
+/// Copies as `cp` does: piece by piece, while the original grows.
+fn slow_copy(from: &std::path::Path, to: &std::path::Path) {
+    use std::io::{Read, Write};
+    let (mut from, mut to) = (fs::File::open(from).unwrap(), fs::File::create(to).unwrap());
+    std::thread::sleep(Duration::from_millis(30));
+    let mut piece = vec![0; 8 << 10];
+    loop {
+        let len = from.read(&mut piece).unwrap();
+        if len == 0 {
+            return;
+        }
+        to.write_all(&piece[..len]).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn copy_and_truncate_under_a_busy_writer_doubles_nothing() {
+    let place = Place::new().await;
+    let agent = place.start("app.log*");
+    let log = place.log("app.log");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (writer_log, writer_stop) = (log.clone(), std::sync::Arc::clone(&stop));
+    let writer = std::thread::spawn(move || {
+        let mut count = 0;
+        while !writer_stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let new: Vec<String> = (count..count + 20)
+                .map(|n| format!("line {n:08}"))
+                .collect();
+            append(&writer_log, &new);
+            count += 20;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        count
+    });
+    for _round in 0..4 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        for number in (1..5).rev() {
+            let from = place.log(&format!("app.log.{number}"));
+            if from.exists() {
+                fs::rename(from, place.log(&format!("app.log.{}", number + 1))).unwrap();
+            }
+        }
+        slow_copy(&log, &place.log("app.log.1"));
+        fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(&log)
+            .unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let count = writer.join().unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    agent.stop().await;
+    let mut got = place.bus.lines();
+    got.sort();
+    let all = got.len();
+    got.dedup();
+    assert_eq!(all, got.len(), "nothing twice");
+    // What was written between the copy's end and the truncation is nobody's to save.
+    assert!(all + 200 > count, "{all} of {count}");
 }

@@ -382,7 +382,7 @@ mod tests {
         for cut in HEADER_BYTES..bytes.len() {
             let (count, fault) = read(&bytes[..cut]);
             assert_eq!(count, (cut - HEADER_BYTES) / frame);
-            let whole = (cut - HEADER_BYTES) % frame == 0;
+            let whole = (cut - HEADER_BYTES).is_multiple_of(frame);
             assert_eq!(fault, (!whole).then_some(Fault::Torn));
         }
         let mut zeros = bytes.clone();

@@ -86,7 +86,7 @@ impl Reader {
         stream: usize,
         at: usize,
         block: Block,
-        take_unfinished: bool,
+        unfinished: Unfinished,
         mut permit: Permit,
         now: Instant,
     ) -> bool {
@@ -101,20 +101,17 @@ impl Reader {
         };
         let bytes = self.block.get(block.before..block.len).unwrap_or_default();
         let before = self.block.get(..block.before).and_then(<[u8]>::last);
+        let id = BatchId {
+            stream: known.id,
+            epoch: self.wiring.epoch,
+            seq: known.seq,
+        };
         let making = Making {
-            id: BatchId {
-                stream: known.id,
-                epoch: self.wiring.epoch,
-                seq: known.seq,
-            },
+            id,
             read_ms: clock::now_ms(),
             rule: channel.task.rule,
             mid_line: before.is_some_and(|&byte| byte != b'\n'),
-            unfinished: if take_unfinished {
-                Unfinished::Take
-            } else {
-                Unfinished::Leave
-            },
+            unfinished,
         };
         let (framed, encoded) = make(&mut self.encoder, channel, bytes, making);
         if framed.used == 0 {
@@ -130,57 +127,43 @@ impl Reader {
             .get(..block.before + framed.used)
             .unwrap_or_default();
         let mark = Mark::at(span.end, read);
+        let (generation, file) = (tail.generation, tail.path.to_string_lossy().into_owned());
         if let Some(bucket) = &mut channel.bucket {
             bucket.take(span.bytes());
         }
-        let file = tail.path.to_string_lossy().into_owned();
-        let generation = tail.generation;
-        let Some(encoded) = encoded else {
+        if let Some(encoded) = encoded {
+            channel.count_read(span.bytes(), &framed);
+            let cut = cut_of(making, generation, span, mark, &framed, &encoded);
+            permit.shrink(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
+            let header = header(&self.wiring.agent, channel, &cut, &encoded, file.clone(), 0);
+            self.note_cut(stream, at, cut, mark, now);
+            let header = Box::new(header);
+            self.hand_over(Outgoing {
+                header,
+                payload: encoded.payload,
+                permit,
+            });
+        } else {
             self.skip(stream, at, mark, framed.dropping, now);
             if framed.records > 0 {
-                self.lose(
-                    stream,
-                    generation,
-                    file,
-                    span,
-                    "cannot-be-encoded",
-                    Some(framed.records.into()),
-                );
-            }
-            return true;
-        };
-        channel.figures.read_bytes += span.bytes();
-        channel.figures.read_records += u64::from(framed.records);
-        channel
-            .counters
-            .read(span.bytes(), framed.records, framed.pieces);
-        let cut = Cut {
-            id: making.id,
-            generation,
-            span,
-            read_ms: making.read_ms,
-            records: encoded.records,
-            minutes: encoded.minutes.clone(),
-            content_sum: encoded.content_sum,
-            mark: mark.hash,
-            rule: making.rule,
-            mid_line: making.mid_line,
-            dropping: framed.dropping,
-        };
-        permit.shrink(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
-        let header = header(&self.wiring.agent, channel, &cut, &encoded, file.clone(), 0);
-        let mut records = vec![Record::Cut(cut)];
-        if let Some(known) = self.streams.get_mut(stream) {
-            known.seq += 1;
-            let id = known.id;
-            if let Some(tail) = known.tails.get_mut(at) {
-                tail.advance(mark, framed.dropping, now);
-                if grow_prefix(tail) {
-                    records.push(Record::Generation(tail.record(id)));
-                }
+                let records = Some(framed.records.into());
+                let why = "cannot-be-encoded";
+                self.lose(stream, generation, file.clone(), span, why, records);
             }
         }
-        self.wiring.checkpoint.write(records);
+        self.lose_dropped(stream, generation, &file, start, &framed);
+        true
+    }
+
+    /// Says what was dropped from lines that were too long.
+    fn lose_dropped(
+        &mut self,
+        stream: usize,
+        generation: GenerationId,
+        file: &str,
+        start: u64,
+        framed: &Framed,
+    ) {
         for dropped in &framed.dropped {
             let span = Span {
                 start: start + dropped.start as u64,
@@ -189,18 +172,29 @@ impl Reader {
             self.lose(
                 stream,
                 generation,
-                file.clone(),
+                file.to_owned(),
                 span,
                 "line-truncated",
                 None,
             );
         }
-        self.hand_over(Outgoing {
-            header: Box::new(header),
-            payload: encoded.payload,
-            permit,
-        });
-        true
+    }
+
+    /// Moves the offset to the end of a new cut, and writes it to the checkpoint.
+    fn note_cut(&mut self, stream: usize, at: usize, cut: Cut, mark: Mark, now: Instant) {
+        let dropping = cut.dropping;
+        let mut records = vec![Record::Cut(cut)];
+        if let Some(known) = self.streams.get_mut(stream) {
+            known.seq += 1;
+            let id = known.id;
+            if let Some(tail) = known.tails.get_mut(at) {
+                tail.advance(mark, dropping, now);
+                if grow_prefix(tail) {
+                    records.push(Record::Generation(tail.record(id)));
+                }
+            }
+        }
+        self.wiring.checkpoint.write(records);
     }
 
     /// Drops the rest of a line that was truncated, up to its newline.
@@ -398,6 +392,30 @@ fn grow_prefix(tail: &mut crate::tail::Tail) -> bool {
             true
         }
         Some(Err(_)) | None => false,
+    }
+}
+
+/// The checkpoint's word for a batch that was made now.
+fn cut_of(
+    making: Making,
+    generation: GenerationId,
+    span: Span,
+    mark: Mark,
+    framed: &Framed,
+    encoded: &Encoded,
+) -> Cut {
+    Cut {
+        id: making.id,
+        generation,
+        span,
+        read_ms: making.read_ms,
+        records: encoded.records,
+        minutes: encoded.minutes.clone(),
+        content_sum: encoded.content_sum,
+        mark: mark.hash,
+        rule: making.rule,
+        mid_line: making.mid_line,
+        dropping: framed.dropping,
     }
 }
 

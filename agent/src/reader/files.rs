@@ -43,17 +43,6 @@ pub(super) struct NotTailed {
     error: io::ErrorKind,
 }
 
-/// A file that may be the copy of a truncation under way.
-#[derive(Debug)]
-pub(super) struct Undecided {
-    pub(super) channel: usize,
-    pub(super) path: PathBuf,
-    pub(super) info: FileInfo,
-    /// The generation that it resembles.
-    pub(super) like: (usize, GenerationId),
-    pub(super) decide_at: Instant,
-}
-
 /// The stream of a path: the same after a restart, another on another host.
 pub(crate) fn stream_id(agent: &AgentId, task: &TaskId, path: &Path) -> StreamId {
     let mut hash = Xxh3::new();
@@ -143,6 +132,9 @@ impl Reader {
             .map(|&(_, stream, _)| stream)
             .collect();
         named.into_iter().for_each(|stream| self.make_ready(stream));
+        if self.undecided.iter().any(|waiting| waiting.path == path) {
+            self.judge_again(path);
+        }
     }
 
     /// A look is over.
@@ -170,7 +162,10 @@ impl Reader {
         for (channel, path, info) in unknown {
             self.unknown_file(channel, path, info, now);
         }
-        look.touched.iter().for_each(|path| self.doubt(path));
+        for path in &look.touched {
+            self.doubt(path);
+            self.on_touched(path);
+        }
         self.await_or_give_up(look.round);
         self.cut_off
             .retain(|cut| now.saturating_duration_since(cut.since) < super::copies::REMEMBER);
@@ -427,19 +422,13 @@ impl Reader {
     }
 
     /// A file of its own begins.
-    pub(super) fn new_file(
-        &mut self,
-        channel: usize,
-        path: PathBuf,
-        info: &FileInfo,
-        now: Instant,
-    ) {
+    pub(super) fn new_file(&mut self, channel: usize, path: &Path, info: &FileInfo, now: Instant) {
         let Some(known) = self.channels.get(channel) else {
             return;
         };
         let from_end = known.fresh && known.task.start == Start::End;
         let (task, topic) = (known.task.id.clone(), known.task.topic.clone());
-        let id = stream_id(&self.wiring.agent, &task, &path);
+        let id = stream_id(&self.wiring.agent, &task, path);
         let mut records = Vec::new();
         let stream = match self.by_id.get(&id) {
             Some(&stream) => stream,
@@ -454,11 +443,11 @@ impl Reader {
                 self.add_stream(id, channel)
             }
         };
-        let mut tail = Tail::new(info.key, info.inode, 0, path.clone(), now);
+        let mut tail = Tail::new(info.key, info.inode, 0, path.to_owned(), now);
         if from_end {
-            match begin_at_end(&path, &mut tail) {
+            match begin_at_end(path, &mut tail) {
                 Ok(()) => {}
-                Err(error) => return self.tell_unreadable(channel, &path, &error),
+                Err(error) => return self.tell_unreadable(channel, path, &error),
             }
         }
         tail.note_size(info.size, now);
@@ -468,7 +457,7 @@ impl Reader {
         self.by_key
             .insert((channel, info.key), (stream, generation));
         self.push_tail(stream, tail);
-        self.name(channel, &path, stream, generation);
+        self.name(channel, path, stream, generation);
         self.make_ready(stream);
     }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{BLOCK_BYTES, Next, Reader, Stream};
 use crate::{
     discover::is_absence,
+    frame::Tail as Unfinished,
     handle::{self, Extent},
     identify::{MARK_BYTES, Mark, Verdict, verdict},
     limit::{BATCH_OVERHEAD_BYTES, Permit},
@@ -276,11 +277,16 @@ impl Reader {
         }
         let more = (block.len - block.before) == want && unread > want;
         let idle = now.saturating_duration_since(tail.grown) >= UNFINISHED_LINE;
-        let unfinished = tail.grown + UNFINISHED_LINE;
+        let unfinished_at = tail.grown + UNFINISHED_LINE;
         if tail.dropping {
             return self.drop_rest(stream, at, block, now);
         }
-        if self.cut(stream, at, block, idle && !more, permit, now) {
+        let unfinished = if idle && !more {
+            Unfinished::Take
+        } else {
+            Unfinished::Leave
+        };
+        if self.cut(stream, at, block, unfinished, permit, now) {
             return Step::Did;
         }
         if more {
@@ -292,7 +298,7 @@ impl Reader {
         };
         tail.unread_since = Some(now);
         let close_at = tail.close_at(links);
-        let until = close_at.map_or(unfinished, |close_at| close_at.min(unfinished));
+        let until = close_at.map_or(unfinished_at, |close_at| close_at.min(unfinished_at));
         Step::Nothing(Some(until.max(now + Duration::from_millis(1))))
     }
 

@@ -32,19 +32,19 @@ use tributary_common::{
 };
 
 /// Everything is waited for this long.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A batch as it arrived.
 #[derive(Debug, Clone)]
-pub struct Arrived {
-    pub header: BatchHeader,
-    pub lines: Vec<String>,
-    pub times: Vec<i64>,
+pub(crate) struct Arrived {
+    pub(crate) header: BatchHeader,
+    pub(crate) lines: Vec<String>,
+    pub(crate) times: Vec<i64>,
 }
 
 /// What the bus answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Manner {
+pub(crate) enum Manner {
     /// Takes everything.
     #[default]
     Take,
@@ -70,20 +70,23 @@ struct Shared {
 }
 
 /// The bus.
-pub struct FakeBus {
-    pub addr: String,
+pub(crate) struct FakeBus {
+    pub(crate) addr: String,
     shared: Arc<Mutex<Shared>>,
     task: JoinHandle<()>,
 }
 
 impl FakeBus {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let shared = Arc::new(Mutex::new(Shared::default()));
         let state = Arc::clone(&shared);
         let mut set = JoinSet::new();
-        #[expect(clippy::disallowed_methods, reason = "the rig's own task, aborted when it is dropped")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the rig's own task, aborted when it is dropped"
+        )]
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -93,11 +96,11 @@ impl FakeBus {
         Self { addr, shared, task }
     }
 
-    pub fn manner(&self, manner: Manner) {
+    pub(crate) fn manner(&self, manner: Manner) {
         self.shared.lock().unwrap().manner = manner;
     }
 
-    pub fn refuse_topic(&self, topic: &str, refuse: bool) {
+    pub(crate) fn refuse_topic(&self, topic: &str, refuse: bool) {
         let mut shared = self.shared.lock().unwrap();
         if refuse {
             shared.refused_topics.insert(topic.to_owned());
@@ -107,12 +110,12 @@ impl FakeBus {
     }
 
     /// All batches that were taken, in order, repeats included.
-    pub fn arrived(&self) -> Vec<Arrived> {
+    pub(crate) fn arrived(&self) -> Vec<Arrived> {
         self.shared.lock().unwrap().arrived.clone()
     }
 
     /// The lines that arrived, each batch once, in the order of arrival. Repeats must be the same.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let mut known: BTreeMap<BatchId, Arrived> = BTreeMap::new();
         let mut lines = Vec::new();
         for batch in self.arrived() {
@@ -131,14 +134,14 @@ impl FakeBus {
     }
 
     /// Waits until as many lines arrived as wanted, then compares them.
-    pub async fn expect(&self, wanted: &[String]) {
+    pub(crate) async fn expect(&self, wanted: &[String]) {
         self.wait(|lines| lines.len() >= wanted.len()).await;
         let got = self.lines();
         assert_same(&got, wanted);
     }
 
     /// The same, whatever the order between files.
-    pub async fn expect_sorted(&self, wanted: &[String]) {
+    pub(crate) async fn expect_sorted(&self, wanted: &[String]) {
         self.wait(|lines| lines.len() >= wanted.len()).await;
         let (mut got, mut wanted) = (self.lines(), wanted.to_vec());
         got.sort();
@@ -146,7 +149,7 @@ impl FakeBus {
         assert_same(&got, &wanted);
     }
 
-    pub async fn wait(&self, done: impl Fn(&[String]) -> bool) {
+    pub(crate) async fn wait(&self, done: impl Fn(&[String]) -> bool) {
         let until = Instant::now() + LIMIT;
         while !done(&self.lines()) {
             if Instant::now() > until {
@@ -157,9 +160,13 @@ impl FakeBus {
     }
 }
 
-pub fn assert_same(got: &[String], wanted: &[String]) {
+pub(crate) fn assert_same(got: &[String], wanted: &[String]) {
     if got != wanted {
-        let at = got.iter().zip(wanted).position(|(a, b)| a != b).unwrap_or(got.len().min(wanted.len()));
+        let at = got
+            .iter()
+            .zip(wanted)
+            .position(|(a, b)| a != b)
+            .unwrap_or(got.len().min(wanted.len()));
         panic!(
             "got {} lines, wanted {}; the first difference is line {at}: got {:?}, wanted {:?}",
             got.len(),
@@ -184,10 +191,13 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>) {
             Err(_) => return,
         }
     }
-    let upgraded = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: tributary/1\r\n\r\n";
+    let upgraded =
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: tributary/1\r\n\r\n";
     stream.write_all(upgraded.as_bytes()).await.unwrap();
     let (mut read, mut write) = stream.into_split();
-    let Some(Frame::Hello(_)) = read_frame(&mut read).await else { panic!("no hello") };
+    let Some(Frame::Hello(_)) = read_frame(&mut read).await else {
+        panic!("no hello")
+    };
     let welcome = Welcome {
         node: NodeId::new("fake").unwrap(),
         cluster: Name::new("dc1").unwrap(),
@@ -202,7 +212,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>) {
         match frame {
             Frame::Ping(number) => send(&mut write, &Frame::Pong(number)).await,
             Frame::Batch(header, payload) => {
-                let Some(answer) = answer(&shared, &mut waiting, *header, &payload) else { return };
+                let Some(answer) = answer(&shared, &mut waiting, *header, &payload) else {
+                    return;
+                };
                 if let Some(frame) = answer {
                     send(&mut write, &frame).await;
                 }
@@ -254,7 +266,10 @@ fn answer(
     let records: Vec<_> = decoded.records().collect();
     assert_eq!(records[0].batch_id, Some(id));
     shared.arrived.push(Arrived {
-        lines: records.iter().map(|r| String::from_utf8_lossy(r.value).into_owned()).collect(),
+        lines: records
+            .iter()
+            .map(|r| String::from_utf8_lossy(r.value).into_owned())
+            .collect(),
         times: records.iter().map(|r| r.timestamp_ms).collect(),
         header,
     });
@@ -262,7 +277,10 @@ fn answer(
         Manner::Mute => Some(None),
         Manner::SometimesDrop if shared.seen % 10 == 0 => None,
         _ => {
-            let receipt = Receipt { batch: id, outcome: Outcome::Delivered(Vec::new()) };
+            let receipt = Receipt {
+                batch: id,
+                outcome: Outcome::Delivered(Vec::new()),
+            };
             Some(Some(Frame::Receipts(vec![receipt])))
         }
     }
@@ -283,53 +301,65 @@ async fn send(write: &mut OwnedWriteHalf, frame: &Frame) {
 }
 
 /// An agent in this process.
-pub struct Agent {
+pub(crate) struct Agent {
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Agent {
-    pub fn start(text: &str) -> Self {
-        let config = config::parse(text, "test").unwrap_or_else(|faults| panic!("{faults}")).value;
+    pub(crate) fn start(text: &str) -> Self {
+        let config = config::parse(text, "test")
+            .unwrap_or_else(|faults| panic!("{faults}"))
+            .value;
         let stop = CancellationToken::new();
-        #[expect(clippy::disallowed_methods, reason = "the rig's own task, joined by stop")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the rig's own task, joined by stop"
+        )]
         let task = tokio::spawn(tributary_agent::run(config, stop.clone()));
         Self { stop, task }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
-        timeout(LIMIT, self.task).await.expect("it stops in time").unwrap().unwrap();
+        timeout(LIMIT, self.task)
+            .await
+            .expect("it stops in time")
+            .unwrap()
+            .unwrap();
     }
 }
 
 /// A folder for logs and state, and the configuration of an agent on it.
-pub struct Place {
-    pub dir: tempfile::TempDir,
-    pub bus: FakeBus,
+pub(crate) struct Place {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) bus: FakeBus,
 }
 
 impl Place {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("logs")).unwrap();
-        Self { dir, bus: FakeBus::start().await }
+        Self {
+            dir,
+            bus: FakeBus::start().await,
+        }
     }
 
-    pub fn log(&self, name: &str) -> PathBuf {
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.dir.path().join("logs").join(name)
     }
 
-    pub fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
 
     /// A configuration with one task of class P0 (short lingers) on these paths.
-    pub fn config(&self, paths: &str, more: &str) -> String {
+    pub(crate) fn config(&self, paths: &str, more: &str) -> String {
         self.config_at(&self.state(), paths, more)
     }
 
-    pub fn config_at(&self, state: &Path, paths: &str, more: &str) -> String {
+    pub(crate) fn config_at(&self, state: &Path, paths: &str, more: &str) -> String {
         format!(
             "zone = \"dc1\"\nstate_dir = {:?}\nadmin = \"127.0.0.1:0\"\n\
              [[bus]]\nname = \"dc1\"\nnodes = [\"{}\"]\n\
@@ -340,20 +370,26 @@ impl Place {
         )
     }
 
-    pub fn start(&self, paths: &str) -> Agent {
+    pub(crate) fn start(&self, paths: &str) -> Agent {
         Agent::start(&self.config(paths, ""))
     }
 }
 
 /// Adds lines to a file.
-pub fn append(path: &Path, lines: &[String]) {
+pub(crate) fn append(path: &Path, lines: &[String]) {
     use std::io::Write;
-    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .unwrap();
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     file.write_all(text.as_bytes()).unwrap();
 }
 
 /// `count` lines that begin with `name`.
-pub fn lines(name: &str, count: usize) -> Vec<String> {
-    (0..count).map(|at| format!("{name} {at} {}", "x".repeat(at % 50))).collect()
+pub(crate) fn lines(name: &str, count: usize) -> Vec<String> {
+    (0..count)
+        .map(|at| format!("{name} {at} {}", "x".repeat(at % 50)))
+        .collect()
 }

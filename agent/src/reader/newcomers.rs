@@ -1,0 +1,381 @@
+//! Files that nobody knows: new ones, copies, and those that cannot be told yet.
+//!
+//! Copy-and-truncate makes a file that is like a living generation, grows while it is copied, and is
+//! a copy only once the original was cut off. So a newcomer that is empty, or like a living
+//! generation of the same folder and name, waits: while it grows, and a moment longer. What turns
+//! out different is read at once.
+//!
+//! Not for: what happens to the cut-off generation (see [`super::copies`]).
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tributary_common::ids::GenerationId;
+
+use super::{
+    Reader,
+    copies::{Copy, MAX_COMPARED, UNLIKE, stem_of},
+    turn::open_file,
+};
+use crate::{
+    discover::is_absence,
+    handle::{self, FileInfo, FileKey},
+    identify::{
+        Evidence, Fate, MARK_BYTES, Match, Newcomer, compare_with_copy, newcomer, prefix_of,
+    },
+    tail::{Place, Tail},
+};
+
+/// How long a newcomer that is like a living generation, and does not grow, waits for that to be cut
+/// off.
+const WAIT_FOR_CUT: Duration = Duration::from_secs(3);
+
+/// A file that may be the copy of a truncation under way.
+#[derive(Debug)]
+pub(super) struct Undecided {
+    pub(super) channel: usize,
+    pub(super) path: PathBuf,
+    pub(super) info: FileInfo,
+    /// The generation that it resembles; none while it is empty.
+    pub(super) like: Option<(usize, GenerationId)>,
+    pub(super) decide_at: Instant,
+}
+
+/// What a newcomer is.
+enum Judgement {
+    /// A file of its own.
+    New,
+    /// A copy of this generation.
+    Copy(usize, GenerationId),
+    /// Perhaps a copy, of this generation if it has content.
+    Wait(Option<(usize, GenerationId)>),
+}
+
+impl Reader {
+    /// A path names a file that is not known.
+    pub(super) fn unknown_file(
+        &mut self,
+        channel: usize,
+        path: PathBuf,
+        info: FileInfo,
+        now: Instant,
+    ) {
+        let same =
+            |waiting: &&mut Undecided| waiting.info.key == info.key && waiting.channel == channel;
+        if let Some(waiting) = self.undecided.iter_mut().find(same) {
+            waiting.path = path;
+            return;
+        }
+        let file = match open_file(&path) {
+            Ok(file) => file,
+            Err(error) if is_absence(&error) => return,
+            // It begins all the same: reading it is tried again in its turn.
+            Err(_) => return self.new_file(channel, &path, &info, now),
+        };
+        match self.judge(channel, &path, &file, &info) {
+            Judgement::New => self.new_file(channel, &path, &info, now),
+            Judgement::Copy(stream, generation) => {
+                self.adopt(stream, generation, Copy { path, file, info }, now);
+            }
+            Judgement::Wait(like) => {
+                let decide_at = now + WAIT_FOR_CUT;
+                self.undecided.push(Undecided {
+                    channel,
+                    path,
+                    info,
+                    like,
+                    decide_at,
+                });
+            }
+        }
+    }
+
+    /// A newcomer that waits was written to.
+    pub(super) fn judge_again(&mut self, path: &Path) {
+        let now = Instant::now();
+        for waiting in self
+            .undecided
+            .iter_mut()
+            .filter(|waiting| waiting.path == path)
+        {
+            // An empty one may show what it is now; a copy under way goes on growing.
+            if waiting.like.is_none() {
+                waiting.decide_at = now;
+            }
+        }
+        self.decide(now);
+    }
+
+    /// Decides about newcomers whose time is over, or whose generation was cut off meanwhile.
+    pub(super) fn decide(&mut self, now: Instant) {
+        let due = |waiting: &Undecided| waiting.decide_at <= now;
+        let (due, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.undecided)
+            .into_iter()
+            .partition(due);
+        self.undecided = waiting;
+        for one in due {
+            self.decide_one(one, now);
+        }
+    }
+
+    fn decide_one(&mut self, one: Undecided, now: Instant) {
+        let Undecided {
+            channel,
+            path,
+            info,
+            like,
+            ..
+        } = one;
+        let again = open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file)));
+        let (seen, file) = match again {
+            Ok((seen, file)) if seen.key == info.key => (seen, file),
+            Ok(_) | Err(_) => return self.abandon(like),
+        };
+        if let Some((stream, generation)) =
+            like.filter(|&like| self.was_cut_off(like, &file, &seen))
+        {
+            let copy = Copy {
+                path,
+                file,
+                info: seen,
+            };
+            return self.adopt(stream, generation, copy, now);
+        }
+        self.abandon(like);
+        let grew = (seen.size, seen.mtime_ns) != (info.size, info.mtime_ns);
+        match self.judge(channel, &path, &file, &seen) {
+            Judgement::Copy(stream, generation) => {
+                self.adopt(
+                    stream,
+                    generation,
+                    Copy {
+                        path,
+                        file,
+                        info: seen,
+                    },
+                    now,
+                );
+            }
+            // Still being copied.
+            Judgement::Wait(like) if grew => {
+                let decide_at = now + WAIT_FOR_CUT;
+                self.undecided.push(Undecided {
+                    channel,
+                    path,
+                    info: seen,
+                    like,
+                    decide_at,
+                });
+            }
+            Judgement::Wait(_) | Judgement::New => self.new_file(channel, &path, &seen, now),
+        }
+    }
+
+    /// A copy that a cut-off generation waited for is gone.
+    fn abandon(&mut self, like: Option<(usize, GenerationId)>) {
+        let Some((stream, generation)) = like else {
+            return;
+        };
+        if let Some(at) = self.place_of(stream, generation)
+            && self
+                .tail(stream, at)
+                .is_some_and(|tail| tail.place == Place::Awaited)
+        {
+            self.end_cut_off(stream, at);
+            self.make_ready(stream);
+        }
+    }
+
+    /// Whether a generation was cut off, and nothing speaks against this file being its copy. A copy
+    /// that ends before what was read has been compared with the original already.
+    fn was_cut_off(&self, like: (usize, GenerationId), file: &File, info: &FileInfo) -> bool {
+        let Some(cut) = self
+            .cut_off
+            .iter()
+            .find(|cut| (cut.stream, cut.generation) == like)
+        else {
+            return false;
+        };
+        match compare_with_copy(cut.prefix, &cut.marks, file, info.size) {
+            Ok(Match {
+                reaches: true,
+                prefix,
+                mark,
+            }) => prefix && mark,
+            Ok(Match { reaches: false, .. }) | Err(_) => true,
+        }
+    }
+
+    fn judge(&self, channel: usize, path: &Path, file: &File, info: &FileInfo) -> Judgement {
+        if let Some((stream, generation)) = self.copy_of_cut_off(channel, file, info) {
+            return Judgement::Copy(stream, generation);
+        }
+        if let Some((stream, generation)) = self.copy_of_vanished(channel, file, info) {
+            return Judgement::Copy(stream, generation);
+        }
+        if info.size == 0 {
+            let may_become_one = self.near(channel, path).next().is_some();
+            return if may_become_one {
+                Judgement::Wait(None)
+            } else {
+                Judgement::New
+            };
+        }
+        match self.like_living(channel, path, file, info) {
+            Some(like) => Judgement::Wait(Some(like)),
+            None => Judgement::New,
+        }
+    }
+
+    /// The cut-off generation of which a file is a copy.
+    fn copy_of_cut_off(
+        &self,
+        channel: usize,
+        file: &File,
+        info: &FileInfo,
+    ) -> Option<(usize, GenerationId)> {
+        let cut_off = self
+            .cut_off
+            .iter()
+            .rev()
+            .filter(|cut| cut.channel == channel);
+        let cut = cut_off.into_iter().find(|cut| {
+            let seen = compare_with_copy(cut.prefix, &cut.marks, file, info.size);
+            let read_to = cut.marks.last().map_or(0, |mark| mark.offset);
+            newcomer(seen.unwrap_or(UNLIKE), read_to, Fate::CutOff) == Newcomer::Copy
+        })?;
+        Some((cut.stream, cut.generation))
+    }
+
+    /// The vanished generation that a file is: moved here from another file system, or restored.
+    fn copy_of_vanished(
+        &self,
+        channel: usize,
+        file: &File,
+        info: &FileInfo,
+    ) -> Option<(usize, GenerationId)> {
+        let ended = self.ended.iter().filter(|((of, _), _)| *of == channel);
+        let (id, generation) = self.wiring.checkpoint.read(|state| {
+            ended.map(|(_, &ended)| ended).find(|&(id, generation)| {
+                let Some(record) = state.generations.get(&(id, generation)) else {
+                    return false;
+                };
+                // Reading is for those only that may be the same.
+                let (fate, seen) = if record.mtime_ns == info.mtime_ns {
+                    let evidence = Evidence {
+                        prefix: record.prefix,
+                        mark: record.mark,
+                    };
+                    let seen = evidence.compare(file, info.size).unwrap_or(UNLIKE);
+                    (Fate::VanishedSameTime, seen)
+                } else {
+                    (Fate::Vanished, UNLIKE)
+                };
+                newcomer(seen, record.mark.offset, fate) == Newcomer::Copy
+            })
+        })?;
+        Some((*self.by_id.get(&id)?, generation))
+    }
+
+    /// The generation that was given up, if this is its key: it is not given up any more.
+    pub(super) fn no_longer_ended(
+        &mut self,
+        channel: usize,
+        stream: usize,
+        generation: GenerationId,
+    ) {
+        let Some(id) = self.streams.get(stream).map(|known| known.id) else {
+            return;
+        };
+        let is_it = |(of, _): &(usize, FileKey)| *of == channel;
+        self.ended
+            .retain(|key, ended| !is_it(key) || *ended != (id, generation));
+    }
+
+    /// Living generations of the same folder and name that have been read.
+    fn near<'a>(
+        &'a self,
+        channel: usize,
+        path: &'a Path,
+    ) -> impl Iterator<Item = (usize, &'a Tail)> + 'a {
+        let stem = stem_of(path);
+        let living = self
+            .streams
+            .iter()
+            .enumerate()
+            .filter(move |(_, stream)| stream.channel == channel);
+        let tails = living.flat_map(|(at, stream)| stream.tails.iter().map(move |tail| (at, tail)));
+        let near = tails.filter(move |(_, tail)| {
+            tail.place == Place::Named
+                && tail.offset() > 0
+                && tail.path.parent() == path.parent()
+                && stem_of(&tail.path) == stem
+        });
+        near.take(MAX_COMPARED)
+    }
+
+    /// The living generation that a newcomer is like, if any.
+    fn like_living(
+        &self,
+        channel: usize,
+        path: &Path,
+        file: &File,
+        info: &FileInfo,
+    ) -> Option<(usize, GenerationId)> {
+        self.near(channel, path).find_map(|(stream, tail)| {
+            let seen = like_beginning(tail, file, info).unwrap_or(UNLIKE);
+            let verdict = newcomer(seen, tail.offset(), Fate::Alive);
+            (verdict == Newcomer::Undecided).then_some((stream, tail.generation))
+        })
+    }
+}
+
+/// Compares a newcomer with a living generation. A copy under way is shorter than the original: then
+/// its last bytes are compared with those of the original at the same place. When the original has
+/// no bytes there any more it was just cut off, and its beginning has to do.
+fn like_beginning(tail: &Tail, file: &File, info: &FileInfo) -> io::Result<Match> {
+    if info.size >= tail.offset() {
+        return tail.evidence.compare(file, info.size);
+    }
+    let opened;
+    let original = match &tail.file {
+        Some(original) => original,
+        None => {
+            opened = open_file(&tail.path)?;
+            &opened
+        }
+    };
+    let covered = usize::try_from(info.size.min(MARK_BYTES)).unwrap_or(0);
+    let read = |file: &File| -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; covered];
+        file.read_exact_at(&mut bytes, info.size - covered as u64)?;
+        Ok(bytes)
+    };
+    let copied = read(file)?;
+    match read(original) {
+        Ok(there) => {
+            let prefix = prefix_of(file, info.size)? == prefix_of(original, info.size)?;
+            Ok(Match {
+                reaches: true,
+                prefix,
+                mark: copied == there,
+            })
+        }
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            let known = tail.evidence.prefix;
+            let prefix = info.size >= known.len && prefix_of(file, known.len)? == known;
+            Ok(Match {
+                reaches: true,
+                prefix,
+                mark: prefix,
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
