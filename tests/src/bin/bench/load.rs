@@ -50,7 +50,7 @@ pub(crate) fn push_line(text: &mut String, random: &mut fastrand::Rng, stamp_us:
     // Writing into a String cannot fail.
     writeln!(
         text,
-        "10.{}.{}.{} - user{} [21/Nov/2026:{:02}:{:02}:{:02} +0000] \"GET {path}?sid={:016x}&item={} HTTP/1.1\" {} {} \"{}\" \"{}\" rt={:.3} uct=0.001 upstream=10.1.{}.{}:8080 t={stamp_us}",
+        "10.{}.{}.{} - user{} [21/Nov/2026:{:02}:{:02}:{:02} +0000] \"GET {path}?sid={:016x}&item={} HTTP/1.1\" {} {} \"{}\" \"{}\" rt={:.3} trace={:016x}{:08x} up=10.1.{}.{}:8080 t={stamp_us}",
         random.u8(..8), random.u8(..), random.u8(..), random.u16(..20_000),
         second / 3_600 % 24, second / 60 % 60, second % 60,
         random.u64(..), random.u32(..100_000),
@@ -59,6 +59,7 @@ pub(crate) fn push_line(text: &mut String, random: &mut fastrand::Rng, stamp_us:
         pick(random, &REFERERS),
         pick(random, &AGENTS),
         f64::from(random.u16(..2_000)) / 1_000.0,
+        random.u64(..), random.u32(..),
         random.u8(..4), random.u8(..32),
     )
     .unwrap_or_default();
