@@ -30,7 +30,7 @@ use tributary_common::{
 
 use self::{files::NotTailed, newcomers::Undecided};
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, as_gauge},
     config::Task,
     discover::Event,
     frame::Framed,
@@ -382,6 +382,11 @@ impl Reader {
                 figures.oldest_unread = oldest.into_iter().flatten().min();
             }
         }
+        for channel in &self.channels {
+            channel.counters.behind(channel.figures.unread_bytes);
+        }
+        let used = as_gauge(self.wiring.budget.used());
+        metrics::gauge!("tributary_agent_memory_bytes").set(used);
         self.wiring
             .status
             .publish(self.channels.iter().map(|channel| channel.figures.clone()));

@@ -140,10 +140,10 @@ impl Sender {
                 link.node = addr.to_owned();
                 link.last_error.clear();
             });
-            gauge!("tributary_agent_connected").set(1.0);
+            gauge!("tributary_agent_connected_count").set(1.0);
             let began = Instant::now();
             let close = self.session(link, &stop).await;
-            gauge!("tributary_agent_connected").set(0.0);
+            gauge!("tributary_agent_connected_count").set(0.0);
             let now = Instant::now();
             if now.saturating_duration_since(began) >= GOOD_LIFE {
                 self.nodes.works(node);

@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use metrics::{Counter, counter};
+use metrics::{Counter, Gauge, counter, gauge};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tributary_common::{
@@ -19,7 +19,7 @@ use tributary_common::{
 };
 
 use crate::{
-    checkpoint::{Checkpoint, State},
+    checkpoint::{Checkpoint, State, as_gauge},
     clock,
     config::Task,
     limit::Budget,
@@ -50,6 +50,7 @@ pub(crate) struct Counters {
     pieces: Counter,
     batches: Counter,
     truncations: Counter,
+    behind: Gauge,
 }
 
 impl std::fmt::Debug for Counters {
@@ -70,8 +71,14 @@ impl Counters {
             pieces: counter!("tributary_agent_split_records_total", "topic" => topic.clone()),
             batches: counter!("tributary_agent_read_batches_total", "topic" => topic.clone()),
             truncations: counter!("tributary_agent_truncations_total", "topic" => topic.clone()),
+            behind: gauge!("tributary_agent_behind_bytes", "topic" => topic.clone()),
             topic,
         }
+    }
+
+    /// Bytes wait to be read.
+    pub(crate) fn behind(&self, bytes: u64) {
+        self.behind.set(as_gauge(bytes));
     }
 
     /// A batch was read.

@@ -32,7 +32,7 @@ use super::{
 
 /// A file has grown enough when what was appended is more than this many bytes and more than its
 /// snapshot.
-const GROWTH_BYTES: u64 = 4 << 20;
+const GROWTH_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 4 << 20 };
 
 /// Why a checkpoint cannot be used. A matter for a person: nothing was changed.
 #[derive(Debug, thiserror::Error)]

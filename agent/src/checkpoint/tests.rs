@@ -1,1 +1,325 @@
+//! The checkpoint against a model: random events, reopening, torn ends, damage.
 
+use std::{collections::BTreeMap, fs, path::Path};
+
+use proptest::prelude::*;
+use tributary_common::{
+    header::MinuteCount,
+    ids::{BatchId, Epoch, GenerationId, StreamId, TaskId, Topic},
+    span::Span,
+};
+
+use super::{Checkpoint, Cut, End, GenerationRecord, Record, State, Told, inspect, log};
+use crate::{
+    frame::{LongLine, Rule},
+    handle::FileKey,
+    identify::{Mark, Prefix},
+};
+
+const STREAM: StreamId = StreamId(7);
+const GENERATION: GenerationId = GenerationId(8);
+
+fn beginning() -> Vec<Record> {
+    let stream = Record::Stream {
+        stream: STREAM,
+        task: TaskId::new("t").unwrap(),
+        topic: Topic::new("x").unwrap(),
+        path: b"/log".to_vec(),
+    };
+    let generation = Record::Generation(GenerationRecord {
+        stream: STREAM,
+        generation: GENERATION,
+        key: FileKey(1),
+        inode: 2,
+        truncations: 0,
+        path: b"/log".to_vec(),
+        prefix: Prefix::default(),
+        mark: Mark::default(),
+        dropping: false,
+        mtime_ns: 0,
+        ended_ms: None,
+    });
+    vec![stream, generation]
+}
+
+fn cut(epoch: Epoch, seq: u64) -> Cut {
+    let start = epoch.0 * 1000 + seq * 10;
+    Cut {
+        id: BatchId {
+            stream: STREAM,
+            epoch,
+            seq,
+        },
+        generation: GENERATION,
+        span: Span {
+            start,
+            end: start + 10,
+        },
+        read_ms: 5,
+        records: 1,
+        minutes: vec![MinuteCount {
+            minute: 1,
+            records: 1,
+        }],
+        content_sum: 9,
+        mark: 3,
+        rule: Rule {
+            max_line: 100,
+            long_line: LongLine::Split,
+        },
+        mid_line: false,
+        dropping: false,
+    }
+}
+
+/// A cut that begins where the one before ended.
+fn next_cut(state: &State, seq: u64) -> Cut {
+    let at = state.generations[&(STREAM, GENERATION)].mark.offset;
+    Cut {
+        span: Span {
+            start: at,
+            end: at + 10,
+        },
+        ..cut(state.epoch, seq)
+    }
+}
+
+fn open(dir: &Path, now_ms: u64) -> Checkpoint {
+    Checkpoint::open(dir, true, now_ms).unwrap().0
+}
+
+fn newest(dir: &Path) -> std::path::PathBuf {
+    log::files(&dir.join(super::FOLDER))
+        .unwrap()
+        .pop()
+        .unwrap()
+        .1
+}
+
+#[test]
+fn a_new_life_has_a_greater_epoch_whatever_the_clock_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let epochs: Vec<u64> = [1000, 500, 2000]
+        .map(|now| open(dir.path(), now).read(|state| state.epoch.0))
+        .to_vec();
+    assert_eq!(epochs, [1000, 1001, 2000]);
+}
+
+#[test]
+fn a_hole_is_a_contradiction_and_ends_what_is_used() {
+    let mut state = State::default();
+    for record in beginning() {
+        state.apply(record).unwrap();
+    }
+    let first = next_cut(&state, 1);
+    state.apply(Record::Cut(first.clone())).unwrap();
+    let behind = Cut {
+        span: Span {
+            start: first.span.end + 1,
+            end: first.span.end + 9,
+        },
+        ..first
+    };
+    assert!(state.apply(Record::Cut(behind)).is_err());
+}
+
+#[test]
+fn another_version_stops_the_start_and_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path(), 1));
+    let path = newest(dir.path());
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[8] = 2;
+    let sum = crc32c::crc32c(&bytes[..12]).to_le_bytes();
+    bytes[12..16].copy_from_slice(&sum);
+    fs::write(&path, &bytes).unwrap();
+    let error = Checkpoint::open(dir.path(), true, 2)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("has checkpoint version 2; this build reads version 1"),
+        "{error}"
+    );
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn damage_is_set_aside_and_what_is_before_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = open(dir.path(), 1);
+    checkpoint.write(beginning());
+    for seq in 1..=20 {
+        let cut = checkpoint.read(|state| next_cut(state, seq));
+        checkpoint.write(vec![Record::Cut(cut)]);
+    }
+    drop(checkpoint);
+    let path = newest(dir.path());
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&path, &bytes).unwrap();
+    let (checkpoint, recovery) = Checkpoint::open(dir.path(), true, 2).unwrap();
+    assert_eq!(recovery.damaged, 1);
+    let cuts = checkpoint.read(|state| state.cuts.len());
+    assert!((1..20).contains(&cuts), "{cuts}");
+    assert_eq!(fs::read(path.with_extension("log.damaged")).unwrap(), bytes);
+}
+
+#[test]
+fn many_records_make_new_files_of_which_two_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = open(dir.path(), 1);
+    checkpoint.write(beginning());
+    for seq in 1..=3000 {
+        let cut = checkpoint.read(|state| next_cut(state, seq));
+        let batch = cut.id;
+        checkpoint.write(vec![
+            Record::Cut(cut),
+            Record::Ended {
+                batch,
+                end: End::Delivered,
+            },
+        ]);
+        if seq % 500 == 0 {
+            let told = Told {
+                stream: STREAM,
+                epoch: batch.epoch,
+                read_before: seq + 1,
+                ends: vec![(1, seq + 1)],
+                sent: Vec::new(),
+            };
+            checkpoint.write(vec![Record::Told(told)]);
+            checkpoint.sync(true);
+        }
+    }
+    let files = log::files(&dir.path().join(super::FOLDER)).unwrap();
+    assert!(files.len() == 2 && files[1].0 > 1, "{files:?}");
+    let before = checkpoint.read(Clone::clone);
+    drop(checkpoint);
+    let after = open(dir.path(), 1).read(Clone::clone);
+    assert_eq!(
+        State {
+            epoch: before.epoch,
+            ..after
+        },
+        before
+    );
+    let summary = inspect(dir.path()).unwrap();
+    assert_eq!(
+        (summary.unacknowledged_batches, summary.untold_batches),
+        (0, 0)
+    );
+    assert_eq!(summary.streams[0].generations[0].watermark, 30_000);
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Cut,
+    End(u64, bool),
+    Tell,
+    Sync,
+    Reopen,
+    /// Reopen after the end was torn off by so many bytes.
+    Tear(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        5 => Just(Act::Cut),
+        4 => (1u64..30, any::<bool>()).prop_map(|(back, lost)| Act::End(back, lost)),
+        1 => Just(Act::Tell),
+        1 => Just(Act::Sync),
+        1 => Just(Act::Reopen),
+        1 => (0usize..200).prop_map(Act::Tear),
+    ];
+    prop::collection::vec(act, 1..80)
+}
+
+fn tell_everything(state: &State) -> Vec<Record> {
+    let told = state
+        .ledger
+        .series
+        .iter()
+        .map(|(&(stream, epoch), series)| {
+            let ended = (series.first_seq..)
+                .zip(&series.accounts)
+                .filter(|(_, a)| a.end.is_some());
+            Record::Told(Told {
+                stream,
+                epoch,
+                read_before: series.first_seq + series.accounts.len() as u64,
+                ends: ended.map(|(seq, _)| (seq, seq + 1)).collect(),
+                sent: Vec::new(),
+            })
+        });
+    told.collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// A reopened checkpoint is what it was; a torn one is what it was at some point before.
+    #[test]
+    fn reopening_gives_what_was_or_an_earlier_state(acts in acts()) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut checkpoint = open(dir.path(), 1);
+        checkpoint.write(beginning());
+        let mut seqs: BTreeMap<Epoch, u64> = BTreeMap::new();
+        let mut past = vec![checkpoint.read(Clone::clone)];
+        for act in acts {
+            match act {
+                Act::Cut => {
+                    let epoch = checkpoint.read(|state| state.epoch);
+                    let seq = seqs.entry(epoch).or_insert(0);
+                    *seq += 1;
+                    let cut = checkpoint.read(|state| next_cut(state, *seq));
+                    checkpoint.write(vec![Record::Cut(cut)]);
+                }
+                Act::End(back, lost) => {
+                    let cuts = checkpoint.read(|state| state.cuts.keys().copied().collect::<Vec<_>>());
+                    if let Some(&batch) = cuts.iter().rev().nth(usize::try_from(back).unwrap() % cuts.len().max(1)) {
+                        let end = if lost { End::Lost } else { End::Delivered };
+                        checkpoint.write(vec![Record::Ended { batch, end }]);
+                    }
+                }
+                Act::Tell => {
+                    for record in checkpoint.read(tell_everything) {
+                        checkpoint.write(vec![record]);
+                        past.push(checkpoint.read(Clone::clone));
+                    }
+                }
+                Act::Sync => checkpoint.sync(true),
+                Act::Reopen | Act::Tear(_) => {
+                    let before = checkpoint.read(Clone::clone);
+                    drop(checkpoint);
+                    if let Act::Tear(bytes) = act {
+                        let path = newest(dir.path());
+                        let len = fs::metadata(&path).unwrap().len();
+                        let bytes = bytes as u64;
+                        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(len.saturating_sub(bytes)).unwrap();
+                    }
+                    checkpoint = open(dir.path(), 1);
+                    let after = checkpoint.read(Clone::clone);
+                    let with_epoch = |epoch| State { epoch, ..after.clone() };
+                    match act {
+                        Act::Tear(_) => prop_assert!(past.iter().chain([&before]).any(|past| *past == with_epoch(past.epoch))
+                            || after.streams.is_empty()),
+                        _ => prop_assert_eq!(with_epoch(before.epoch), before),
+                    }
+                    if after.generations.is_empty() {
+                        checkpoint.write(beginning());
+                    }
+                }
+            }
+            past.push(checkpoint.read(Clone::clone));
+        }
+    }
+
+    /// The decoder answers to anything, and so do the summaries of what it reads.
+    #[test]
+    fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300), sound: bool) {
+        let mut all = if sound { super::record::header() } else { Vec::new() };
+        all.extend(bytes);
+        drop(super::decode(&all));
+    }
+}

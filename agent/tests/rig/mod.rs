@@ -254,7 +254,9 @@ fn answer(
     }
     if shared.manner == Manner::SometimesBusy {
         let first = waiting.get(&id.stream.0).copied();
-        if first.is_some_and(|first| first != id) || (first.is_none() && shared.seen % 3 == 0) {
+        if first.is_some_and(|first| first != id)
+            || (first.is_none() && shared.seen.is_multiple_of(3))
+        {
             waiting.entry(id.stream.0).or_insert(id);
             return busy(5);
         }
@@ -275,7 +277,7 @@ fn answer(
     });
     match shared.manner {
         Manner::Mute => Some(None),
-        Manner::SometimesDrop if shared.seen % 10 == 0 => None,
+        Manner::SometimesDrop if shared.seen.is_multiple_of(10) => None,
         _ => {
             let receipt = Receipt {
                 batch: id,

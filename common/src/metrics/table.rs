@@ -141,6 +141,120 @@ const fn histogram(
 /// Every metric, the rows of a part together.
 pub const TABLE: &[Metric] = &[
     // agent
+    counter(
+        "tributary_agent_read_bytes_total",
+        Unit::Bytes,
+        &["topic"],
+        "Source bytes cut into batches.",
+    ),
+    counter(
+        "tributary_agent_read_records_total",
+        Unit::Records,
+        &["topic"],
+        "Records cut into batches.",
+    ),
+    counter(
+        "tributary_agent_read_batches_total",
+        Unit::Count,
+        &["topic"],
+        "Batches cut.",
+    ),
+    counter(
+        "tributary_agent_split_records_total",
+        Unit::Records,
+        &["topic"],
+        "Records that are no whole lines: pieces of long ones, unfinished ones.",
+    ),
+    counter(
+        "tributary_agent_truncations_total",
+        Unit::Count,
+        &["topic"],
+        "Files that were cut off or written anew.",
+    ),
+    counter(
+        "tributary_agent_lost_bytes_total",
+        Unit::Bytes,
+        &["topic", "reason"],
+        "Source bytes that will never be sent, by reason.",
+    ),
+    counter(
+        "tributary_agent_sent_bytes_total",
+        Unit::Bytes,
+        &[],
+        "Bytes given to connections, repeats included.",
+    ),
+    counter(
+        "tributary_agent_resent_batches_total",
+        Unit::Count,
+        &[],
+        "Batches sent again.",
+    ),
+    counter(
+        "tributary_agent_acknowledged_batches_total",
+        Unit::Count,
+        &[],
+        "Batches that the bus acknowledged.",
+    ),
+    counter(
+        "tributary_agent_acknowledged_records_total",
+        Unit::Records,
+        &[],
+        "Their records.",
+    ),
+    counter(
+        "tributary_agent_busy_total",
+        Unit::Count,
+        &[],
+        "Batches that the bus had no room for.",
+    ),
+    counter(
+        "tributary_agent_refused_total",
+        Unit::Count,
+        &["reason"],
+        "Batches that the bus refused, by reason.",
+    ),
+    counter(
+        "tributary_agent_disconnects_total",
+        Unit::Count,
+        &[],
+        "Connections to the bus that ended.",
+    ),
+    gauge(
+        "tributary_agent_connected_count",
+        Unit::Count,
+        &[],
+        "Open connections to the bus: 0 or 1.",
+    ),
+    counter(
+        "tributary_agent_checkpoint_failures_total",
+        Unit::Count,
+        &[],
+        "Failures to write the checkpoint; above 0 somebody must look at its disk.",
+    ),
+    gauge(
+        "tributary_agent_checkpoint_bytes",
+        Unit::Bytes,
+        &[],
+        "Size of the checkpoint's file.",
+    ),
+    counter(
+        "tributary_agent_report_failures_total",
+        Unit::Count,
+        &[],
+        "Reports that the manager did not take.",
+    ),
+    gauge(
+        "tributary_agent_memory_bytes",
+        Unit::Bytes,
+        &[],
+        "Bytes of batches that are not acknowledged.",
+    ),
+    gauge(
+        "tributary_agent_behind_bytes",
+        Unit::Bytes,
+        &["topic"],
+        "Source bytes that are known and not read.",
+    ),
     // bus
     gauge(
         "tributary_bus_connections_count",
