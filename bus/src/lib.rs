@@ -70,12 +70,12 @@ use crate::{
     report::Ledger,
 };
 
-/// How long everything may take after the stop.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long sessions and pages may take after the stop; with the two below it makes ten seconds.
+const GRACE: Duration = Duration::from_secs(7);
 /// How long destinations may take to finish once the sessions are gone.
-const DESTINATION_GRACE: Duration = Duration::from_secs(5);
+const DESTINATION_GRACE: Duration = Duration::from_secs(2);
 /// How long the last report may take.
-const REPORT_GRACE: Duration = Duration::from_secs(2);
+const REPORT_GRACE: Duration = Duration::from_secs(1);
 /// How often gauges are set.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 

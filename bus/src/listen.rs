@@ -41,7 +41,7 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 /// A listener without descriptors is tried again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long connections may finish after the stop.
-const FINISH_WITHIN: Duration = Duration::from_secs(8);
+const FINISH_WITHIN: Duration = Duration::from_secs(6);
 /// What there is, for 404.
 const PATHS: &str =
     "there are GET /v1/stream (upgrade), POST /v1/lines/{topic}, GET /healthz, /readyz, /metrics";

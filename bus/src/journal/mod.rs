@@ -16,7 +16,9 @@
 //! Format: [`format`]. State: [`memory`]. Not for: payloads.
 
 pub(crate) mod format;
+mod inspect;
 pub(crate) mod memory;
+mod writer;
 
 use std::{
     path::{Path, PathBuf},
@@ -25,34 +27,25 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::Context;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use serde::Serialize;
-use tokio::time::Instant;
+use crossbeam_channel::Sender;
 use tributary_common::{
-    disk::{self, AppendFile, DiskError},
+    disk::{self, DiskError},
     ids::Epoch,
 };
 
+pub use self::inspect::{Inspection, inspect, is_journal};
 use self::{
-    format::{FILE_HEADER_BYTES, Record, encode, file_header, scan},
+    format::{Record, scan},
     memory::Memory,
+    writer::{File, Writer},
 };
 
 /// The file's name in its folder.
 const FILE: &str = "journal";
-/// The longest that a write without `sync` stays unsynced.
-const SYNC_EVERY: Duration = Duration::from_secs(1);
-/// Commits that share one write at most.
-const GROUP: usize = 4096;
-/// A file below this many bytes is never compacted.
-const COMPACT_BYTES: u64 = 8 << 20;
-/// A file is compacted when it is this many times its last snapshot.
-const COMPACT_RATIO: u64 = 4;
-
 /// What to do when a commit is written: called on the journal's thread, must be quick.
 pub(crate) type Then = Box<dyn FnOnce(Result<(), Arc<DiskError>>) + Send>;
 
@@ -223,177 +216,6 @@ impl Journal {
     }
 }
 
-/// The file and how long it was after its last snapshot.
-struct File {
-    append: AppendFile,
-    path: PathBuf,
-    snapshot_bytes: u64,
-    unsynced: bool,
-    synced_at: Instant,
-}
-
-impl File {
-    /// Writes the whole state to a new file in place of the old one.
-    fn rewrite(path: PathBuf, memory: &Mutex<Memory>) -> Result<Self, DiskError> {
-        let mut bytes = file_header().to_vec();
-        let records = memory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .snapshot(now_minute());
-        for record in &records {
-            encode(record, &mut bytes);
-        }
-        debug_assert!(bytes.len() >= FILE_HEADER_BYTES);
-        disk::replace(&path, &bytes)?;
-        Ok(Self {
-            append: AppendFile::open(&path)?,
-            path,
-            snapshot_bytes: bytes.len() as u64,
-            unsynced: false,
-            synced_at: Instant::now(),
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8], sync: bool) -> Result<(), DiskError> {
-        self.append.append(bytes)?;
-        self.unsynced = true;
-        if sync || self.synced_at.elapsed() >= SYNC_EVERY {
-            self.sync()?;
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), DiskError> {
-        if self.unsynced {
-            self.append.sync()?;
-            self.unsynced = false;
-        }
-        self.synced_at = Instant::now();
-        Ok(())
-    }
-
-    fn wants_compaction(&self) -> bool {
-        self.append.len() > COMPACT_BYTES.max(self.snapshot_bytes.saturating_mul(COMPACT_RATIO))
-    }
-}
-
-/// What the thread owns.
-struct Writer {
-    incoming: Receiver<Commit>,
-    file: File,
-    memory: Arc<Mutex<Memory>>,
-    failing: Arc<AtomicBool>,
-    keep_untold: bool,
-}
-
-impl Writer {
-    fn run(mut self) {
-        let mut last = false;
-        while !last {
-            let group: Vec<_> = match self.incoming.recv_timeout(SYNC_EVERY) {
-                Ok(first) => std::iter::once(first)
-                    .chain(self.incoming.try_iter().take(GROUP))
-                    .collect(),
-                Err(RecvTimeoutError::Timeout) => Vec::new(),
-                Err(RecvTimeoutError::Disconnected) => break,
-            };
-            last = group.iter().any(|commit| commit.last);
-            self.write(group);
-        }
-        if let Err(error) = self.file.sync() {
-            tracing::error!(%error, "the journal could not be synced at the end");
-        }
-    }
-
-    fn write(&mut self, group: Vec<Commit>) {
-        let mut bytes = Vec::new();
-        {
-            let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-            for record in group.iter().flat_map(|commit| &commit.records) {
-                if let Some(target) = target_of(record).and_then(|no| memory.unwritten(no)) {
-                    encode(&target, &mut bytes);
-                }
-                encode(record, &mut bytes);
-            }
-        }
-        let sync = group.iter().any(|commit| commit.sync);
-        let outcome = self.attempt(&bytes, sync).map_err(Arc::new);
-        for commit in group {
-            if outcome.is_ok() || !commit.sync {
-                let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-                for record in &commit.records {
-                    memory.apply(record, self.keep_untold);
-                }
-            }
-            (commit.then)(match commit.sync {
-                true => outcome.clone(),
-                false => Ok(()),
-            });
-        }
-        if self.failing.load(Ordering::Relaxed) || self.file.wants_compaction() {
-            self.compact();
-        }
-    }
-
-    fn attempt(&mut self, bytes: &[u8], sync: bool) -> Result<(), DiskError> {
-        if self.failing.load(Ordering::Relaxed) {
-            // What failed before is missing in the file: only a snapshot makes it whole again.
-            let source = std::io::Error::other("an earlier write failed");
-            return Err(DiskError {
-                doing: "append to",
-                path: self.file.path.clone(),
-                source,
-            });
-        }
-        let written = match bytes {
-            [] => self.file.sync(),
-            bytes => self.file.write(bytes, sync),
-        };
-        if let Err(error) = &written {
-            self.failing.store(true, Ordering::Relaxed);
-            tracing::error!(%error, "the journal cannot be written: acknowledgements go on from memory, file destinations wait");
-        }
-        written
-    }
-
-    fn compact(&mut self) {
-        match File::rewrite(self.file.path.clone(), &self.memory) {
-            Ok(file) => {
-                self.file = file;
-                if self.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the journal is written again");
-                }
-            }
-            Err(error) if self.failing.load(Ordering::Relaxed) => {
-                tracing::debug!(%error, "the journal still cannot be written");
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            Err(error) => {
-                // The old file may have been replaced or not: go on only from a whole one.
-                self.failing.store(true, Ordering::Relaxed);
-                tracing::error!(%error, "the journal cannot be compacted");
-            }
-        }
-    }
-}
-
-/// The target that a record speaks of.
-fn target_of(record: &Record) -> Option<u32> {
-    match record {
-        Record::Delivered(delivered) => Some(delivered.target),
-        Record::Position { target, .. }
-        | Record::Opened { target }
-        | Record::Closed { target }
-        | Record::Forgotten { target }
-        | Record::Resolved { target } => Some(*target),
-        Record::Life { .. }
-        | Record::Target { .. }
-        | Record::Done { .. }
-        | Record::Mark { .. }
-        | Record::Told { .. } => None,
-    }
-}
-
 /// The wall clock in ms since 1970.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now()
@@ -405,114 +227,6 @@ pub(crate) fn now_ms() -> u64 {
 /// The wall clock in minutes since 1970.
 pub(crate) fn now_minute() -> u32 {
     u32::try_from(now_ms() / 60_000).unwrap_or(u32::MAX)
-}
-
-/// A journal in words, for `tributary inspect`.
-#[derive(Debug, Serialize)]
-pub struct Inspection {
-    version: u16,
-    bytes: usize,
-    records: usize,
-    torn_bytes: usize,
-    damaged: Vec<(usize, usize)>,
-    epoch: u64,
-    untold_batches: usize,
-    destinations: Vec<InspectedDestination>,
-}
-
-#[derive(Debug, Serialize)]
-struct InspectedDestination {
-    destination: String,
-    streams: usize,
-    batches: u64,
-    targets: Vec<InspectedTarget>,
-}
-
-#[derive(Debug, Serialize)]
-struct InspectedTarget {
-    target: String,
-    open: bool,
-    /// Per partition the end, and the floor where a recovery would begin.
-    positions: Vec<(i32, i64, Option<i64>)>,
-}
-
-/// Whether `path` is a journal, or a folder that holds one.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn is_journal(path: &Path) -> anyhow::Result<bool> {
-    let Some(path) = journal_file(path)? else {
-        return Ok(false);
-    };
-    let bytes = disk::read(&path)?.unwrap_or_default();
-    Ok(bytes.starts_with(&format::MAGIC))
-}
-
-/// Reads a journal (or the one in a folder) without touching it.
-///
-/// # Errors
-/// When there is none, or it is of another version.
-pub fn inspect(path: &Path) -> anyhow::Result<Inspection> {
-    let file =
-        journal_file(path)?.with_context(|| format!("{} holds no journal", path.display()))?;
-    let bytes = disk::read(&file)?.with_context(|| format!("{} is missing", file.display()))?;
-    let found = scan(&bytes).with_context(|| file.display().to_string())?;
-    let mut memory = Memory::default();
-    for record in &found.records {
-        memory.apply(record, true);
-    }
-    let mut destinations = Vec::new();
-    for no in 0.. {
-        let Some(name) = memory.destination_name(no) else {
-            break;
-        };
-        let here = memory
-            .done
-            .iter()
-            .filter(|(destination, _stream, _done)| *destination == no);
-        let (mut streams, mut batches) = (0, 0);
-        for (_destination, _stream, done) in here {
-            streams += 1;
-            batches += done.epochs.values().map(|seqs| seqs.len()).sum::<u64>();
-        }
-        let targets = memory
-            .targets_of(no)
-            .into_iter()
-            .map(|(_no, target)| InspectedTarget {
-                target: target.name.to_string(),
-                open: target.open,
-                positions: target
-                    .positions
-                    .iter()
-                    .map(|(&p, at)| (p, at.end, at.floor))
-                    .collect(),
-            });
-        destinations.push(InspectedDestination {
-            destination: name.to_string(),
-            streams,
-            batches,
-            targets: targets.collect(),
-        });
-    }
-    Ok(Inspection {
-        version: format::VERSION,
-        bytes: bytes.len(),
-        records: found.records.len(),
-        torn_bytes: bytes.len() - found.valid_bytes,
-        damaged: found.damage,
-        epoch: memory.epoch.0,
-        untold_batches: memory.untold.len(),
-        destinations,
-    })
-}
-
-/// The journal's file at or in `path`; `None` when a folder holds none.
-fn journal_file(path: &Path) -> anyhow::Result<Option<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(Some(path.to_owned()));
-    }
-    let inside = path.join(FILE);
-    Ok(inside.try_exists()?.then_some(inside))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 use tributary_common::ids::{BatchId, Name, StreamId, Topic};
 
-use super::{format::Delivered, *};
+use super::{format::Delivered, writer::COMPACT_BYTES, *};
 
 fn open(dir: &TempDir) -> (Journal, Owner, Opened) {
     Journal::open(dir.path(), true).unwrap()

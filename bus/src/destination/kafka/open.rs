@@ -57,7 +57,8 @@ pub(super) struct Opener {
 struct Waiting {
     topic: Arc<str>,
     at: Instant,
-    since: Instant,
+    /// Since when the cluster says that it does not know the topic.
+    unknown: Option<Instant>,
 }
 
 impl Opener {
@@ -70,7 +71,7 @@ impl Opener {
                     waiting.push(Waiting {
                         topic,
                         at: Instant::now(),
-                        since: Instant::now(),
+                        unknown: None,
                     });
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -88,7 +89,7 @@ impl Opener {
     }
 
     /// Tries one topic; gives it back when it has to wait.
-    fn attempt(&self, one: Waiting) -> Option<Waiting> {
+    fn attempt(&self, mut one: Waiting) -> Option<Waiting> {
         let name = &self.shared.name;
         match self.open(&one.topic) {
             Attempt::Ready(topic) => {
@@ -100,7 +101,7 @@ impl Opener {
                 self.shared.not_opened(&one.topic, &failure);
                 return None;
             }
-            Attempt::Unknown if one.since.elapsed() >= UNKNOWN_FOR => {
+            Attempt::Unknown if one.unknown.is_some_and(|at| at.elapsed() >= UNKNOWN_FOR) => {
                 let detail = format!(
                     "{name} has no topic {} and its brokers do not make it; create it",
                     one.topic
@@ -110,8 +111,11 @@ impl Opener {
                 self.shared.not_opened(&one.topic, &failure);
                 return None;
             }
-            Attempt::Unknown => {}
+            Attempt::Unknown => {
+                one.unknown.get_or_insert_with(Instant::now);
+            }
             Attempt::Later(why) => {
+                one.unknown = None;
                 tracing::debug!(destination = %name, topic = &*one.topic, why, "a topic cannot be opened yet");
                 self.shared.health().look = true;
             }
