@@ -26,6 +26,8 @@ const PARTITIONS: i32 = 8;
 pub(crate) struct Task {
     pub(crate) class: &'static str,
     pub(crate) topic: String,
+    /// Settings for librdkafka: an inline table of TOML.
+    pub(crate) options: String,
 }
 
 /// The two processes.
@@ -66,9 +68,10 @@ impl Line {
             &format!(
                 "zone = \"z\"\ncluster = \"c\"\nnode = \"n\"\nlisten = \"127.0.0.1:{listen}\"\n\
              admin = \"127.0.0.1:{bus_admin}\"\ndata_dir = \"{dir}/bus\"\n\
-             [[destination]]\nname = \"k\"\nkind = \"kafka\"\nbootstrap = [\"{}\"]\nproducer = \"rdkafka\"\n\
+             [[destination]]\nname = \"k\"\nkind = \"kafka\"\nbootstrap = [\"{}\"]\nproducer = \"rdkafka\"\noptions = {}\n\
              [[route]]\ntopic = \"*\"\nto = [{{ destination = \"k\" }}]\n",
                 kafka.bootstrap(),
+                task.options
             ),
         )?;
         let agent = start(
@@ -118,10 +121,17 @@ pub(crate) struct Backlog {
 ///
 /// # Errors
 /// When that takes too long.
-pub(crate) fn backlog(kafka: &Kafka, folder: &Path, file: &Path, lines: u64) -> Result<Backlog> {
+pub(crate) fn backlog(
+    kafka: &Kafka,
+    folder: &Path,
+    file: &Path,
+    lines: u64,
+    options: &str,
+) -> Result<Backlog> {
     let task = Task {
         class: "P2",
         topic: "backlog".into(),
+        options: options.to_owned(),
     };
     let line = Line::start(kafka, folder, &task)?;
     let begun = Instant::now();

@@ -4,7 +4,8 @@
 //! needs to read the same file and compress it with zstd-1 in 256 KiB blocks, taken in the same run.
 //! Not for: tests (machines are noisy; nothing here passes or fails).
 //!
-//! Arguments: `--gb N` the size of the backlog (default 1), `--write FILE` keeps the table.
+//! Arguments: `--gb N` the size of the backlog (default 1), `--write FILE` keeps the table,
+//! `--options '{ "linger.ms" = "5" }'` settings for librdkafka, `--only backlog`.
 
 mod cpu;
 mod latency;
@@ -41,12 +42,17 @@ and consumer share the machine.
 struct Args {
     gb: f64,
     write: Option<PathBuf>,
+    /// An inline table of TOML.
+    options: String,
+    steady: bool,
 }
 
 fn arguments() -> Result<Args> {
     let mut parsed = Args {
         gb: 1.0,
         write: None,
+        options: "{}".to_owned(),
+        steady: true,
     };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
@@ -56,7 +62,12 @@ fn arguments() -> Result<Args> {
         match name.as_str() {
             "--gb" => parsed.gb = value.parse().context("--gb is a number of 10^9 bytes")?,
             "--write" => parsed.write = Some(value.into()),
-            _ => bail!("{name} is unknown; allowed are --gb N and --write FILE"),
+            "--options" => parsed.options = value,
+            "--only" if value == "backlog" => parsed.steady = false,
+            _ => bail!(
+                "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE and \
+                 --only backlog"
+            ),
         }
     }
     Ok(parsed)
@@ -79,7 +90,7 @@ fn main() -> Result<()> {
 
     let kafka = Kafka::start(&folder.join("kafka"))?;
     say("the backlog");
-    let backlog = line::backlog(&kafka, &folder.join("b"), &file, lines)?;
+    let backlog = line::backlog(&kafka, &folder.join("b"), &file, lines, &args.options)?;
     let mut table = Table::new(z_per_gb);
     let wall_s = backlog.wall.as_secs_f64();
     table.row("z: bare read + zstd-1", z_per_gb, None, None, "");
@@ -104,11 +115,14 @@ fn main() -> Result<()> {
         std::thread::available_parallelism()?,
         as_float(bytes) / as_float(lines),
     ));
-    for (class, wanted) in [("P2", "p99 700 ms"), ("P0", "p99 150 ms")] {
+    let classes = [("P2", "p99 700 ms"), ("P0", "p99 150 ms")];
+    for (class, wanted) in classes.into_iter().filter(|_| args.steady) {
         say(&format!("steady 10 MB/s, {class}"));
+        let topic = format!("steady-{}", class.to_lowercase());
         let task = Task {
             class,
-            topic: format!("steady-{}", class.to_lowercase()),
+            topic,
+            options: args.options.clone(),
         };
         let line = Line::start(&kafka, &folder.join(class), &task)?;
         let steady = latency::steady(&kafka, line, &task, STEADY_BYTES_PER_S, STEADY_FOR)?;
