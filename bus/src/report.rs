@@ -242,7 +242,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut rng = fastrand::Rng::new();
-    let mut backoff = Backoff::new(EVERY, Duration::from_secs(30));
+    let mut backoff = Backoff::new(EVERY, Duration::from_secs(5));
     let mut number = 0;
     let mut failing_since: Option<Instant> = None;
     loop {

@@ -1,5 +1,7 @@
 //! Conversations over a pipe: what an agent sees.
 
+use std::collections::HashSet;
+
 use tokio::{
     io::{DuplexStream, duplex},
     task::JoinSet,
@@ -387,4 +389,102 @@ async fn a_restarted_node_knows_what_it_delivered() {
     let mut answers = agent.answers(2).await;
     answers.sort();
     assert_eq!(answers, ["1 duplicate", "2 delivered 1"]);
+}
+
+/// What happens to a stream between its batches.
+#[derive(Debug, Clone)]
+enum Step {
+    /// The next batches meet these: true is a failure.
+    Script(Vec<bool>),
+    /// The agent sends its window and hears all answers.
+    Go,
+    /// The agent sends its window, and the connection breaks before an answer is heard.
+    CutOff,
+    /// The node is started anew.
+    Restart,
+}
+
+fn any_step() -> impl proptest::strategy::Strategy<Value = Step> {
+    use proptest::prelude::*;
+    prop_oneof![
+        prop::collection::vec(any::<bool>(), 1..4).prop_map(Step::Script),
+        Just(Step::Go),
+        Just(Step::CutOff),
+        Just(Step::Restart),
+    ]
+}
+
+/// Plays the steps with an agent that sends batches 1 to 12 of one stream, four at a time, and
+/// returns the order in which they were delivered.
+async fn play(steps: Vec<Step>) -> Vec<u64> {
+    const LAST: u64 = 12;
+    let mut rig = rig();
+    let mut agent = Agent::connect(&rig).await;
+    let (mut next, mut delivered) = (1, Vec::new());
+    let seqs = |rig: &Rig| -> Vec<u64> {
+        rig.sink
+            .delivered()
+            .iter()
+            .map(|(id, _target, _values)| id.seq)
+            .collect()
+    };
+    for step in steps.into_iter().chain(std::iter::repeat(Step::Go)) {
+        if next > LAST {
+            break;
+        }
+        let window = next..(next + 4).min(LAST + 1);
+        match step {
+            Step::Script(fails) => {
+                let steps = fails
+                    .iter()
+                    .map(|&fail| if fail { unavailable() } else { Script::Deliver });
+                rig.sink.script(steps);
+            }
+            Step::Go => {
+                let count = usize::try_from(window.end - window.start).unwrap();
+                for seq in window {
+                    agent.send(web(seq)).await;
+                }
+                let answers = agent.answers(count).await;
+                let safe: HashSet<u64> = answers
+                    .iter()
+                    .filter(|answer| !answer.contains("busy"))
+                    .map(|answer| answer.split(' ').next().unwrap().parse().unwrap())
+                    .collect();
+                while safe.contains(&next) {
+                    next += 1;
+                }
+            }
+            Step::CutOff => {
+                for seq in window {
+                    agent.send(web(seq)).await;
+                }
+                agent = Agent::connect(&rig).await;
+            }
+            Step::Restart => {
+                drop(agent);
+                while rig.node.open_connections() > 0 {
+                    tokio::task::yield_now().await;
+                }
+                delivered.extend(seqs(&rig));
+                rig.owner.close();
+                rig = crate::testing::rig_in(rig.dir, budget::MIN_BYTES);
+                agent = Agent::connect(&rig).await;
+            }
+        }
+    }
+    delivered.extend(seqs(&rig));
+    delivered
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+    #[test]
+    fn whatever_breaks_each_batch_is_delivered_once_and_in_order(
+        steps in proptest::collection::vec(any_step(), 0..12),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let delivered = runtime.block_on(play(steps));
+        proptest::prop_assert_eq!(delivered, (1..=12).collect::<Vec<u64>>());
+    }
 }
