@@ -146,7 +146,7 @@ fn frames(path: &Path, len: u64) -> anyhow::Result<Capture> {
         );
     }
     let bytes = fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
-    let capture = read_frames(Bytes::from(bytes));
+    let capture = read_frames(&Bytes::from(bytes));
     if capture.frames.is_empty() && capture.stopped.is_some() {
         bail!(
             "{} is no checkpoint, journal or capture of frames of {}: {}",
@@ -169,8 +169,8 @@ fn http_bytes(bytes: &[u8]) -> usize {
         .map_or(bytes.len(), |at| at + 4)
 }
 
-fn read_frames(bytes: Bytes) -> Capture {
-    let http_bytes = http_bytes(&bytes);
+fn read_frames(bytes: &Bytes) -> Capture {
+    let http_bytes = http_bytes(bytes);
     let mut capture = Capture {
         http_bytes,
         frames: Vec::new(),
@@ -178,7 +178,7 @@ fn read_frames(bytes: Bytes) -> Capture {
     };
     let mut at = http_bytes;
     while at < bytes.len() {
-        match next_frame(&bytes, at) {
+        match next_frame(bytes, at) {
             Ok((seen, end)) => {
                 capture.frames.push(seen);
                 at = end;
@@ -236,20 +236,15 @@ fn describe(offset: usize, prelude: Prelude, frame: Frame) -> Seen {
                 welcome.node, welcome.cluster, welcome.window_batches, welcome.window_bytes
             ),
         ),
-        Frame::Batch(header, payload) => Seen {
-            says: format!(
-                "{} to {}, {} records of {} bytes [{}, {})",
-                header.id(),
-                header.topic,
-                header.records,
-                header.file,
-                header.span.start,
-                header.span.end
-            ),
-            payload: Some(check_payload(&header, &payload)),
-            header: Some(*header),
-            ..plain("batch", String::new())
-        },
+        Frame::Batch(header, payload) => {
+            let says = batch_in_words(&header);
+            let payload = Some(check_payload(&header, &payload));
+            Seen {
+                payload,
+                header: Some(*header),
+                ..plain("batch", says)
+            }
+        }
         Frame::Receipts(receipts) => {
             let ids: Vec<String> = receipts.iter().map(|r| r.batch.to_string()).collect();
             plain(
@@ -283,6 +278,14 @@ fn describe(offset: usize, prelude: Prelude, frame: Frame) -> Seen {
         Frame::Ping(number) => plain("ping", number.to_string()),
         Frame::Pong(number) => plain("pong", number.to_string()),
     }
+}
+
+fn batch_in_words(header: &BatchHeader) -> String {
+    let (id, span) = (header.id(), header.span);
+    format!(
+        "{id} to {}, {} records of {} bytes [{}, {})",
+        header.topic, header.records, header.file, span.start, span.end
+    )
 }
 
 fn check_payload(header: &BatchHeader, payload: &[u8]) -> String {
@@ -350,7 +353,7 @@ mod tests {
         let mut bytes = b"GET /v1/stream HTTP/1.1\r\nupgrade: tributary/1\r\n\r\n".to_vec();
         let head = bytes.len();
         bytes.extend(ping_bytes());
-        let capture = read_frames(Bytes::from(bytes));
+        let capture = read_frames(&Bytes::from(bytes));
         assert_eq!((capture.http_bytes, capture.stopped), (head, None));
         assert_eq!(
             (capture.frames[0].offset, capture.frames[0].kind),
@@ -363,7 +366,7 @@ mod tests {
         let mut bytes = ping_bytes();
         let bad = bytes.len();
         bytes.extend([0xff; 20]);
-        let capture = read_frames(Bytes::from(bytes));
+        let capture = read_frames(&Bytes::from(bytes));
         assert_eq!(capture.frames.len(), 1);
         let why = capture.stopped.unwrap();
         assert!(
@@ -376,7 +379,7 @@ mod tests {
     fn a_torn_frame_is_named() {
         let mut bytes = ping_bytes();
         bytes.pop();
-        let why = read_frames(Bytes::from(bytes)).stopped.unwrap();
+        let why = read_frames(&Bytes::from(bytes)).stopped.unwrap();
         assert!(why.contains("the file only"), "{why}");
     }
 }

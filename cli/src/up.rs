@@ -325,7 +325,7 @@ async fn show(url: &str, args: &UpArgs, stop: &CancellationToken) -> anyhow::Res
     {
         match table::fetch(url).await {
             Ok(topics) if topics.is_empty() => {
-                screen.draw("no line yet: does a file match?", &topics)
+                screen.draw("no line yet: does a file match?", &topics);
             }
             Ok(topics) => screen.draw("collecting", &topics),
             Err(error) => out::line(format_args!("{error:#}")),

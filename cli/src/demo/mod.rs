@@ -86,7 +86,7 @@ pub(crate) async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Resu
     let parts = up::start(&configs, &places, &stop)?;
     let stay = out::is_terminal() && !args.exit;
     let told = {
-        let mut demo = Demo::new(places, logs)?;
+        let mut demo = Demo::new(places, &logs)?;
         tokio::select! {
             joined = join(parts, &stop) => joined.and_then(|()| bail!("stopped before the end")),
             told = demo.tell(stay, &stop) => told,
@@ -138,10 +138,10 @@ struct Demo {
 }
 
 impl Demo {
-    fn new(places: Places, logs: PathBuf) -> anyhow::Result<Self> {
+    fn new(places: Places, logs: &Path) -> anyhow::Result<Self> {
         let programs = LINES
             .iter()
-            .map(|&(topic, kind, rotation, _)| Program::start(&logs, topic, kind, rotation))
+            .map(|&(topic, kind, rotation, _)| Program::start(logs, topic, kind, rotation))
             .collect::<Result<_, _>>()
             .with_context(|| format!("failed to begin the logs in {}", logs.display()))?;
         Ok(Self {
