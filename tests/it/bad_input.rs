@@ -327,7 +327,10 @@ fn on_a_full_disk(folder: &Path, state: &Path) -> Result<()> {
     ensure!(full, "the small disk took everything");
     // The last page of the checkpoint still has room: a hundred cuts do not fit.
     for number in 0..100 {
-        fs::write(folder.join(format!("logs/full-{number}.log")), format!("full {number}\n"))?;
+        fs::write(
+            folder.join(format!("logs/full-{number}.log")),
+            format!("full {number}\n"),
+        )?;
     }
     for number in 0..100 {
         line.must_hold(format!("full {number}").as_bytes())?;

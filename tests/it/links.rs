@@ -1,4 +1,4 @@
-//! The network between agent and bus, and between bus and broker's client port, breaks in every way
+//! The network between agent and bus, and between bus and broker, breaks in every way
 //! that a TCP connection can break.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tributary_tests::{
     cluster::{Layout, glob_of},
-    kafka::{self, free_port},
+    kafka::{self, Kafka, free_port},
     proxy::{Mode, Proxy},
     scratch,
     writer::{Background, Schedule, Writer},
@@ -33,9 +33,66 @@ fn check(name: &str, breaks: impl FnOnce(&Proxy)) -> Result<()> {
         };
         let background = Background::start(writer, schedule);
         breaks(&proxy);
-        cluster.must_deliver(kafka, &[background.finish()?.written().clone()])
+        cluster
+            .must_deliver(kafka, &[background.finish()?.written().clone()])
+            .map(drop)
     })
 }
+
+/// The same with the hop between bus and broker: the broker tells its clients to connect to the
+/// hop, so every connection of the bus goes over it. The broker and its clients are one for all
+/// `breaks`, each with a topic of its own.
+#[test]
+fn a_breaking_network_to_the_broker_loses_and_doubles_nothing() -> Result<()> {
+    let port = free_port()?;
+    let proxy = Proxy::start(&format!("127.0.0.1:{port}"))?;
+    let kafka = Kafka::start_at(&scratch::create("kafka-links")?, port, &proxy.address())?;
+    let breaks: [(&str, Breaks); 3] = [
+        ("broker-cut", |proxy| {
+            for _ in 0..4 {
+                flow();
+                proxy.cut();
+                flow();
+                proxy.reset();
+            }
+        }),
+        ("broker-silent", |proxy| {
+            flow();
+            proxy.set(Mode::Blackhole);
+            std::thread::sleep(Duration::from_secs(4));
+            proxy.reset();
+            proxy.set(Mode::Pass);
+        }),
+        ("broker-slow", |proxy| {
+            proxy.set(Mode::Delay(Duration::from_millis(60)));
+            std::thread::sleep(Duration::from_secs(2));
+            proxy.set(Mode::Pass);
+        }),
+    ];
+    for (name, breaks) in breaks {
+        scratch::scenario(name, |folder| {
+            kafka.create_topic(name, 2)?;
+            let writer = Writer::new(&folder.join("logs"), 1, 1)?;
+            let cluster = Layout::new(folder, name)
+                .delivers_to(&proxy.address(), &["\"socket.timeout.ms\" = \"1500\""])
+                .agent(&[glob_of(&writer)])
+                .start()?;
+            let schedule = Schedule {
+                lines: 12_000,
+                per_second: 4_000,
+                rotations: Vec::new(),
+            };
+            let background = Background::start(writer, schedule);
+            breaks(&proxy);
+            let written = [background.finish()?.written().clone()];
+            cluster.must_deliver(&kafka, &written).map(drop)
+        })?;
+    }
+    Ok(())
+}
+
+/// What happens to a hop while lines flow.
+type Breaks = fn(&Proxy);
 
 /// Lets lines flow for a moment.
 fn flow() {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     kafka::{Kafka, free_port},
-    ledger,
+    ledger::{self, Counts},
     oracle::Verdict,
     product::{Node, Part},
     scratch,
@@ -229,7 +229,7 @@ impl Cluster {
     ///
     /// # Errors
     /// With what the ledger and the oracle say, when it is not so in the end.
-    pub fn must_deliver(&self, kafka: &Kafka, written: &[Written]) -> Result<()> {
+    pub fn must_deliver(&self, kafka: &Kafka, written: &[Written]) -> Result<Counts> {
         let lines = written.iter().map(Written::lines).sum();
         let ledger = ledger::must_agree(self.manager.admin(), &self.topic, lines, SETTLE_LIMIT);
         let arrived = kafka
@@ -237,7 +237,7 @@ impl Cluster {
             .context("the oracle could not read the topic")?;
         let verdict = Verdict::on_kafka(written, &arrived);
         match (ledger, verdict.must_be_perfect()) {
-            (Ok(_), Ok(())) => Ok(()),
+            (Ok(counts), Ok(())) => Ok(counts),
             (Ok(counts), Err(error)) => Err(error.context(format!("the ledger said {counts:?}"))),
             (Err(error), Ok(())) => {
                 Err(error.context("everything arrived, but the ledger is wrong"))

@@ -73,11 +73,18 @@ impl Kafka {
     /// When the jars are missing or it does not start, with the end of its log.
     pub fn start(folder: &Path) -> Result<Self> {
         let port = free_port()?;
+        Self::start_at(folder, port, &format!("127.0.0.1:{port}"))
+    }
+
+    /// As [`Kafka::start`], on a given port; clients are told to connect to `advertised`, such as a
+    /// proxy in front of that port.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn start_at(folder: &Path, port: u16, advertised: &str) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        fs::write(
-            folder.join("server.properties"),
-            properties(folder, port, free_port()?),
-        )?;
+        let properties = properties(folder, port, free_port()?, advertised);
+        fs::write(folder.join("server.properties"), properties)?;
         fs::write(folder.join("log4j2.properties"), LOG4J)?;
         // The tools print their answers; a log would stand between them.
         fs::write(
@@ -195,14 +202,14 @@ fn class_path() -> Result<String> {
     Ok(format!("{}/*", jars.display()))
 }
 
-fn properties(folder: &Path, port: u16, controller: u16) -> String {
+fn properties(folder: &Path, port: u16, controller: u16, advertised: &str) -> String {
     // The short session timeouts let a killed node come back after 8 s instead of 14.
     let lines = [
         "process.roles=broker,controller".to_owned(),
         "node.id=1".to_owned(),
         format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
         format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
-        format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"),
+        format!("advertised.listeners=PLAINTEXT://{advertised}"),
         "controller.listener.names=CONTROLLER".to_owned(),
         "inter.broker.listener.name=PLAINTEXT".to_owned(),
         "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned(),

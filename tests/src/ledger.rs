@@ -48,7 +48,8 @@ impl Counts {
             && unexplained == 0
     }
 
-    fn add(&mut self, other: Self) {
+    /// Adds the counts of another topic or minute.
+    pub fn add(&mut self, other: Self) {
         self.read += other.read;
         self.sent += other.sent;
         self.received += other.received;
