@@ -7,7 +7,10 @@ use axum::{
 };
 use utoipa::OpenApi;
 
-use crate::api::{live, losses, nodes, reports, system, topics};
+use crate::{
+    api::{live, losses, nodes, reports, system, topics},
+    service::range::Named,
+};
 
 #[derive(Debug, OpenApi)]
 #[openapi(
@@ -30,7 +33,7 @@ use crate::api::{live, losses, nodes, reports, system, topics};
         system::readyz,
         system::metrics,
     ),
-    components(schemas(live::Heartbeat)),
+    components(schemas(live::Heartbeat, Named)),
     tags(
         (name = "topics", description = "Topics, their counts and losses"),
         (name = "nodes", description = "Agents and bus nodes"),

@@ -448,6 +448,11 @@ export interface components {
          * @enum {string}
          */
         Part: "agent" | "bus";
+        /**
+         * @description A range that ends now.
+         * @enum {string}
+         */
+        Range: "1h" | "6h" | "24h" | "7d";
         /** @description Records per second over the last `window_s` seconds, by the arrival of reports. */
         Rates: {
             /**
@@ -614,8 +619,6 @@ export interface components {
             /** @description The topics, by name. */
             topics: components["schemas"]["TopicSummary"][];
         };
-        /** @enum {string} */
-        Range: "1h" | "6h" | "24h" | "7d";
     };
     responses: never;
     parameters: never;
