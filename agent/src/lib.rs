@@ -228,9 +228,10 @@ fn start_sending(
         config.limits.bandwidth,
     );
     let sent = CancellationToken::new();
-    let done = sent.clone();
+    // However the sender ends, also before it began, the others are told.
+    let done = sent.clone().drop_guard();
     parts.spawn("send", async move {
-        let _done = done.drop_guard();
+        let _done = done;
         sender.run(stop).await
     });
     let (keeper, token) = (Arc::clone(&checkpoint), sent.clone());

@@ -219,23 +219,11 @@ async fn after_a_crash_the_same_batches_come_again() {
     append(&place.log("a.log"), &wanted);
     let agent = place.start("*.log");
     place.bus.expect(&wanted).await;
-    // What a killed agent leaves: its files as they are now.
-    let left = place.dir.path().join("left");
-    fs::create_dir_all(left.join("checkpoint")).unwrap();
-    fs::copy(place.state().join("agent-id"), left.join("agent-id")).unwrap();
-    for entry in fs::read_dir(place.state().join("checkpoint")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(
-            &path,
-            left.join("checkpoint").join(path.file_name().unwrap()),
-        )
-        .unwrap();
-    }
+    let left = agent.crash(&place.state()).await;
     let before = place.bus.arrived().len();
     append(&place.log("a.log"), &lines("b", 100));
     fs::rename(place.log("a.log"), place.log("renamed")).unwrap();
     place.bus.manner(Manner::Take);
-    drop(agent);
     let agent = Agent::start(&place.config_at(&left, "*.log", ""));
     wanted.extend(lines("b", 100));
     place.bus.expect(&wanted).await;
@@ -382,4 +370,109 @@ async fn copy_and_truncate_under_a_busy_writer_doubles_nothing() {
     assert_eq!(all, got.len(), "nothing twice");
     // What was written between the copy's end and the truncation is nobody's to save.
     assert!(all + 200 > count, "{all} of {count}");
+}
+
+/// What may happen to a log and its agent.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Write,
+    Rename,
+    CopyTruncate,
+    Restart,
+    Crash,
+    Wait,
+}
+
+/// Random writes, rotations, restarts and crashes: every line arrives, each batch once or again the
+/// same, in order within a file.
+async fn random_life(seed: u64, inside: bool) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let place = Place::new().await;
+    let paths = if inside { "app.log*" } else { "app.log" };
+    let log = place.log("app.log");
+    let mut state = place.state();
+    let mut agent = Agent::start(&place.config_at(&state, paths, ""));
+    let (mut wanted, mut round, mut acts) = (Vec::<String>::new(), 0, Vec::new());
+    for _act in 0..25 {
+        let all = [
+            Act::Write,
+            Act::Write,
+            Act::Write,
+            Act::Rename,
+            Act::CopyTruncate,
+            Act::Restart,
+            Act::Crash,
+            Act::Wait,
+        ];
+        let act = all[rng.usize(..all.len())];
+        acts.push(act);
+        match act {
+            Act::Write => {
+                let count = rng.usize(1..400);
+                let new: Vec<String> = (0..count)
+                    .map(|n| format!("{seed} {round:03} {n:04}"))
+                    .collect();
+                append(&log, &new);
+                wanted.extend(new);
+                round += 1;
+            }
+            // What nobody has seen under its name yet cannot be followed.
+            Act::Rename | Act::CopyTruncate if log.try_exists().unwrap() => {
+                for word in ["seen", "late"] {
+                    place.bus.wait(|lines| lines.len() >= wanted.len()).await;
+                    let line = vec![format!("{seed} {round:03} {word}")];
+                    append(&log, &line);
+                    wanted.extend(line);
+                }
+                let to = place.log(&format!("app.log.{round}"));
+                round += 1;
+                if matches!(act, Act::Rename) {
+                    fs::rename(&log, to).unwrap();
+                } else {
+                    fs::copy(&log, to).unwrap();
+                    fs::OpenOptions::new()
+                        .write(true)
+                        .truncate(true)
+                        .open(&log)
+                        .unwrap();
+                }
+            }
+            Act::Rename | Act::CopyTruncate => {}
+            Act::Restart => {
+                agent.stop().await;
+                agent = Agent::start(&place.config_at(&state, paths, ""));
+            }
+            Act::Crash => {
+                state = agent.crash(&state).await;
+                agent = Agent::start(&place.config_at(&state, paths, ""));
+            }
+            Act::Wait => tokio::time::sleep(Duration::from_millis(rng.u64(1..150))).await,
+        }
+    }
+    place.bus.wait(|lines| lines.len() >= wanted.len()).await;
+    agent.stop().await;
+    let (mut got, missing) = (place.bus.lines(), wanted.clone());
+    got.sort();
+    let mut wanted = missing;
+    wanted.sort();
+    if got != wanted {
+        let lost: Vec<_> = wanted
+            .iter()
+            .filter(|line| !got.contains(line))
+            .take(5)
+            .collect();
+        panic!(
+            "seed {seed} {inside}: got {} of {}, missing {lost:?}, after {acts:?}",
+            got.len(),
+            wanted.len()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn random_lives_lose_and_double_nothing() {
+    let seeds = std::env::var("SEEDS").map_or(6, |text| text.parse().unwrap());
+    for seed in 0..seeds {
+        random_life(seed, seed % 2 == 0).await;
+    }
 }

@@ -322,6 +322,34 @@ impl Agent {
         Self { stop, task }
     }
 
+    /// Ends it as a kill does: what it leaves is what its files held at some moment, as a new state
+    /// directory.
+    pub(crate) async fn crash(self, state: &Path) -> PathBuf {
+        if !state.join("checkpoint").try_exists().unwrap() {
+            self.task.abort();
+            drop(self.task.await);
+            return state.to_owned();
+        }
+        let left = state.with_extension(format!("{}", fastrand::u64(..)));
+        std::fs::create_dir_all(left.join("checkpoint")).unwrap();
+        std::fs::copy(state.join("agent-id"), left.join("agent-id")).unwrap();
+        let mut files: Vec<_> = std::fs::read_dir(state.join("checkpoint"))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        files.sort();
+        for path in files {
+            // An old file may be gone by now.
+            drop(std::fs::copy(
+                &path,
+                left.join("checkpoint").join(path.file_name().unwrap()),
+            ));
+        }
+        self.task.abort();
+        drop(self.task.await);
+        left
+    }
+
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         timeout(LIMIT, self.task)
