@@ -330,3 +330,23 @@ fn every_sample_config_is_good() -> Result<()> {
     }
     Ok(())
 }
+
+/// `docs/config.md` is written from the types that read the files: `UPDATE=1` writes it again.
+#[test]
+fn the_config_reference_is_what_the_code_says() -> Result<()> {
+    let made = tributary_common::config::reference_markdown(&[
+        ("agent", &tributary_agent::config::SCHEMA),
+        ("bus", &tributary_bus::config::SCHEMA),
+        ("manager", &tributary_manager::config::SCHEMA),
+    ]);
+    let path = scratch::repository().join("docs/config.md");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &made)?;
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    ensure!(
+        written == made,
+        "docs/config.md is old: run UPDATE=1 cargo it -- config_reference"
+    );
+    Ok(())
+}
