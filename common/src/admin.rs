@@ -182,3 +182,109 @@ async fn converse(stream: TcpStream, admin: Admin) {
         Ok(Err(error)) => tracing::debug!(error = %error, "admin connection ended"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::http;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    struct Served {
+        url: String,
+        ready: Arc<AtomicBool>,
+        stop: CancellationToken,
+        server: JoinSet<anyhow::Result<()>>,
+    }
+
+    async fn served() -> Served {
+        metrics::install();
+        let listener = net::listen("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let ready = Arc::new(AtomicBool::new(true));
+        let admin = Admin::new(
+            {
+                let ready = Arc::clone(&ready);
+                move || match ready.load(Ordering::Relaxed) {
+                    true => Ok(()),
+                    false => Err("no bus answers".to_owned()),
+                }
+            },
+            || serde_json::json!({"files": 3}),
+        );
+        let stop = CancellationToken::new();
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, admin, stop.clone()));
+        Served {
+            url,
+            ready,
+            stop,
+            server,
+        }
+    }
+
+    impl Served {
+        async fn check(&self, path: &str, status: u16, begin: &str) {
+            let url = format!("{}{path}", self.url);
+            let (found, body) = http::get(&url, None, LIMIT).await.unwrap();
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            assert_eq!(found.as_u16(), status, "{path}: {body}");
+            assert!(body.contains(begin), "{path}: {body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_path_has_its_answer() {
+        let served = served().await;
+        served.check("/healthz", 200, "ok\n").await;
+        served.check("/readyz", 200, "ready\n").await;
+        served.check("/status", 200, "\"files\": 3").await;
+        served
+            .check("/metrics?x=1", 200, "process_resident_memory_bytes ")
+            .await;
+        served
+            .check("/other", 404, "not found; there are /metrics")
+            .await;
+        served.ready.store(false, Ordering::Relaxed);
+        served
+            .check("/readyz", 503, "not ready: no bus answers\n")
+            .await;
+        let url = format!("{}/metrics", served.url);
+        let (status, _) = http::post_json(&url, None, Vec::new(), LIMIT)
+            .await
+            .unwrap();
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[tokio::test]
+    async fn junk_and_idle_connections_harm_nobody() {
+        let served = served().await;
+        let addr = served.url.strip_prefix("http://").unwrap();
+        let mut junk = net::dial(addr, LIMIT).await.unwrap();
+        junk.write_all(&[0xff; 100]).await.unwrap();
+        let mut answer = Vec::new();
+        junk.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 400"), "{answer:?}");
+        let mut idle = Vec::new();
+        for _ in 0..MAX_CONNECTIONS - 1 {
+            idle.push(net::dial(addr, LIMIT).await.unwrap());
+        }
+        served.check("/healthz", 200, "ok\n").await;
+    }
+
+    #[tokio::test]
+    async fn the_stop_ends_it_with_connections_open() {
+        let mut served = served().await;
+        let addr = served.url.strip_prefix("http://").unwrap();
+        let mut open = net::dial(addr, LIMIT).await.unwrap();
+        served.check("/healthz", 200, "ok\n").await;
+        served.stop.cancel();
+        served.server.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(open.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        assert!(net::dial(addr, LIMIT).await.is_err());
+    }
+}

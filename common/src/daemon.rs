@@ -106,11 +106,7 @@ where
 }
 
 /// As [`main`], with the arguments of somebody else.
-fn with_args<C, F, R>(
-    part: &Part<C>,
-    args: impl IntoIterator<Item = OsString>,
-    run: R,
-) -> ExitCode
+fn with_args<C, F, R>(part: &Part<C>, args: impl IntoIterator<Item = OsString>, run: R) -> ExitCode
 where
     C: Send + 'static,
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -305,14 +301,20 @@ where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
     R: FnOnce(C, Signals) -> F,
 {
-    runtime.block_on(async {
+    // Signals are heard on a runtime of their own: a part that blocks all of its threads cannot
+    // keep the second signal from us.
+    Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut hear = Hear::new()?;
         let stop = CancellationToken::new();
         let (hup, reload) = watch::channel(0);
         let mut upkeep = pin!(metrics::upkeep(CancellationToken::new()));
-        // A task of its own, so that a part that blocks cannot keep the second signal from us.
+        let signals = Signals { stop: stop.clone(), reload: Reload(reload) };
+        let future = {
+            let _entered = runtime.enter();
+            run(config, signals)
+        };
         let mut part = JoinSet::new();
-        part.spawn(run(config, Signals { stop: stop.clone(), reload: Reload(reload) }));
+        part.spawn_on(future, runtime.handle());
         loop {
             select! {
                 Some(done) = part.join_next() => return match done {
@@ -328,7 +330,8 @@ where
                         tracing::info!("{name} stops");
                         stop.cancel();
                     }
-                    Asked::Reload if hup.send(*hup.borrow() + 1).is_ok() => {
+                    Asked::Reload if hup.receiver_count() > 0 => {
+                        hup.send_modify(|number| *number += 1);
                         tracing::info!("{name} reloads its configuration");
                     }
                     Asked::Reload => {

@@ -410,3 +410,6 @@ impl Lock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -180,7 +180,7 @@ impl Client {
         limit: Duration,
     ) -> Result<(StatusCode, Bytes), HttpError> {
         let url = format!("{}{path}", self.base);
-        let request = self.request(method, &url, body)?;
+        let request = self.request(&method, &url, body)?;
         let call = async {
             let mut connection = match self.idle.take().filter(|idle| !idle.is_closed()) {
                 Some(idle) => idle,
@@ -222,7 +222,7 @@ impl Client {
     /// The request of a call.
     fn request(
         &self,
-        method: Method,
+        method: &Method,
         url: &str,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, HttpError> {
@@ -233,7 +233,7 @@ impl Client {
         let uri: Uri = url.parse().map_err(|error| wrong(format!("{error}")))?;
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let mut request = Request::builder()
-            .method(&method)
+            .method(method)
             .uri(target)
             .header(HOST, &self.host);
         if let Some(auth) = &self.auth {
@@ -266,3 +266,6 @@ impl Client {
         Ok(sender)
     }
 }
+
+#[cfg(test)]
+mod tests;

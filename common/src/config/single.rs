@@ -61,105 +61,100 @@ impl<'a> Given<'a> {
     }
 }
 
-/// What serde gets for a value of a single kind. The fault's text shows the value unless it is
-/// `secret`.
-pub(super) fn single(kind: &Kind, given: Given<'_>, secret: bool) -> Result<Value, String> {
-    let shown = if secret {
-        "the value".to_owned()
-    } else {
-        given.shown()
-    };
-    let wrong = |what: &str| format!("{shown} is no {what}; allowed are {}", kind.allowed());
-    let text = |what: &str| {
-        given
-            .text()
-            .ok_or_else(|| format!("{shown} is no {what}; expected is {}", kind.allowed()))
-    };
-    match kind {
-        Kind::Text | Kind::Path => match text("text")? {
-            "" => Err(format!("the text is empty; expected is {}", kind.allowed())),
-            good => Ok(good.into()),
-        },
-        Kind::Checked { what, check, .. } => {
-            let text = text("text")?;
-            let hidden = |_why| wrong(what);
-            if secret {
-                check(text).map_err(hidden)?
-            } else {
-                check(text)?
+/// Why a value is refused; [`Why::text`] adds the value and what is allowed.
+enum Why {
+    /// It is not of this sort.
+    Not(&'static str),
+    /// It is outside of its range.
+    Outside,
+    /// It is a text without letters.
+    Empty,
+    /// Said by a check, with the value in it.
+    Said(String),
+    /// Said about the value, which is to be put in front.
+    About(String),
+}
+
+impl Why {
+    /// The whole sentence. The value is not in it when it is `secret`.
+    fn text(self, kind: &Kind, given: Given<'_>, secret: bool) -> String {
+        let allowed = kind.allowed();
+        let shown = if secret {
+            "the value".to_owned()
+        } else {
+            given.shown()
+        };
+        match self {
+            Self::Not(what) => format!("{shown} is no {what}; expected is {allowed}"),
+            Self::Outside => format!("{shown} is out of range; allowed are {allowed}"),
+            Self::Empty => format!("the text is empty; expected is {allowed}"),
+            Self::Said(_) | Self::About(_) if secret => {
+                format!("{shown} does not fit; expected is {allowed}")
             }
-            Ok(text.into())
+            Self::Said(why) => why,
+            Self::About(why) => format!("{shown} {why}"),
         }
-        Kind::Choice { allowed, later } => {
-            choose(text("text")?, allowed, later).map_err(|why| format!("{shown} {why}"))
-        }
-        Kind::Size { min, max } => {
-            let bytes = amount(given, units::size, true).ok_or_else(|| wrong("size"))?;
-            within(bytes, min, max, units::size, units::show_size)
-        }
-        Kind::Rate { min, max } => {
-            let rate = amount(given, units::rate, true).ok_or_else(|| wrong("rate"))?;
-            within(rate, min, max, units::rate, units::show_rate)
-        }
-        Kind::Duration { min, max } => {
-            let ms = amount(given, units::duration, false).ok_or_else(|| wrong("duration"))?;
-            within(ms, min, max, units::duration, units::show_duration)
-        }
-        Kind::Percent { min, max } => {
-            let percent = given
-                .text()
-                .and_then(units::percent)
-                .ok_or_else(|| wrong("percentage"))?;
-            let fits = (*min..=*max).contains(&percent);
-            if fits {
-                Ok(percent.into())
-            } else {
-                Err(outside(&shown, kind))
-            }
-        }
-        Kind::Integer { min, max } => {
-            let number = given.integer().ok_or_else(|| wrong("whole number"))?;
-            let fits = (*min..=*max).contains(&number);
-            if fits {
-                Ok(number.into())
-            } else {
-                Err(outside(&shown, kind))
-            }
-        }
-        Kind::Bool => given
-            .bool()
-            .map(Value::from)
-            .ok_or_else(|| wrong("truth value")),
-        Kind::Socket => match text("address")? {
-            text if text.parse::<SocketAddr>().is_ok() => Ok(text.into()),
-            _ => Err(format!(
-                "{shown} is no IP address with a port; expected is {}",
-                kind.allowed()
-            )),
-        },
-        Kind::HostPort => match text("address")? {
-            text if is_host_port(text) => Ok(text.into()),
-            _ => Err(format!(
-                "{shown} is no host with a port; expected is {}",
-                kind.allowed()
-            )),
-        },
-        Kind::Url(schemes) => match text("URL")? {
-            text if is_url(text, schemes) => Ok(text.into()),
-            _ => Err(format!(
-                "{shown} is no URL that fits; expected is {}",
-                kind.allowed()
-            )),
-        },
-        Kind::List { .. } | Kind::Table(_) | Kind::Map(_) | Kind::OneOf { .. } | Kind::Any => Err(
-            format!("{shown} cannot stand here; expected is {}", kind.allowed()),
-        ),
     }
 }
 
-/// The text of a number outside its range.
-fn outside(shown: &str, kind: &Kind) -> String {
-    format!("{shown} is out of range; allowed are {}", kind.allowed())
+/// What serde gets for a value of a single kind. The fault's text shows the value unless it is
+/// `secret`.
+pub(super) fn single(kind: &Kind, given: Given<'_>, secret: bool) -> Result<Value, String> {
+    read(kind, given).map_err(|why| why.text(kind, given, secret))
+}
+
+/// Reads a value of a single kind.
+fn read(kind: &Kind, given: Given<'_>) -> Result<Value, Why> {
+    let text = || given.text().ok_or(Why::Not("text"));
+    let fitting = |what, fits: &dyn Fn(&str) -> bool| match text()? {
+        good if fits(good) => Ok(good.into()),
+        _ => Err(Why::Not(what)),
+    };
+    match kind {
+        Kind::Text | Kind::Path => match text()? {
+            "" => Err(Why::Empty),
+            good => Ok(good.into()),
+        },
+        Kind::Checked { check, .. } => {
+            let text = text()?;
+            check(text).map_err(Why::Said)?;
+            Ok(text.into())
+        }
+        Kind::Choice { allowed, later } => choose(text()?, allowed, later).map_err(Why::About),
+        Kind::Size { min, max } => {
+            let bytes = amount(given, units::size, true).ok_or(Why::Not("size"))?;
+            within(bytes, units::size(min), units::size(max))
+        }
+        Kind::Rate { min, max } => {
+            let rate = amount(given, units::rate, true).ok_or(Why::Not("rate"))?;
+            within(rate, units::rate(min), units::rate(max))
+        }
+        Kind::Duration { min, max } => {
+            let ms = amount(given, units::duration, false).ok_or(Why::Not("duration"))?;
+            within(ms, units::duration(min), units::duration(max))
+        }
+        Kind::Percent { min, max } => {
+            let percent = given.text().and_then(units::percent);
+            within(
+                percent.ok_or(Why::Not("percentage"))?,
+                Some(*min),
+                Some(*max),
+            )
+        }
+        Kind::Integer { min, max } => {
+            let number = given.integer().ok_or(Why::Not("whole number"))?;
+            within(number, Some(*min), Some(*max))
+        }
+        Kind::Bool => given.bool().map(Value::from).ok_or(Why::Not("truth value")),
+        Kind::Socket => fitting("IP address with a port", &|text| {
+            text.parse::<SocketAddr>().is_ok()
+        }),
+        Kind::HostPort => fitting("host with a port", &is_host_port),
+        Kind::Url(schemes) => fitting("URL that fits", &|text| is_url(text, schemes)),
+        Kind::List { .. } => Err(Why::Not("list")),
+        Kind::Table(_) | Kind::Map(_) | Kind::OneOf { .. } => Err(Why::Not("table")),
+        Kind::Any => Err(Why::Not("value of a key that this version knows")),
+    }
 }
 
 /// One of the allowed words, or why not.
@@ -190,23 +185,16 @@ fn amount(given: Given<'_>, parse: fn(&str) -> Option<u64>, plain: bool) -> Opti
     }
 }
 
-/// An amount between its bounds, which the schema writes in the same notation.
-fn within(
-    amount: u64,
-    min: &str,
-    max: &str,
-    parse: fn(&str) -> Option<u64>,
-    show: fn(u64) -> String,
-) -> Result<Value, String> {
-    // A bound that cannot be read is a slip in a schema; `sample` finds it in each part's tests.
-    let (least, most) = (parse(min).unwrap_or(u64::MAX), parse(max).unwrap_or(0));
-    if (least..=most).contains(&amount) {
-        Ok(amount.into())
-    } else {
-        Err(format!(
-            "{} is out of range; allowed are {min} to {max}",
-            show(amount)
-        ))
+/// A number between its bounds. Bounds that cannot be read are a slip in a schema: nothing lies
+/// between them, which the test with [`super::samples`] in each part finds.
+fn within<N: PartialOrd + Into<Value>>(
+    number: N,
+    least: Option<N>,
+    most: Option<N>,
+) -> Result<Value, Why> {
+    match (least, most) {
+        (Some(least), Some(most)) if least <= number && number <= most => Ok(number.into()),
+        _ => Err(Why::Outside),
     }
 }
 
@@ -266,19 +254,21 @@ mod tests {
         check(
             size,
             "2GiB",
-            Err("2GiB is out of range; allowed are 1MiB to 1GiB"),
+            Err(
+                "\"2GiB\" is out of range; allowed are 1MiB to 1GiB (B, KB, MB, GB, TB, KiB … TiB)",
+            ),
         );
         check(
             size,
             "64 apples",
             Err(
-                "\"64 apples\" is no size; allowed are 1MiB to 1GiB (B, KB, MB, GB, TB, KiB … TiB)",
+                "\"64 apples\" is no size; expected is 1MiB to 1GiB (B, KB, MB, GB, TB, KiB … TiB)",
             ),
         );
         check(
             Kind::duration("1ms", "7d"),
             "200",
-            Err("\"200\" is no duration; allowed are 1ms to 7d (ms, s, m, h, d)"),
+            Err("\"200\" is no duration; expected is 1ms to 7d (ms, s, m, h, d)"),
         );
         check(
             Kind::Integer { min: 1, max: 9 },
@@ -296,7 +286,7 @@ mod tests {
         check(
             Kind::Bool,
             "yes",
-            Err("\"yes\" is no truth value; allowed are true, false"),
+            Err("\"yes\" is no truth value; expected is true, false"),
         );
         check(Kind::Text, "", Err("the text is empty; expected is text"));
     }
@@ -354,7 +344,7 @@ mod tests {
         let why = single(&kind, Given::Bare("hunter2"), true).unwrap_err();
         assert_eq!(
             why,
-            "the value is no token; allowed are a token such as \"abc\""
+            "the value does not fit; expected is a token such as \"abc\""
         );
     }
 }

@@ -48,7 +48,7 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// A number in the largest unit that divides it.
 fn shown(value: u64, units: &[(&str, u64)]) -> String {
-    let fits = |(_, scale): &&(&str, u64)| value != 0 && value % scale == 0;
+    let fits = |(_, scale): &&(&str, u64)| value != 0 && value.is_multiple_of(*scale);
     let (name, scale) = units.iter().find(fits).unwrap_or(&units[units.len() - 1]);
     format!("{}{name}", value / scale)
 }
