@@ -17,10 +17,11 @@
 //! A batch that failed may be there in part; its topic is closed and looked through again before
 //! anything more is produced.
 //!
-//! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`produced`], [`watch`].
+//! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`pace`], [`produced`], [`watch`].
 
 mod open;
 mod owner;
+mod pace;
 mod produced;
 mod readback;
 mod settings;
@@ -49,7 +50,7 @@ use tributary_common::{
 pub(crate) use self::settings::is_ours;
 use self::{
     open::Opener,
-    owner::{Work, Worker},
+    owner::{Message, Work, Worker},
     produced::{Context, Producer},
     topic::Topic,
     watch::{Health, Watcher},
@@ -75,7 +76,7 @@ enum Known {
 struct Topics {
     known: HashMap<Arc<str>, Known>,
     /// Bounded by the byte permits that the jobs carry; so is the other.
-    owners: Vec<Sender<Work>>,
+    owners: Vec<Sender<Message>>,
     opener: Option<Sender<Arc<str>>>,
 }
 
@@ -201,12 +202,12 @@ impl Topics {
             job,
         };
         let sent = match self.owners.get(owner % self.owners.len().max(1)) {
-            Some(owner) => owner.send(work).map_err(|refused| refused.0),
-            None => Err(work),
+            Some(owner) => owner.send(Message::Work(work)).is_ok(),
+            None => false,
         };
-        if let Err(work) = sent {
-            // The destination is closed; dropping the job answers it.
-            work.topic.left();
+        if !sent {
+            // The destination is closed; the job was dropped, which answers it.
+            topic.left();
         }
     }
 }
@@ -240,12 +241,12 @@ impl Kafka {
     ) -> anyhow::Result<Self> {
         let no = journal.memory().destination(name);
         let (opener, to_open) = crossbeam_channel::unbounded();
-        let (owners, work): (Vec<_>, Vec<_>) = (0..OWNERS)
+        let owners: Vec<_> = (0..OWNERS)
             .map(|_no| crossbeam_channel::unbounded())
-            .unzip();
+            .collect();
         let topics = Topics {
             known: HashMap::new(),
-            owners,
+            owners: owners.iter().map(|(owner, _work)| owner.clone()).collect(),
             opener: Some(opener),
         };
         let shared = Arc::new(Shared {
@@ -269,11 +270,12 @@ impl Kafka {
             threads.push(thread.spawn(work).context("failed to start a thread")?);
             anyhow::Ok(())
         };
-        for incoming in work {
+        for (own, incoming) in owners {
             let worker = Worker {
                 shared: Arc::clone(&shared),
                 producer: Arc::clone(&producer),
                 incoming,
+                own,
             };
             start("owner", Box::new(|| worker.run()))?;
         }
@@ -362,7 +364,10 @@ impl Kafka {
         self.shared.closing.store(true, Ordering::Relaxed);
         let known = {
             let mut topics = self.shared.topics();
-            topics.owners.clear();
+            for owner in topics.owners.drain(..) {
+                // A thread that is gone has panicked; its join below says so.
+                drop(owner.send(Message::Close));
+            }
             topics.opener = None;
             std::mem::take(&mut topics.known)
         };

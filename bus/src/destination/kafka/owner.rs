@@ -1,11 +1,12 @@
 //! The threads that open batches and give their records to librdkafka.
 //!
 //! One thread owns a partition, so a batch's records lie together and a stream's batches in order.
+//! A partition that has to wait (see [`super::pace`]) holds up no other.
 //! Not for: answers (see [`super::produced`]).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -19,12 +20,23 @@ use tributary_common::{
 use super::{
     super::{Failure, Job, note_and_tell},
     Shared, Slot,
+    pace::{Key, Line, Pace},
     produced::{Flight, failure_of},
     topic::Topic,
 };
 
 /// A full queue is tried again after this.
 const QUEUE_PAUSE: Duration = Duration::from_millis(2);
+
+/// What an owner is told.
+pub(super) enum Message {
+    /// A batch for one of its partitions.
+    Work(Work),
+    /// A partition that has waited has room.
+    Room(Key),
+    /// The destination closes.
+    Close,
+}
 
 /// A batch for a partition.
 pub(super) struct Work {
@@ -37,33 +49,66 @@ pub(super) struct Work {
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) producer: Arc<Slot>,
-    pub(super) incoming: Receiver<Work>,
+    pub(super) incoming: Receiver<Message>,
+    /// To itself, for the answers that make room.
+    pub(super) own: Sender<Message>,
 }
 
 impl Worker {
-    /// Works until the destination closes.
+    /// Works until the destination closes; what still waits then is given back.
     pub(super) fn run(self) {
         let mut decoder = Decoder::new();
-        while let Ok(work) = self.incoming.recv() {
-            if work.topic.is_closed() || self.shared.is_closing() {
-                give_back(
-                    work,
-                    Failure::Unavailable("the topic is being looked at".to_owned()),
-                );
-                continue;
-            }
-            match work.job.batch.open(&mut decoder) {
-                Ok(decoded) => {
-                    self.produce(work, &decoded);
-                    decoder.recycle(decoded);
+        let mut lines: HashMap<Key, Line> = HashMap::new();
+        while let Ok(message) = self.incoming.recv() {
+            let key = match message {
+                Message::Work(work) => {
+                    let key = (work.topic.target, work.partition);
+                    let new = || Line::new(key, self.own.clone());
+                    lines.entry(key).or_insert_with(new).push(work);
+                    key
                 }
-                Err(failure) => give_back(work, failure),
+                Message::Room(key) => key,
+                Message::Close => break,
+            };
+            let Some(line) = lines.get_mut(&key) else {
+                continue;
+            };
+            while let Some((work, pace)) = line.next() {
+                self.open(work, pace, &mut decoder);
             }
+        }
+        let late = self
+            .incoming
+            .try_iter()
+            .filter_map(|message| match message {
+                Message::Work(work) => Some(work),
+                Message::Room(_) | Message::Close => None,
+            });
+        for work in lines.values_mut().flat_map(Line::drain).chain(late) {
+            give_back(
+                work,
+                Failure::Unavailable("this node is stopping".to_owned()),
+            );
+        }
+    }
+
+    /// Opens a batch and produces it.
+    fn open(&self, work: Work, pace: Arc<Pace>, decoder: &mut Decoder) {
+        if work.topic.is_closed() || self.shared.is_closing() {
+            let why = "the topic is being looked at".to_owned();
+            return give_back(work, Failure::Unavailable(why));
+        }
+        match work.job.batch.open(decoder) {
+            Ok(decoded) => {
+                self.produce(work, pace, &decoded);
+                decoder.recycle(decoded);
+            }
+            Err(failure) => give_back(work, failure),
         }
     }
 
     /// Produces what the topic does not have of a batch.
-    fn produce(&self, work: Work, decoded: &Decoded) {
+    fn produce(&self, work: Work, pace: Arc<Pace>, decoded: &Decoded) {
         let id = work.job.batch.header.id();
         let found = work
             .topic
@@ -106,7 +151,7 @@ impl Worker {
             }
         }
         let left = decoded.len() - skip;
-        let flight = Flight::new((&self.shared, &topic), partition, left, known, job);
+        let flight = Flight::new((&self.shared, &topic), (partition, pace), left, known, job);
         self.send(&topic, partition, decoded, skip, &flight);
     }
 

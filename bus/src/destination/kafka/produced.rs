@@ -25,6 +25,7 @@ use tributary_common::{
 use super::{
     super::{Failure, Job, note_and_tell},
     Shared,
+    pace::Pace,
     topic::Topic,
 };
 
@@ -38,6 +39,8 @@ pub(super) struct Flight {
     partition: i32,
     id: BatchId,
     given: Instant,
+    pace: Arc<Pace>,
+    bytes: u64,
     /// Records without an answer.
     left: AtomicU32,
     first: AtomicI64,
@@ -55,18 +58,22 @@ impl Flight {
     /// has already.
     pub(super) fn new(
         (shared, topic): (&Arc<Shared>, &Arc<Topic>),
-        partition: i32,
+        (partition, pace): (i32, Arc<Pace>),
         records: u32,
         known: Option<(i64, i64)>,
         job: Job,
     ) -> Arc<Self> {
         let (first, end) = known.unwrap_or((i64::MAX, 0));
+        let bytes = job.batch.header.raw_bytes;
+        pace.entered(bytes);
         Arc::new(Self {
             shared: Arc::clone(shared),
             topic: Arc::clone(topic),
             partition,
             id: job.batch.header.id(),
             given: Instant::now(),
+            pace,
+            bytes,
             left: AtomicU32::new(records),
             first: AtomicI64::new(first),
             end: AtomicI64::new(end),
@@ -111,6 +118,7 @@ impl Flight {
         };
         let Some(job) = job else { return };
         self.topic.left();
+        self.pace.left(self.bytes);
         match failure {
             None => {
                 self.shared.took.record(self.given.elapsed().as_secs_f64());

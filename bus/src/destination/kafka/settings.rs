@@ -22,15 +22,16 @@ const DEFAULTS: [(&str, &str); 7] = [
 ];
 
 /// Settings of producers that nobody may change.
-const OURS: [(&str, &str); 6] = [
+const OURS: [(&str, &str); 7] = [
     ("enable.idempotence", "true"),
     ("acks", "all"),
     // No timeout that drops: a batch is delivered, or the agent still has it.
     ("message.timeout.ms", "0"),
     // A record of 1 MiB with its framing.
     ("message.max.bytes", "1200000"),
-    // Bytes are bounded by permits; a count would only bound tiny records.
+    // Bytes are bounded by permits and batch.size; counts would only bound tiny records.
     ("queue.buffering.max.messages", "0"),
+    ("batch.num.messages", "1000000"),
     ("statistics.interval.ms", "0"),
 ];
 
