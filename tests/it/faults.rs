@@ -3,7 +3,7 @@
 //!
 //! A seed decides the files, the rotations, the class and the moments.
 
-use std::{ops::Range, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use tributary_tests::{
@@ -16,7 +16,7 @@ use tributary_tests::{
     writer::{Background, Rotation, Schedule, Writer, Written},
 };
 
-const SEEDS: Range<u64> = 0..20;
+const SEEDS: u64 = 20;
 /// The copy of a cut file is inside the glob, so no way of rotation loses a line by nature.
 const WAYS: [Rotation; 3] = [Rotation::Rename, Rotation::Dated, Rotation::CopyTruncate];
 
@@ -82,7 +82,7 @@ fn check(
     let folder = scratch::create(&format!("kafka-{name}"))?;
     let kafka = Kafka::start_at(&folder, port, &proxy.address())?;
     let mut sums = Sums::default();
-    for_each_seed(name, SEEDS, |seed, folder| {
+    let seeds = for_each_seed(name, SEEDS, |seed, folder| {
         let topic = topic_name(name, seed);
         kafka.create_topic(&topic, 3)?;
         let mut cluster = layout(folder, &topic, &proxy.address(), seed).start()?;
@@ -96,9 +96,10 @@ fn check(
         proxy.set(Mode::Pass);
         sums.add(&cluster, cluster.must_deliver(&kafka, &written)?)
     })?;
-    sums.say(name);
+    sums.say(name, seeds);
+    // A single seed may miss.
     ensure!(
-        sums.hits() > 0,
+        sums.hits() > 0 || seeds < SEEDS,
         "{name}: no fault came at a moment that mattered"
     );
     Ok(())
@@ -111,7 +112,7 @@ fn check_broker(
 ) -> Result<()> {
     let mut kafka = Kafka::start(&scratch::create(&format!("kafka-{name}"))?)?;
     let mut sums = Sums::default();
-    for_each_seed(name, SEEDS, |seed, folder| {
+    let seeds = for_each_seed(name, SEEDS, |seed, folder| {
         let topic = topic_name(name, seed);
         kafka.create_topic(&topic, 3)?;
         let cluster = layout(folder, &topic, &kafka.bootstrap(), seed).start()?;
@@ -121,7 +122,7 @@ fn check_broker(
         let written = play.finish()?;
         sums.add(&cluster, cluster.must_deliver(&kafka, &written)?)
     })?;
-    sums.say(name);
+    sums.say(name, seeds);
     Ok(())
 }
 
@@ -149,16 +150,15 @@ impl Sums {
         self.removed + self.found as u64
     }
 
-    fn say(&self, name: &str) {
+    fn say(&self, name: &str, seeds: u64) {
         let Self {
             delivered,
             removed,
             found,
         } = self;
         say(&format!(
-            "{name}: {} seeds, {delivered} lines delivered once; {removed} repeated lines removed, \
-             {found} batches found in Kafka after a kill",
-            SEEDS.count()
+            "{name}: {seeds} seeds, {delivered} lines delivered once; {removed} repeated lines removed, \
+             {found} batches found in Kafka after a kill"
         ));
     }
 }

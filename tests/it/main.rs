@@ -6,6 +6,7 @@ mod deliver;
 mod dump;
 mod faults;
 mod links;
+mod person;
 mod post;
 mod tidy;
 mod web_server;

@@ -259,18 +259,32 @@ pub fn glob_of(writer: &Writer) -> String {
     format!("{}*", writer.path().display())
 }
 
-/// Runs a scenario for each seed; the first failure names its seed.
+/// Runs a scenario for each of the first `count` seeds; the first failure names its seed.
+/// `TRIBUTARY_SEED=7` runs only that one, `TRIBUTARY_SEEDS=500` so many. Gives how many ran.
 ///
 /// # Errors
-/// The scenario's, with the seed.
+/// The scenario's, with the seed; when a variable is no number.
 pub fn for_each_seed(
     name: &str,
-    seeds: std::ops::Range<u64>,
+    count: u64,
     mut body: impl FnMut(u64, &Path) -> Result<()>,
-) -> Result<()> {
+) -> Result<u64> {
+    let number = |variable: &str| match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .map(Some)
+            .context(format!("{variable} is no number")),
+        Err(_unset) => Ok(None),
+    };
+    let seeds = match (number("TRIBUTARY_SEED")?, number("TRIBUTARY_SEEDS")?) {
+        (Some(one), _) => one..one + 1,
+        (None, Some(many)) => 0..many,
+        (None, None) => 0..count,
+    };
+    let ran = seeds.end - seeds.start;
     for seed in seeds {
         scratch::scenario(&format!("{name}-{seed}"), |folder| body(seed, folder))
-            .with_context(|| format!("{name}, seed {seed}"))?;
+            .with_context(|| format!("{name}: run it again with TRIBUTARY_SEED={seed}"))?;
     }
-    Ok(())
+    Ok(ran)
 }
