@@ -134,7 +134,7 @@ impl Shared {
             recovery.torn_bytes,
             recovery.damaged,
             unacknowledged = cuts,
-            "the agent starts"
+            "the agent goes on from its checkpoint"
         );
         let hello = Hello {
             agent,

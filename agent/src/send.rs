@@ -11,7 +11,7 @@ mod link;
 mod nodes;
 mod window;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use metrics::{counter, gauge};
@@ -78,6 +78,9 @@ pub(crate) struct Sender {
     rng: fastrand::Rng,
 }
 
+/// What people were told of each node that cannot be reached.
+type Told = BTreeMap<String, String>;
+
 /// How a connection ended.
 enum Close {
     /// Everything is acknowledged, and nothing more comes.
@@ -126,7 +129,7 @@ impl Sender {
     /// # Errors
     /// None at present: a bus that cannot be reached is tried again.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut told = String::new();
+        let mut told = Told::new();
         loop {
             let Some((node, link)) = self.connect(&stop, &mut told).await else {
                 return Ok(());
@@ -179,7 +182,7 @@ impl Sender {
     async fn connect(
         &mut self,
         stop: &CancellationToken,
-        told: &mut String,
+        told: &mut Told,
     ) -> Option<(usize, Link)> {
         let mut deadline = None;
         loop {
@@ -233,9 +236,9 @@ impl Sender {
     }
 
     /// Tells a person once why there is no connection, and again when the reason changes.
-    fn tell(&self, addr: &str, error: &LinkError, told: &mut String) {
+    fn tell(&self, addr: &str, error: &LinkError, told: &mut Told) {
         let text = format!("{addr}: {error}");
-        if *told != text {
+        if told.get(addr) != Some(&text) {
             tracing::warn!(
                 node = addr,
                 error = error.to_string(),
@@ -243,7 +246,7 @@ impl Sender {
             );
         }
         self.status.link(|link| link.last_error.clone_from(&text));
-        *told = text;
+        told.insert(addr.to_owned(), text);
     }
 
     /// A batch from the reader, or the word that there are no more.

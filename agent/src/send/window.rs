@@ -332,3 +332,6 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
