@@ -40,7 +40,7 @@ pub use self::{
 pub const MAX_RAW_BYTES: usize = 900 << 10;
 
 /// The most bytes that the records of a batch may take before compression, framing included: a
-/// single record of 1 MiB with its framing. It is the limit that readers give to [`decode`].
+/// single record of 1 MiB with its framing. It is the limit that readers give to [`decode()`].
 pub const MAX_DECODED_BYTES: usize = (1 << 20) + (32 << 10);
 
 /// The most event minutes that the records of a batch may touch, so that the header, which counts

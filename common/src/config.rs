@@ -164,19 +164,25 @@ pub fn load<T: DeserializeOwned>(
     env: &Env,
 ) -> Result<Loaded<T>, Faults> {
     let file = path.display().to_string();
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse(part, schema, &text, &file, env),
-        Err(error) => {
-            let why = format!("failed to read the configuration of the {part}: {error}");
-            Err(Fault {
-                file,
-                place: Place::Whole,
-                key: String::new(),
-                why,
-            }
-            .into())
-        }
-    }
+    let refused = |place, why| {
+        let (file, key) = (file.clone(), String::new());
+        Faults::one(Fault {
+            file,
+            place,
+            key,
+            why,
+        })
+    };
+    let bytes = std::fs::read(path).map_err(|error| {
+        let why = format!("failed to read the configuration of the {part}: {error}");
+        refused(Place::Whole, why)
+    })?;
+    let text = str::from_utf8(&bytes).map_err(|error| {
+        let good = String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default());
+        let place = Lines::new(&good).place(good.len());
+        refused(place, "holds bytes that are no UTF-8".to_owned())
+    })?;
+    parse(part, schema, text, &file, env)
 }
 
 /// Loads a part's configuration from text. `name` stands in faults where a file's name would.

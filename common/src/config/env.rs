@@ -64,14 +64,17 @@ impl Env {
         let mut known = Vec::new();
         collect(keys, prefix, &mut known);
         let ours = |name: &&String| name.starts_with(&format!("{prefix}_"));
+        // The prefix is the same for all: it must not make them look alike.
+        let tail = |name: &str| name.get(prefix.len() + 1..).unwrap_or_default().to_owned();
+        let tails: Vec<_> = known.iter().map(|name| tail(name)).collect();
         let stranger = |name: &String| {
-            let near = nearest(name, known.iter().map(String::as_str));
-            let hint = near
-                .map(|near| format!("did you mean {near}? "))
-                .unwrap_or_default();
+            let hint = match nearest(&tail(name), tails.iter().map(String::as_str)) {
+                Some(near) => format!("; did you mean {prefix}_{near}?"),
+                None => ".".to_owned(),
+            };
             let why = format!(
-                "gives no key; {hint}The environment can give single values, no lists, and no \
-                 tables of lists"
+                "gives no key{hint} The environment can give single values, no lists, and nothing \
+                 in a list"
             );
             (name.clone(), why)
         };

@@ -2,10 +2,18 @@
 //!
 //! Not for: parsing. Called when a key, a choice or a variable is unknown.
 
-/// The nearest of `known`, if any is near enough to be meant: a third of its letters may differ.
+/// A beginning of a known word counts as near from this many letters on.
+const BEGINNING: usize = 3;
+
+/// The nearest of `known`, if any is near enough to be meant: a third of its letters may differ,
+/// or its end may be missing.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = |candidate: &'a str| {
-        let distance = distance(&word.to_lowercase(), &candidate.to_lowercase());
+        let (word, known) = (word.to_lowercase(), candidate.to_lowercase());
+        if word.len() >= BEGINNING && known.starts_with(&word) {
+            return Some((1, candidate));
+        }
+        let distance = distance(&word, &known);
         let allowed = (candidate.chars().count() / 3).clamp(1, 4);
         (distance <= allowed).then_some((distance, candidate))
     };
@@ -65,6 +73,7 @@ mod tests {
         assert_eq!(nearest("Zoen", known), Some("zone"));
         assert_eq!(nearest("statedir", known), Some("state_dir"));
         assert_eq!(nearest("max-line", known), Some("max_line"));
+        assert_eq!(nearest("max", known), Some("max_line"));
         assert_eq!(nearest("listen", known), None);
         assert_eq!(nearest("", known), None);
     }

@@ -337,10 +337,13 @@ impl Kind {
                 format!("a URL: {}", schemes.join(", "))
             }
             Self::Path => "a path".to_owned(),
-            Self::List { item, min, .. } => match min {
-                0 => format!("a list of {}", item.allowed()),
-                min => format!("a list of at least {min} of {}", item.allowed()),
-            },
+            Self::List { item, min, .. } => {
+                let least = match min {
+                    0 => String::new(),
+                    min => format!(" of at least {min}"),
+                };
+                format!("a list{least}, each {}", item.allowed())
+            }
             Self::Table(_) => "a table".to_owned(),
             Self::Map(value) => format!("a table of {}", value.allowed()),
             Self::OneOf { tag, variants, .. } => {

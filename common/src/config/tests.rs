@@ -216,7 +216,7 @@ fn all_faults_are_listed_at_once_each_with_its_place() {
             "t.toml:4:10: limits.memory: \"1KiB\" is out of range; allowed are 1MiB to 64GiB (B, KB, MB, GB, TB, KiB … TiB)",
             "t.toml:7:9: task[0].topic: topic \"a b\" is not a name; allowed are 1 to 249 of a-z A-Z 0-9 . _ - (not . or ..)",
             "t.toml:8:11: task[0].class: \"P7\" is unknown; allowed are P0, P1, P2, P3",
-            "t.toml:9:9: task[0].paths: 0 items are too few; expected is a list of at least 1 of a path",
+            "t.toml:9:9: task[0].paths: 0 items are too few; expected is a list of at least 1, each a path",
             "t.toml:10:37: task[0].framing.bytes: 0 is out of range; allowed are 1 to 1024",
             "t.toml:12:6: task[1].id: \"a\" stands in task[0].id already",
             "t.toml:14:16: task[1].paths[1]: 3 is no text; expected is a path",
@@ -298,9 +298,9 @@ fn faults_of_the_environment_name_the_variable() {
             ("TRIBUTARY_TEST_TASK", "x"),
         ],
         &[
-            "TRIBUTARY_TEST_LIMITS_MEMROY: gives no key; did you mean TRIBUTARY_TEST_LIMITS_MEMORY? The environment can give single values, no lists, and no tables of lists",
+            "TRIBUTARY_TEST_LIMITS_MEMROY: gives no key; did you mean TRIBUTARY_TEST_LIMITS_MEMORY? The environment can give single values, no lists, and nothing in a list",
             "TRIBUTARY_TEST_LINGER: linger: \"5\" is no duration; expected is 1ms to 1m (ms, s, m, h, d)",
-            "TRIBUTARY_TEST_TASK: gives no key; did you mean TRIBUTARY_TEST_FAST? The environment can give single values, no lists, and no tables of lists",
+            "TRIBUTARY_TEST_TASK: gives no key. The environment can give single values, no lists, and nothing in a list",
         ],
     );
 }
@@ -390,6 +390,20 @@ fn a_missing_file_is_one_clear_fault() {
     assert_eq!(
         faults,
         "/nowhere/t.toml: failed to read the configuration of the test: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn bytes_that_are_no_text_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.toml");
+    crate::disk::replace(&path, b"zone = 'z'\nfast = '\xff'\n").unwrap();
+    let faults = load::<Raw>("test", &SCHEMA, &path, &Env::none())
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        faults,
+        format!("{}:2:9: holds bytes that are no UTF-8", path.display())
     );
 }
 
