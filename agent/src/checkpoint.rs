@@ -5,8 +5,8 @@
 //! so that no host's disk suffers; a power cut may therefore send that second again, under other
 //! cuts.
 //!
-//! One [`Checkpoint`] is shared by reader (cuts), sender (ends) and reporter (what was told); a plain
-//! mutex guards it for a few lines at a time. [`Checkpoint::keep`] runs on a thread of its own.
+//! One `Checkpoint` is shared by reader (cuts), sender (ends) and reporter (what was told). Only cuts
+//! wait for the disk; the rest is noted and written along. The keeper runs on a thread of its own.
 //!
 //! Not for: reading logs. `tributary inspect` calls [`is_checkpoint`] and [`inspect()`].
 
@@ -39,28 +39,71 @@ pub(crate) use self::{
     state::State,
 };
 
-/// How often appended records are made durable.
-pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(1);
-/// How often generations that ended long ago are forgotten, in syncs.
-const FORGET_EVERY_SYNCS: u32 = 600;
-/// A disk that stays full is complained about this often, in syncs.
-const COMPLAIN_EVERY_SYNCS: u32 = 30;
+/// How often what was only noted is written.
+const WRITE_EVERY: Duration = Duration::from_millis(200);
+/// How often what was written is made durable, in writes: once a second.
+const SYNC_EVERY_WRITES: u32 = 5;
+/// How often generations that ended long ago are forgotten, in writes: every ten minutes.
+const FORGET_EVERY_WRITES: u32 = 3000;
+/// A disk that stays full is complained about this often, in writes: twice a minute.
+const COMPLAIN_EVERY_WRITES: u32 = 150;
 
 /// The folder below a state directory.
 pub(crate) const FOLDER: &str = "checkpoint";
 
+/// The file, and what is to be appended to it.
 #[derive(Debug)]
-struct Inner {
-    state: State,
+struct OnDisk {
     log: log::Log,
     /// Something was appended since the last sync.
     unsynced: bool,
 }
 
+/// The state, and what happened to it that no file has yet.
+#[derive(Debug)]
+struct InMemory {
+    state: State,
+    unwritten: Vec<Record>,
+}
+
 /// The open checkpoint of this process.
+///
+/// Two locks, taken in this order: the disk may be slow, and who only looks or notes does not wait
+/// for it.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
-    inner: Mutex<Inner>,
+    disk: Mutex<OnDisk>,
+    memory: Mutex<InMemory>,
+}
+
+/// Nothing that panics runs under a lock, and a half-applied record does not exist.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl InMemory {
+    fn apply(&mut self, record: Record) {
+        let applied = self.state.apply(record);
+        debug_assert!(
+            applied.is_ok(),
+            "what happens does not contradict what happened"
+        );
+    }
+}
+
+impl OnDisk {
+    /// Appends. When the disk refuses, the keeper goes on trying: no reason to stop collecting.
+    fn append(&mut self, records: &[Record]) {
+        if let Err(error) = self.log.append(records) {
+            metrics::counter!("tributary_agent_checkpoint_failures_total").increment(1);
+            tracing::error!(
+                error = error.to_string(),
+                "the checkpoint cannot be written; collecting goes on, a restart now would send \
+                 lines again"
+            );
+        }
+        self.unsynced = true;
+    }
 }
 
 impl Checkpoint {
@@ -80,98 +123,111 @@ impl Checkpoint {
         state.epoch = Epoch(now_ms.max(state.epoch.0.saturating_add(1)));
         // The new file holds the epoch durably before any batch carries it.
         let log = log::Log::start(&dir, number + 1, &state)?;
-        let inner = Mutex::new(Inner {
-            state,
+        let disk = Mutex::new(OnDisk {
             log,
             unsynced: false,
         });
-        Ok((Self { inner }, recovery))
+        let memory = Mutex::new(InMemory {
+            state,
+            unwritten: Vec::new(),
+        });
+        Ok((Self { disk, memory }, recovery))
     }
 
-    /// Nothing that panics runs under the lock, and a half-applied record does not exist.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes what happened and takes it in. When the disk refuses, the state goes on in memory and
-    /// the keeper complains: it is no reason to stop collecting.
+    /// Writes what happened, with what was noted before, and takes it in. It has left the process
+    /// when this returns. For plain threads: the disk may be slow.
     pub(crate) fn write(&self, records: Vec<Record>) {
-        let mut inner = self.lock();
-        if let Err(error) = inner.log.append(&records) {
-            metrics::counter!("tributary_agent_checkpoint_failures_total").increment(1);
-            tracing::error!(
-                error = error.to_string(),
-                "the checkpoint cannot be written; collecting goes on, a restart now would send \
-                 lines again"
-            );
-        }
-        inner.unsynced = true;
-        for record in records {
-            let applied = inner.state.apply(record);
-            debug_assert!(
-                applied.is_ok(),
-                "what happens does not contradict what happened"
-            );
-        }
+        let mut disk = lock(&self.disk);
+        let mut all = std::mem::take(&mut lock(&self.memory).unwritten);
+        let new = all.len();
+        all.extend(records);
+        disk.append(&all);
+        let mut memory = lock(&self.memory);
+        all.into_iter()
+            .skip(new)
+            .for_each(|record| memory.apply(record));
+    }
+
+    /// Takes in what happened, to be written with what comes next, or by the keeper soon. For what
+    /// does no harm when a kill forgets it: ends (the batch is sent again, as the same) and what was
+    /// told (it is told again). Never waits for the disk.
+    pub(crate) fn note(&self, records: Vec<Record>) {
+        let mut memory = lock(&self.memory);
+        memory.unwritten.extend(records.iter().cloned());
+        records.into_iter().for_each(|record| memory.apply(record));
     }
 
     /// A batch was given to a connection: for the accounts only, nothing is written.
     pub(crate) fn sent(&self, batch: tributary_common::ids::BatchId) {
-        self.lock().state.ledger.sent(batch);
+        lock(&self.memory).state.ledger.sent(batch);
     }
 
     /// Looks at the state; `look` must be quick.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.lock().state)
+        look(&lock(&self.memory).state)
     }
 
     /// Whether the disk takes records.
     pub(crate) fn is_healthy(&self) -> bool {
-        !self.lock().log.is_broken()
+        !lock(&self.disk).log.is_broken()
     }
 
-    /// Makes records durable once a second, and begins new files, until `stop`. Then once more.
+    /// Writes what was noted soon, makes all durable once a second, and begins new files, until
+    /// `stop`. Then once more.
     ///
     /// # Errors
     /// None: a disk that fails is tried again.
     pub(crate) fn keep(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut round = 0_u32;
-        while !wait(stop, SYNC_EVERY) {
+        while !wait(stop, WRITE_EVERY) {
             round = round.wrapping_add(1);
-            if round.is_multiple_of(FORGET_EVERY_SYNCS) {
-                self.lock().state.forget_ended(crate::clock::now_ms());
+            if !lock(&self.memory).unwritten.is_empty() {
+                self.write(Vec::new());
             }
-            self.sync(round.is_multiple_of(COMPLAIN_EVERY_SYNCS));
+            if !round.is_multiple_of(SYNC_EVERY_WRITES) {
+                continue;
+            }
+            if round.is_multiple_of(FORGET_EVERY_WRITES) {
+                lock(&self.memory)
+                    .state
+                    .forget_ended(crate::clock::now_ms());
+            }
+            self.sync(round.is_multiple_of(COMPLAIN_EVERY_WRITES));
         }
         self.sync(true);
         Ok(())
     }
 
-    /// Makes all that was written durable.
+    /// Makes all that was written and noted durable.
     pub(crate) fn sync(&self, complain: bool) {
         let (syncer, next) = {
-            let mut inner = self.lock();
-            let unsynced = std::mem::take(&mut inner.unsynced) && !inner.log.is_broken();
+            let mut disk = lock(&self.disk);
+            let mut memory = lock(&self.memory);
+            let unwritten = std::mem::take(&mut memory.unwritten);
+            if !unwritten.is_empty() {
+                disk.append(&unwritten);
+            }
+            let unsynced = std::mem::take(&mut disk.unsynced) && !disk.log.is_broken();
             let syncer = if unsynced {
-                inner.log.syncer().ok()
+                disk.log.syncer().ok()
             } else {
                 None
             };
-            let Inner { state, log, .. } = &mut *inner;
-            metrics::gauge!("tributary_agent_checkpoint_bytes").set(as_gauge(log.len()));
-            (syncer, log.is_due().then(|| log.begin_next(state)))
+            metrics::gauge!("tributary_agent_checkpoint_bytes").set(as_gauge(disk.log.len()));
+            let is_due = disk.log.is_due();
+            (syncer, is_due.then(|| disk.log.begin_next(&memory.state)))
         };
-        // The lock is not held while the disk works.
+        // No lock is held while the disk works.
         if let Some(Err(error)) = syncer.map(|syncer| syncer.sync()) {
             tracing::error!(error = error.to_string(), "the checkpoint cannot be synced");
-            self.lock().log.give_up();
+            lock(&self.disk).log.give_up();
         }
         let Some(next) = next else { return };
         let written = next.write();
-        let mut inner = self.lock();
-        let switched = written.and_then(|()| inner.log.switch(&next));
+        let mut disk = lock(&self.disk);
+        let switched = written.and_then(|()| disk.log.switch(&next));
         if let Err(error) = switched {
-            inner.log.abandon_next();
+            disk.log.abandon_next();
             metrics::counter!("tributary_agent_checkpoint_failures_total").increment(1);
             if complain {
                 tracing::error!(

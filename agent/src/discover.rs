@@ -41,6 +41,8 @@ const REST_WITHOUT_HINTS: u32 = 20;
 const REST_ON_HINT: u32 = 10;
 /// Hints are left to gather this long, so that a busy file wakes a hundred times a second at most.
 const GATHER: Duration = Duration::from_millis(10);
+/// While hints keep coming and no task is critical: a busy file wakes ten times a second.
+const GATHER_BUSY: Duration = Duration::from_millis(100);
 /// A file that was absent once is looked for again after this long.
 const ABSENT_AGAIN: Duration = Duration::from_millis(100);
 /// The stop token is looked at this often.
@@ -79,6 +81,8 @@ pub(crate) struct Where {
     pub(crate) paths: Vec<Pattern>,
     /// Patterns of what is left out.
     pub(crate) exclude: PatternSet,
+    /// Its lines are wanted at once.
+    pub(crate) critical: bool,
 }
 
 /// A path that was found.
@@ -102,6 +106,10 @@ pub(crate) struct Discover {
     watch: Option<Watch>,
     known: HashMap<(usize, PathBuf), Known>,
     round: u64,
+    /// When hints were taken last.
+    drained: Instant,
+    /// Some task's lines are wanted at once.
+    critical: bool,
     /// Paths that a person was told about: no files, or directories that cannot be read.
     told: HashSet<PathBuf>,
 }
@@ -155,6 +163,8 @@ impl Discover {
             .canonicalize()
             .unwrap_or_else(|_missing| state_dir.to_owned());
         Self {
+            drained: Instant::now(),
+            critical: tasks.iter().any(|task| task.critical),
             tasks,
             state_dir,
             own_log,
@@ -226,7 +236,9 @@ impl Discover {
             return Hints::default();
         }
         // More is coming: one waking for all of it.
-        std::thread::sleep(GATHER.min(limit));
+        let busy = !self.critical && self.drained.elapsed() < GATHER_BUSY * 2;
+        std::thread::sleep(if busy { GATHER_BUSY } else { GATHER });
+        self.drained = Instant::now();
         watch.drain()
     }
 

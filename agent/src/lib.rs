@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_common::{
     admin::{self, Admin},
     disk,
-    ids::Topic,
+    ids::{Class, Topic},
     metrics, net,
     report::Reporter,
     tasks::Supervisor,
@@ -187,6 +187,7 @@ fn start_reading(
     let place = |task: &Task| Where {
         paths: task.paths.clone(),
         exclude: task.exclude.clone(),
+        critical: task.class == Class::P0,
     };
     let places = config.tasks.iter().map(place).collect();
     let discover = Discover::new(places, &config.state_dir, events.clone());

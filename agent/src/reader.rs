@@ -280,6 +280,17 @@ impl Reader {
         channel.map_or(Class::P3, |channel| channel.task.class)
     }
 
+    /// Whether a stream waits for more lines anyway, for a moment: a hint brings its turn no nearer.
+    fn waits_for_more(&self, stream: usize, now: Instant) -> bool {
+        let linger = Duration::from_millis(self.class_of(stream).linger_ms());
+        self.streams
+            .get(stream)
+            .is_some_and(|known| match known.next {
+                Next::At(at) => at <= now + linger,
+                Next::Idle | Next::Ready | Next::Blocked => false,
+            })
+    }
+
     /// The stream is to be served in its turn.
     fn make_ready(&mut self, stream: usize) {
         let class = self.class_of(stream);

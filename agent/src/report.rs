@@ -148,7 +148,7 @@ impl Reports {
             records.push(Record::LossesTold(telling.losses));
         }
         if !records.is_empty() {
-            self.checkpoint.write(records);
+            self.checkpoint.note(records);
         }
     }
 

@@ -14,7 +14,7 @@ mod window;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use metrics::{counter, gauge};
+use metrics::{Counter, counter, gauge};
 use tokio::{
     select,
     sync::mpsc,
@@ -75,7 +75,33 @@ pub(crate) struct Sender {
     status: Arc<Status>,
     bandwidth: Option<Bucket>,
     window: Window,
+    counters: Counters,
     rng: fastrand::Rng,
+}
+
+/// What is counted for each batch: looked up once.
+struct Counters {
+    sent_bytes: Counter,
+    resent_batches: Counter,
+    acknowledged_batches: Counter,
+    acknowledged_records: Counter,
+}
+
+impl Counters {
+    fn new() -> Self {
+        Self {
+            sent_bytes: counter!("tributary_agent_sent_bytes_total"),
+            resent_batches: counter!("tributary_agent_resent_batches_total"),
+            acknowledged_batches: counter!("tributary_agent_acknowledged_batches_total"),
+            acknowledged_records: counter!("tributary_agent_acknowledged_records_total"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counters").finish_non_exhaustive()
+    }
 }
 
 /// What people were told of each node that cannot be reached.
@@ -120,6 +146,7 @@ impl Sender {
             status,
             bandwidth: bandwidth.map(|rate| Bucket::new(rate, Instant::now())),
             window: Window::new(),
+            counters: Counters::new(),
             rng: fastrand::Rng::new(),
         }
     }
@@ -343,10 +370,11 @@ impl Sender {
             if let Some(bucket) = &mut self.bandwidth {
                 bucket.take((head.len() + payload.len()) as u64);
             }
-            counter!("tributary_agent_sent_bytes_total")
+            self.counters
+                .sent_bytes
                 .increment((head.len() + payload.len()) as u64);
             if resends > 0 {
-                counter!("tributary_agent_resent_batches_total").increment(1);
+                self.counters.resent_batches.increment(1);
             } else {
                 self.checkpoint.sent(id);
             }
@@ -438,10 +466,11 @@ impl Sender {
             });
             done.push(batch);
         }
-        self.checkpoint.write(records);
+        self.checkpoint.note(records);
         for batch in done {
-            counter!("tributary_agent_acknowledged_batches_total").increment(1);
-            counter!("tributary_agent_acknowledged_records_total")
+            self.counters.acknowledged_batches.increment(1);
+            self.counters
+                .acknowledged_records
                 .increment(batch.header.records.into());
             batch.permit.hold(false);
             self.status.accept(batch.header.stream);

@@ -131,7 +131,12 @@ impl Reader {
             .flatten()
             .map(|&(_, stream, _)| stream)
             .collect();
-        named.into_iter().for_each(|stream| self.make_ready(stream));
+        let now = Instant::now();
+        for stream in named {
+            if !self.waits_for_more(stream, now) {
+                self.make_ready(stream);
+            }
+        }
         if self.undecided.iter().any(|waiting| waiting.path == path) {
             self.judge_again(path);
         }
