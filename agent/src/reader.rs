@@ -173,6 +173,9 @@ pub(crate) struct Reader {
     max_open_files: usize,
     share_limit: u64,
     stopping: bool,
+    born: Instant,
+    /// Something was read of some file: newcomers may be copies.
+    any_read: bool,
     figures_at: Instant,
 }
 
@@ -205,6 +208,8 @@ impl Reader {
             max_open_files,
             share_limit,
             stopping: false,
+            born: Instant::now(),
+            any_read: false,
             figures_at: Instant::now(),
         };
         reader.restore();

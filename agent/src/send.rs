@@ -76,6 +76,8 @@ pub(crate) struct Sender {
     bandwidth: Option<Bucket>,
     window: Window,
     counters: Counters,
+    /// When the stop was heard.
+    stopped: Option<Instant>,
     rng: fastrand::Rng,
 }
 
@@ -147,6 +149,7 @@ impl Sender {
             bandwidth: bandwidth.map(|rate| Bucket::new(rate, Instant::now())),
             window: Window::new(),
             counters: Counters::new(),
+            stopped: None,
             rng: fastrand::Rng::new(),
         }
     }
@@ -211,7 +214,6 @@ impl Sender {
         stop: &CancellationToken,
         told: &mut Told,
     ) -> Option<(usize, Link)> {
-        let mut deadline = None;
         loop {
             if self.ended && self.window.is_empty() {
                 return None;
@@ -221,9 +223,7 @@ impl Sender {
                 Ok(node) => {
                     let addr = self.nodes.name(node).1.to_owned();
                     let hello = self.hello.clone();
-                    let opened = self
-                        .meanwhile(Link::open(&addr, hello), stop, &mut deadline)
-                        .await?;
+                    let opened = self.meanwhile(Link::open(&addr, hello), stop).await?;
                     match opened {
                         Ok(link) => return Some((node, link)),
                         Err(error) => {
@@ -233,8 +233,7 @@ impl Sender {
                     }
                 }
                 Err(until) => {
-                    self.meanwhile(sleep_until(until), stop, &mut deadline)
-                        .await?;
+                    self.meanwhile(sleep_until(until), stop).await?;
                 }
             }
         }
@@ -245,15 +244,15 @@ impl Sender {
         &mut self,
         wait: impl Future<Output = T>,
         stop: &CancellationToken,
-        deadline: &mut Option<Instant>,
     ) -> Option<T> {
         let mut wait = std::pin::pin!(wait);
         loop {
+            let deadline = self.stopped.map(|at| at + LAST_CONNECT);
             select! {
                 done = &mut wait => return Some(done),
                 batch = self.incoming.recv(), if !self.ended => self.take_in(batch),
-                () = stop.cancelled(), if deadline.is_none() => {
-                    *deadline = Some(Instant::now() + LAST_CONNECT);
+                () = stop.cancelled(), if self.stopped.is_none() => {
+                    self.stopped = Some(Instant::now());
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return None;
@@ -295,12 +294,12 @@ impl Sender {
             pings: 0,
             leave_by: None,
         };
-        let mut deadline = None;
         loop {
             if self.ended && self.window.is_empty() {
                 return Close::Done;
             }
             let now = Instant::now();
+            let deadline = self.stopped.map(|at| at + LAST_ANSWERS);
             let filled = match self.fill(&mut session, now) {
                 Ok(filled) => filled,
                 Err(error) => return Close::Broken(error),
@@ -332,8 +331,8 @@ impl Sender {
                     }
                 }
                 batch = self.incoming.recv(), if !self.ended => self.take_in(batch),
-                () = stop.cancelled(), if deadline.is_none() => {
-                    deadline = Some(Instant::now() + LAST_ANSWERS);
+                () = stop.cancelled(), if self.stopped.is_none() => {
+                    self.stopped = Some(Instant::now());
                 }
                 () = sleep_until(wake) => {
                     let now = Instant::now();

@@ -383,6 +383,38 @@ enum Act {
     Wait,
 }
 
+/// Rotates a log as logrotate does, without and with `copytruncate`.
+fn rotate(log: &std::path::Path, to: &std::path::Path, act: Act) {
+    if matches!(act, Act::Rename) {
+        fs::rename(log, to).unwrap();
+    } else {
+        fs::copy(log, to).unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(log)
+            .unwrap();
+    }
+}
+
+/// Compares what arrived with what was written, whatever the order between files.
+fn compare(mut got: Vec<String>, mut wanted: Vec<String>, life: &str) {
+    got.sort();
+    wanted.sort();
+    if got != wanted {
+        let lost: Vec<_> = wanted
+            .iter()
+            .filter(|line| !got.contains(line))
+            .take(5)
+            .collect();
+        panic!(
+            "{life}: got {} of {}, missing {lost:?}",
+            got.len(),
+            wanted.len()
+        );
+    }
+}
+
 /// Random writes, rotations, restarts and crashes: every line arrives, each batch once or again the
 /// same, in order within a file.
 async fn random_life(seed: u64, inside: bool) {
@@ -416,26 +448,16 @@ async fn random_life(seed: u64, inside: bool) {
                 wanted.extend(new);
                 round += 1;
             }
-            // What nobody has seen under its name yet cannot be followed.
             Act::Rename | Act::CopyTruncate if log.try_exists().unwrap() => {
+                // What nobody has seen under its name yet cannot be followed.
                 for word in ["seen", "late"] {
                     place.bus.wait(|lines| lines.len() >= wanted.len()).await;
                     let line = vec![format!("{seed} {round:03} {word}")];
                     append(&log, &line);
                     wanted.extend(line);
                 }
-                let to = place.log(&format!("app.log.{round}"));
+                rotate(&log, &place.log(&format!("app.log.{round}")), act);
                 round += 1;
-                if matches!(act, Act::Rename) {
-                    fs::rename(&log, to).unwrap();
-                } else {
-                    fs::copy(&log, to).unwrap();
-                    fs::OpenOptions::new()
-                        .write(true)
-                        .truncate(true)
-                        .open(&log)
-                        .unwrap();
-                }
             }
             Act::Rename | Act::CopyTruncate => {}
             Act::Restart => {
@@ -451,22 +473,8 @@ async fn random_life(seed: u64, inside: bool) {
     }
     place.bus.wait(|lines| lines.len() >= wanted.len()).await;
     agent.stop().await;
-    let (mut got, missing) = (place.bus.lines(), wanted.clone());
-    got.sort();
-    let mut wanted = missing;
-    wanted.sort();
-    if got != wanted {
-        let lost: Vec<_> = wanted
-            .iter()
-            .filter(|line| !got.contains(line))
-            .take(5)
-            .collect();
-        panic!(
-            "seed {seed} {inside}: got {} of {}, missing {lost:?}, after {acts:?}",
-            got.len(),
-            wanted.len()
-        );
-    }
+    let life = format!("seed {seed}, copies inside: {inside}, {acts:?}");
+    compare(place.bus.lines(), wanted, &life);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -15,6 +15,7 @@ use std::{
         fs::{DirEntryExt as _, FileExt as _},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -34,8 +35,11 @@ use crate::{
 
 /// How far back from its end a file is searched for the beginning of its last line, in bytes.
 const LAST_LINE_BYTES: u64 = 64 << 10;
-/// Files of an earlier life that no look has found by this one are given up.
+/// Files of an earlier life that no look has found by this one, and for so long, are given up.
 const GIVE_UP_ROUND: u64 = 3;
+const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
+/// The same, when not even their folder is there or can be read: it may be mounted later.
+const GIVE_UP_FOLDER_AFTER: Duration = Duration::from_secs(600);
 
 /// A file that cannot be read now.
 #[derive(Debug)]
@@ -164,6 +168,8 @@ impl Reader {
         }
         // Known files first get their turn to notice that they were cut off.
         self.check_for_cuts();
+        let mut tails = self.streams.iter().flat_map(|stream| &stream.tails);
+        self.any_read = tails.any(|tail| tail.offset() > 0);
         for (channel, path, info) in unknown {
             self.unknown_file(channel, path, info, now);
         }
@@ -380,7 +386,7 @@ impl Reader {
                     }
                     self.make_ready(stream);
                     at += 1;
-                } else if round >= GIVE_UP_ROUND {
+                } else if round >= GIVE_UP_ROUND && self.may_give_up(stream, at) {
                     self.end(stream, at);
                     self.make_ready(stream);
                 } else {
@@ -388,6 +394,22 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Whether a file of an earlier life was awaited for long enough.
+    fn may_give_up(&self, stream: usize, at: usize) -> bool {
+        let tail = self
+            .streams
+            .get(stream)
+            .and_then(|known| known.tails.get(at));
+        let Some(folder) = tail.and_then(|tail| tail.path.parent()) else {
+            return true;
+        };
+        let after = match std::fs::read_dir(folder) {
+            Ok(_) => GIVE_UP_AFTER,
+            Err(_away) => GIVE_UP_FOLDER_AFTER,
+        };
+        self.born.elapsed() >= after
     }
 
     /// Gives a generation up: its file is gone, or read to its end and no longer of interest.

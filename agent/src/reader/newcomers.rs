@@ -213,6 +213,9 @@ impl Reader {
     }
 
     fn judge(&self, channel: usize, path: &Path, file: &File, info: &FileInfo) -> Judgement {
+        if !self.any_read && self.ended.is_empty() {
+            return Judgement::New;
+        }
         if let Some((stream, generation)) = self.copy_of_cut_off(channel, file, info) {
             return Judgement::Copy(stream, generation);
         }

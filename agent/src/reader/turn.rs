@@ -178,10 +178,20 @@ impl Reader {
                 self.readable_again(stream, &path);
                 Ok(())
             }
-            // The path names another file by now: discovery will say so.
-            Ok(_) => Err(Step::Hold(Some(now + TRY_AGAIN))),
-            Err(error) if is_absence(&error) => Err(Step::Hold(Some(now + TRY_AGAIN))),
+            Ok(_) => Err(self.not_there(stream, at, now)),
+            Err(error) if is_absence(&error) => Err(self.not_there(stream, at, now)),
             Err(error) => Err(self.unreadable(stream, at, &error, now)),
+        }
+    }
+
+    /// The path names nothing, or another file by now. Discovery will say so, unless it has.
+    fn not_there(&mut self, stream: usize, at: usize, now: Instant) -> Step {
+        match self.tail(stream, at).map(|tail| tail.place) {
+            Some(Place::Hidden(_)) => {
+                self.end(stream, at);
+                Step::Changed
+            }
+            Some(Place::Named | Place::Awaited) | None => Step::Hold(Some(now + TRY_AGAIN)),
         }
     }
 
