@@ -17,8 +17,9 @@ use crossbeam_channel::Sender;
 
 use super::owner::{Message, Work};
 
-/// Raw bytes of a partition that librdkafka may have: about one request, four batches.
-const MAX_BYTES: u64 = 1 << 20;
+/// Raw bytes of a partition that librdkafka may have: three requests of `batch.size` and a little.
+/// So a full request never waits for the linger, and a fifth is never on its way.
+const MAX_BYTES: u64 = 3 << 20;
 
 /// A partition: the topic's number in the journal, and its own.
 pub(super) type Key = (u32, i32);
@@ -128,12 +129,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_partition_gets_a_mebibyte_at_a_time_and_is_called_for_more() {
+    async fn a_partition_gets_three_mebibytes_at_a_time_and_is_called_for_more() {
         let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
         let (owner, calls) = crossbeam_channel::unbounded();
         let mut line = Line::new((0, 0), owner);
         for _batch in 0..7 {
-            line.push(work(&topic, 300 << 10).await);
+            line.push(work(&topic, 900 << 10).await);
         }
         let mut given = Vec::new();
         while let Some((work, pace)) = line.next() {
