@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use tributary_tests::{child::Plan, product, scratch};
 
 /// Lines of a file; past it, ask which second thing moved in.
@@ -348,5 +348,30 @@ fn the_config_reference_is_what_the_code_says() -> Result<()> {
         written == made,
         "docs/config.md is old: run UPDATE=1 cargo it -- config_reference"
     );
+    Ok(())
+}
+
+/// A key stands in the schema, which checks and documents it, and in the struct, which obeys it.
+#[test]
+fn every_key_of_a_config_is_known_to_schema_and_struct() -> Result<()> {
+    use tributary_common::config::{Env, Faults, samples};
+    type Parse = fn(&str) -> Result<(), Faults>;
+    let parts: [(&str, _, Parse); 3] = [
+        ("agent", samples(&tributary_agent::config::SCHEMA), |text| {
+            tributary_agent::config::parse(text, "sample").map(drop)
+        }),
+        ("bus", samples(&tributary_bus::config::SCHEMA), |text| {
+            tributary_bus::config::parse(text, "sample").map(drop)
+        }),
+        ("manager", samples(&tributary_manager::config::SCHEMA), |text| {
+            tributary_manager::config::parse(text, "sample", &Env::none()).map(drop)
+        }),
+    ];
+    // What must be given across keys (at least one [[bus]]) is not the schema's to know.
+    for (part, [every_key, _least], parse) in parts {
+        if let Err(faults) = parse(&every_key) {
+            bail!("{part}:\n{faults}\nin\n{every_key}");
+        }
+    }
     Ok(())
 }
