@@ -225,7 +225,11 @@ impl Checkpoint {
         let Some(next) = next else { return };
         let written = next.write();
         let mut disk = lock(&self.disk);
+        let was_broken = disk.log.is_broken();
         let switched = written.and_then(|()| disk.log.switch(&next));
+        if was_broken && switched.is_ok() {
+            tracing::info!("the checkpoint is written again, whole");
+        }
         if let Err(error) = switched {
             disk.log.abandon_next();
             metrics::counter!("tributary_agent_checkpoint_failures_total").increment(1);
