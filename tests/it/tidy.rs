@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tributary_tests::{child::Plan, product, scratch};
 
 /// Lines of a file; past it, ask which second thing moved in.
@@ -363,15 +363,21 @@ fn every_key_of_a_config_is_known_to_schema_and_struct() -> Result<()> {
         ("bus", samples(&tributary_bus::config::SCHEMA), |text| {
             tributary_bus::config::parse(text, "sample").map(drop)
         }),
-        ("manager", samples(&tributary_manager::config::SCHEMA), |text| {
-            tributary_manager::config::parse(text, "sample", &Env::none()).map(drop)
-        }),
+        (
+            "manager",
+            samples(&tributary_manager::config::SCHEMA),
+            |text| tributary_manager::config::parse(text, "sample", &Env::none()).map(drop),
+        ),
     ];
-    // What must be given across keys (at least one [[bus]]) is not the schema's to know.
+    // A key that only one of them knows ends the loading with these words; what the part then says
+    // of the sample's values (two destinations of one name) is another matter.
     for (part, [every_key, _least], parse) in parts {
-        if let Err(faults) = parse(&every_key) {
-            bail!("{part}:\n{faults}\nin\n{every_key}");
-        }
+        let faults = parse(&every_key).err().map(|faults| faults.to_string());
+        let faults = faults.unwrap_or_default();
+        ensure!(
+            !faults.contains("cannot be used"),
+            "{part}:\n{faults}\nin\n{every_key}"
+        );
     }
     Ok(())
 }
