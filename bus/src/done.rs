@@ -13,7 +13,7 @@ use tributary_common::{
     span::RangeSet,
 };
 
-/// A destination's number in this process; see [`crate::journal::Memory`].
+/// A destination's number in this process; see [`crate::journal::memory::Memory`].
 pub(crate) type DestinationNo = u16;
 
 /// After so many minutes without a batch a stream is forgotten: 30 days, longer than any host stays

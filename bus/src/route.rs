@@ -1,6 +1,6 @@
 //! Which topic goes to which destinations, and under which name there.
 //!
-//! Not for: getting it there (see [`crate::destination`]). The first rule that matches wins, as in
+//! Not for: getting it there (see `crate::destination`). The first rule that matches wins, as in
 //! a file of rules read from the top. Pure; the table is built once from the config.
 
 use tributary_common::ids::Topic;

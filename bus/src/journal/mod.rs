@@ -7,13 +7,13 @@
 //! and one sync.
 //!
 //! # Operation
-//! [`Journal::commit`] with `sync` waits for the disk (file destinations: their truncation at start
+//! `Journal::commit` with `sync` waits for the disk (file destinations: their truncation at start
 //! trusts what stands here). Without it the write is enough, for a process may die but the kernel's
 //! pages live; a power cut may lose the last second, which costs a longer look through Kafka and
 //! nothing else. When the file cannot be written, commits with `sync` fail; others hold in memory
 //! and the next snapshot that succeeds writes them all.
 //!
-//! Format: [`format`]. State: [`memory`]. Not for: payloads.
+//! Format: `format.rs`. State: `memory.rs`. Not for: payloads.
 
 pub(crate) mod format;
 mod inspect;
