@@ -41,7 +41,7 @@ pub(crate) struct Steady {
 /// When a line does not arrive.
 pub(crate) fn steady(
     kafka: &Kafka,
-    line: Line,
+    line: &Line,
     task: &Task,
     bytes_per_s: u64,
     time: Duration,

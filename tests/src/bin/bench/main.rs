@@ -12,7 +12,13 @@ mod latency;
 mod line;
 mod load;
 
-use std::{fmt::Write as _, fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use tributary_tests::{kafka::Kafka, say, scratch};
@@ -76,6 +82,16 @@ fn arguments() -> Result<Args> {
 fn main() -> Result<()> {
     let args = arguments()?;
     let folder = scratch::create("bench")?;
+    let table = measure(&args, &folder)?;
+    say(&table);
+    if let Some(path) = &args.write {
+        fs::write(path, format!("{INTRODUCTION}{table}"))
+            .with_context(|| format!("failed to write {}", path.display()))?;
+    }
+    fs::remove_dir_all(&folder).context("failed to remove the bench's folder")
+}
+
+fn measure(args: &Args, folder: &Path) -> Result<String> {
     let file = folder.join("backlog.log");
     #[expect(
         clippy::cast_possible_truncation,
@@ -84,77 +100,81 @@ fn main() -> Result<()> {
     )]
     let (bytes, lines) = load::write_log(&file, (args.gb * 1e9) as u64)?;
     say(&format!("{bytes} bytes, {lines} lines; taking z"));
-    let z = z_seconds(&file)?;
-    let per_gb = |seconds: f64| seconds * 1e9 / as_float(bytes);
-    let z_per_gb = per_gb(z);
+    let z_per_gb = z_seconds(&file)? * 1e9 / as_float(bytes);
+    let mut table = Table::new(z_per_gb);
+    table.row("z: bare read + zstd-1", z_per_gb, None, None, "");
 
     let kafka = Kafka::start(&folder.join("kafka"))?;
     say("the backlog");
     let backlog = line::backlog(&kafka, &folder.join("b"), &file, lines, &args.options)?;
-    let mut table = Table::new(z_per_gb);
-    let wall_s = backlog.wall.as_secs_f64();
-    table.row("z: bare read + zstd-1", z_per_gb, None, None, "");
-    let bar = |what: &str| format!("bar {what}");
-    table.row(
-        "agent, backlog to acknowledged",
-        per_gb(backlog.agent.cpu_s()),
-        Some(backlog.agent),
-        None,
-        &bar("1.8 z, 64 MiB"),
-    );
-    table.row(
-        "bus (rdkafka), backlog",
-        per_gb(backlog.bus.cpu_s()),
-        Some(backlog.bus),
-        None,
-        &bar("3 z"),
-    );
+    for (what, usage, bar) in [
+        (
+            "agent, backlog to acknowledged",
+            backlog.agent,
+            "bar 1.8 z, 64 MiB",
+        ),
+        ("bus (rdkafka), backlog", backlog.bus, "bar 3 z"),
+    ] {
+        table.row(
+            what,
+            usage.cpu_s() * 1e9 / as_float(bytes),
+            Some(usage),
+            None,
+            bar,
+        );
+    }
     table.note(&format!(
         "backlog: {lines} lines, {:.0} MB/s end to end on {} cores shared with Kafka, {:.1} bytes a line",
-        as_float(bytes) / 1e6 / wall_s,
+        as_float(bytes) / 1e6 / backlog.wall.as_secs_f64(),
         std::thread::available_parallelism()?,
         as_float(bytes) / as_float(lines),
     ));
-    let classes = [("P2", "p99 700 ms"), ("P0", "p99 150 ms")];
-    for (class, wanted) in classes.into_iter().filter(|_| args.steady) {
-        say(&format!("steady 10 MB/s, {class}"));
-        let topic = format!("steady-{}", class.to_lowercase());
-        let task = Task {
-            class,
-            topic,
-            options: args.options.clone(),
-        };
-        let line = Line::start(&kafka, &folder.join(class), &task)?;
-        let steady = latency::steady(&kafka, line, &task, STEADY_BYTES_PER_S, STEADY_FOR)?;
-        let gb = as_float(steady.bytes) / 1e9;
-        let share = 100.0 * steady.agent.cpu_s() / steady.wall.as_secs_f64();
-        table.row(
-            &format!("agent, 10 MB/s, {class}"),
-            steady.agent.cpu_s() / gb,
-            Some(steady.agent),
-            Some(steady.delay),
-            &format!("{share:.1} % of a core; bar 2 z, {wanted}"),
-        );
-        table.row(
-            &format!("bus, 10 MB/s, {class}"),
-            steady.bus.cpu_s() / gb,
-            Some(steady.bus),
-            None,
-            "",
-        );
+    if args.steady {
+        for (class, bar) in [("P2", "bar 2 z, p99 700 ms"), ("P0", "bar 2 z, p99 150 ms")] {
+            steady(&kafka, &folder.join(class), args, (class, bar), &mut table)?;
+        }
     }
-    let text = table.finish()?;
-    say(&text);
-    if let Some(path) = &args.write {
-        fs::write(path, format!("{INTRODUCTION}{text}"))
-            .with_context(|| format!("failed to write {}", path.display()))?;
-    }
-    drop(kafka);
-    fs::remove_dir_all(&folder).context("failed to remove the bench's folder")
+    table.finish()
+}
+
+/// A steady load of one class: a row for the agent, one for the bus.
+fn steady(
+    kafka: &Kafka,
+    folder: &Path,
+    args: &Args,
+    (class, bar): (&'static str, &str),
+    table: &mut Table,
+) -> Result<()> {
+    say(&format!("steady 10 MB/s, {class}"));
+    let topic = format!("steady-{}", class.to_lowercase());
+    let task = Task {
+        class,
+        topic,
+        options: args.options.clone(),
+    };
+    let line = Line::start(kafka, folder, &task)?;
+    let steady = latency::steady(kafka, &line, &task, STEADY_BYTES_PER_S, STEADY_FOR)?;
+    let gb = as_float(steady.bytes) / 1e9;
+    let share = 100.0 * steady.agent.cpu_s() / steady.wall.as_secs_f64();
+    table.row(
+        &format!("agent, 10 MB/s, {class}"),
+        steady.agent.cpu_s() / gb,
+        Some(steady.agent),
+        Some(steady.delay),
+        &format!("{share:.1} % of a core; {bar}"),
+    );
+    table.row(
+        &format!("bus, 10 MB/s, {class}"),
+        steady.bus.cpu_s() / gb,
+        Some(steady.bus),
+        None,
+        "",
+    );
+    Ok(())
 }
 
 /// The median CPU seconds of the bare loop over the file.
-fn z_seconds(file: &std::path::Path) -> Result<f64> {
+fn z_seconds(file: &Path) -> Result<f64> {
     let mut runs = Vec::new();
     for _ in 0..=Z_RUNS {
         let output = Command::new(line::program("tributary")?)
