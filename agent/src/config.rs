@@ -396,7 +396,7 @@ enum RawTime {
 /// # Errors
 /// All faults.
 pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
-    config::load::<RawConfig>("agent", &SCHEMA, path, env)?.check(check)
+    config::load("agent", &SCHEMA, path, env, check)
 }
 
 /// Loads a configuration from text; `name` stands in faults where the file's name would.
@@ -404,7 +404,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
 /// # Errors
 /// All faults.
 pub fn parse(text: &str, name: &str) -> Result<Loaded<Config>, Faults> {
-    config::parse::<RawConfig>("agent", &SCHEMA, text, name, &Env::none())?.check(check)
+    config::parse("agent", &SCHEMA, text, name, &Env::none(), check)
 }
 
 /// What spans several keys.

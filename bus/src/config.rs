@@ -368,7 +368,7 @@ pub struct Config {
 /// # Errors
 /// All faults.
 pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
-    config::load::<Raw>("bus", &SCHEMA, path, env)?.check(check)
+    config::load("bus", &SCHEMA, path, env, check)
 }
 
 /// Loads the configuration from text; `name` stands in faults where a file's name would.
@@ -376,7 +376,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
 /// # Errors
 /// All faults.
 pub fn parse(text: &str, name: &str) -> Result<Loaded<Config>, Faults> {
-    config::parse::<Raw>("bus", &SCHEMA, text, name, &Env::none())?.check(check)
+    config::parse("bus", &SCHEMA, text, name, &Env::none(), check)
 }
 
 fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {

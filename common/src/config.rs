@@ -92,40 +92,6 @@ impl<T> Loaded<T> {
     pub fn fault(&self, key: &str, why: impl fmt::Display) -> Fault {
         self.source.fault(key, why)
     }
-
-    /// Turns the raw settings into checked ones. `check` tells the [`Checker`] each fault that it
-    /// finds, and gives `None` when it cannot go on.
-    ///
-    /// # Errors
-    /// All faults that were told.
-    pub fn check<U>(
-        self,
-        check: impl FnOnce(T, &mut Checker) -> Option<U>,
-    ) -> Result<Loaded<U>, Faults> {
-        let Self {
-            value,
-            source,
-            mut warnings,
-            effective,
-        } = self;
-        let mut checker = Checker {
-            source: Arc::clone(&source),
-            faults: Vec::new(),
-            warnings: Vec::new(),
-        };
-        let value = check(value, &mut checker);
-        warnings.append(&mut checker.warnings);
-        match value {
-            Some(value) if checker.faults.is_empty() => Ok(Loaded {
-                value,
-                source,
-                warnings,
-                effective,
-            }),
-            Some(_) | None if !checker.faults.is_empty() => Err(Faults::new(checker.faults)),
-            Some(_) | None => Err(source.fault("", "cannot be used").into()),
-        }
-    }
 }
 
 /// Takes the faults that span several keys.
@@ -153,16 +119,17 @@ impl Checker {
     }
 }
 
-/// Loads a part's configuration from a file.
+/// Loads a part's configuration from a file, as [`parse`] does from text.
 ///
 /// # Errors
 /// All faults; a missing or unreadable file is one.
-pub fn load<T: DeserializeOwned>(
+pub fn load<T: DeserializeOwned, U>(
     part: &str,
     schema: &'static Schema,
     path: &Path,
     env: &Env,
-) -> Result<Loaded<T>, Faults> {
+    check: impl FnOnce(T, &mut Checker) -> Option<U>,
+) -> Result<Loaded<U>, Faults> {
     let file = path.display().to_string();
     let refused = |place, why| {
         let (file, key) = (file.clone(), String::new());
@@ -182,20 +149,25 @@ pub fn load<T: DeserializeOwned>(
         let place = Lines::new(&good).place(good.len());
         refused(place, "holds bytes that are no UTF-8".to_owned())
     })?;
-    parse(part, schema, text, &file, env)
+    parse(part, schema, text, &file, env, check)
 }
 
 /// Loads a part's configuration from text. `name` stands in faults where a file's name would.
 ///
+/// `check` turns the raw settings into the part's own: it tells the [`Checker`] each fault that spans
+/// several keys, and gives `None` when it cannot go on. It runs also when single keys are at fault,
+/// as long as the rest makes sense without them, so that a person sees all faults at once.
+///
 /// # Errors
 /// All faults.
-pub fn parse<T: DeserializeOwned>(
+pub fn parse<T: DeserializeOwned, U>(
     part: &str,
     schema: &'static Schema,
     text: &str,
     name: &str,
     env: &Env,
-) -> Result<Loaded<T>, Faults> {
+    check: impl FnOnce(T, &mut Checker) -> Option<U>,
+) -> Result<Loaded<U>, Faults> {
     let lines = Lines::new(text);
     let mut walk = Walk::new(name, &lines, env);
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -217,26 +189,39 @@ pub fn parse<T: DeserializeOwned>(
     let tree = walk.document(part, schema, table.get_ref());
     let Walk {
         faults,
-        warnings,
+        mut warnings,
         places,
         ..
     } = walk;
-    if !faults.is_empty() {
-        return Err(Faults::new(faults));
-    }
     let effective = print::effective(schema, &tree);
     let source = Arc::new(Source {
         file: name.to_owned(),
         places,
     });
-    match serde_json::from_value(tree) {
-        Ok(value) => Ok(Loaded {
+    let mut checker = Checker {
+        source: Arc::clone(&source),
+        faults,
+        warnings: Vec::new(),
+    };
+    let value = match serde_json::from_value(tree) {
+        Ok(raw) => check(raw, &mut checker),
+        // A key that is missing because it is at fault: that fault is told already.
+        Err(_follows) if !checker.faults.is_empty() => None,
+        Err(error) => {
+            checker.fault("", format_args!("cannot be used: {error}"));
+            None
+        }
+    };
+    warnings.append(&mut checker.warnings);
+    match value {
+        Some(value) if checker.faults.is_empty() => Ok(Loaded {
             value,
             source,
             warnings,
             effective,
         }),
-        Err(error) => Err(source.fault("", format!("cannot be used: {error}")).into()),
+        None if checker.faults.is_empty() => Err(source.fault("", "cannot be used").into()),
+        Some(_) | None => Err(Faults::new(checker.faults)),
     }
 }
 

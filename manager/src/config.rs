@@ -170,7 +170,7 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
 /// # Errors
 /// All faults at once.
 pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
-    config::load("manager", &SCHEMA, path, env)?.check(check)
+    config::load("manager", &SCHEMA, path, env, check)
 }
 
 /// Loads the settings from text. `name` stands in faults where a file's name would.
@@ -178,7 +178,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
 /// # Errors
 /// All faults at once.
 pub fn parse(text: &str, name: &str, env: &Env) -> Result<Loaded<Config>, Faults> {
-    config::parse("manager", &SCHEMA, text, name, env)?.check(check)
+    config::parse("manager", &SCHEMA, text, name, env, check)
 }
 
 #[cfg(test)]

@@ -158,13 +158,14 @@ enum RawFraming {
 }
 
 fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Loaded<Raw>, Faults> {
-    parse(
-        "test",
-        &SCHEMA,
-        text,
-        "t.toml",
-        &Env::of(env.iter().copied()),
-    )
+    let env = Env::of(env.iter().copied());
+    parse("test", &SCHEMA, text, "t.toml", &env, as_is)
+}
+
+/// A part without faults of its own.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every part's check")]
+fn as_is(raw: Raw, _faults: &mut Checker) -> Option<Raw> {
+    Some(raw)
 }
 
 /// Checks that a document is refused with exactly these faults.
@@ -361,30 +362,38 @@ fn samples_of_a_schema_are_good_and_whole() {
 
 #[test]
 fn a_part_adds_its_own_faults_with_their_places() {
-    let text = format!("zone = 'z'\n{TASK_TEXT}");
-    let faults = load_text(&text, &[])
-        .unwrap()
-        .check(|raw, faults| {
-            faults.fault("task[0].topic", "has no route");
-            faults.fault("task[0].class", "is too urgent");
-            faults.fault("limits.memory", "is not enough");
-            let parsed = faults.take("zone", raw.zone.parse::<u32>());
-            parsed.map(|_| ())
-        })
-        .unwrap_err();
-    assert_eq!(
-        faults.to_string(),
+    let own = |raw: Raw, faults: &mut Checker| {
+        faults.fault("task[0].topic", "has no route");
+        faults.fault("task[0].class", "is too urgent");
+        faults.fault("limits.memory", "is not enough");
+        let parsed = faults.take("zone", raw.zone.parse::<u32>());
+        parsed.map(|_| ())
+    };
+    let check = |text: &str, wanted: &str| {
+        let faults = parse("test", &SCHEMA, text, "t.toml", &Env::none(), own).unwrap_err();
+        assert_eq!(faults.to_string(), wanted);
+    };
+    check(
+        &format!("zone = 'z'\n{TASK_TEXT}"),
         "t.toml: limits.memory: is not enough\n\
          t.toml:1:8: zone: invalid digit found in string\n\
          t.toml:2:1: task[0].class: is too urgent\n\
-         t.toml:4:9: task[0].topic: has no route"
+         t.toml:4:9: task[0].topic: has no route",
+    );
+    // Beside a key that nobody knows, all the same.
+    check(
+        &format!("zone = '7'\nzonee = 1\n{TASK_TEXT}"),
+        "t.toml: limits.memory: is not enough\n\
+         t.toml:2:1: zonee: is unknown; did you mean \"zone\"?\n\
+         t.toml:3:1: task[0].class: is too urgent\n\
+         t.toml:5:9: task[0].topic: has no route",
     );
 }
 
 #[test]
 fn a_missing_file_is_one_clear_fault() {
     let path = Path::new("/nowhere/t.toml");
-    let faults = load::<Raw>("test", &SCHEMA, path, &Env::none())
+    let faults = load("test", &SCHEMA, path, &Env::none(), as_is)
         .unwrap_err()
         .to_string();
     assert_eq!(
@@ -398,7 +407,7 @@ fn bytes_that_are_no_text_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.toml");
     crate::disk::replace(&path, b"zone = 'z'\nfast = '\xff'\n").unwrap();
-    let faults = load::<Raw>("test", &SCHEMA, &path, &Env::none())
+    let faults = load("test", &SCHEMA, &path, &Env::none(), as_is)
         .unwrap_err()
         .to_string();
     assert_eq!(

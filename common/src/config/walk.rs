@@ -186,11 +186,22 @@ impl<'a> Walk<'a> {
             let place = Place::Environment(name.clone());
             self.places.insert(path.to_owned(), place.clone());
             let value = single(&key.kind, Given::Bare(text), key.secret);
-            return value.map_err(|why| self.fault(place, path, why)).ok();
+            let value = value.map_err(|why| self.fault(place, path, why)).ok();
+            return value.or_else(|| self.instead(key, path, at));
         }
         match given {
-            Some((_, value)) => self.value(&key.kind, value, path, name.as_deref(), key.secret),
+            Some((_, value)) => self
+                .value(&key.kind, value, path, name.as_deref(), key.secret)
+                .or_else(|| self.instead(key, path, at)),
             None => self.absent(key, path, at, name.as_deref()),
+        }
+    }
+
+    /// What stands for a value at fault, so that the part can still look at the rest.
+    fn instead(&mut self, key: &Key, path: &str, at: &At<'_>) -> Option<Value> {
+        match key.absent {
+            Absent::Default(text) => self.default(key, text, path, at),
+            Absent::Nothing | Absent::Fault => None,
         }
     }
 

@@ -43,7 +43,7 @@ fn part() -> Part<Config> {
         about: "A daemon for tests",
         version: "1.2.3",
         workers: 1,
-        load: |path, env| crate::config::load("test", &SCHEMA, path, env),
+        load: |path, env| crate::config::load("test", &SCHEMA, path, env, |raw, _| Some(raw)),
         log: |config| &config.log,
     }
 }
