@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod browser;
+mod bus_on_kafka;
 mod deliver;
 mod dump;
 mod faults;
