@@ -3,8 +3,8 @@
 //! The way of a document: parse with spans, walk it along the schema (unknown keys, kinds, ranges,
 //! missing keys, environment, defaults), then hand the plain tree to the part's raw struct by
 //! serde. In that tree a size is a number of bytes, a rate of bytes per second, a duration of ms, a
-//! percentage a float. What spans several keys the part checks itself with [`Loaded::check`],
-//! which knows the places too.
+//! percentage a float. What spans several keys the part checks itself, in what it gives to
+//! [`parse()`], with a [`Checker`] that knows the places.
 //!
 //! Not for: what a part does with its settings. Called by each part's `config.rs`, the daemons'
 //! `--check` and `--print-config`, and the test that writes `docs/config.md`.
