@@ -225,6 +225,9 @@ fn properties(folder: &Path, port: u16, controller: u16, advertised: &str) -> St
         "broker.heartbeat.interval.ms=500".to_owned(),
         "broker.session.timeout.ms=3000".to_owned(),
         "log.cleaner.dedupe.buffer.size=4194304".to_owned(),
+        // Records keep the times of their lines, and those of a test may be old: nothing may be
+        // deleted for its age while it is being looked at.
+        "log.retention.ms=-1".to_owned(),
     ];
     lines.join("\n") + "\n"
 }
