@@ -1,0 +1,67 @@
+//! The `[limits]` table: what the agent may use of the host.
+//!
+//! Not for: keeping to them (see [`crate::limit`]). Called by [`super`].
+
+use serde::Deserialize;
+use tributary_common::config::{Key, Kind, Schema};
+
+pub(super) static LIMITS: Schema = Schema::new(
+    "What the agent may use of the host.",
+    &[
+        Key::default(
+            "memory",
+            Kind::size("8MiB", "64GiB"),
+            "64MiB",
+            "Memory of the whole agent. Half of it is for batches that are not acknowledged yet.",
+        ),
+        Key::optional(
+            "bandwidth",
+            Kind::rate("1KB/s", "100GB/s"),
+            "Compressed bytes per second to the bus; absent: no limit.",
+        ),
+        Key::optional(
+            "cpu",
+            Kind::Percent {
+                min: 1.0,
+                max: 10_000.0,
+            },
+            "Share of one core; absent: no limit.",
+        )
+        .ignored("the agent uses the CPU that it needs; limit it by the service manager"),
+        Key::optional(
+            "spool",
+            Kind::size("0B", "1024TiB"),
+            "Room for files that are deleted before they are read.",
+        )
+        .ignored("deleted files are kept open until they are read, without a bound"),
+    ],
+);
+
+/// Ceilings.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes per second to the bus.
+    pub bandwidth: Option<u64>,
+    /// Known, not obeyed.
+    #[serde(default)]
+    cpu: Option<f64>,
+    /// Known, not obeyed.
+    #[serde(default)]
+    spool: Option<u64>,
+}
+
+impl Limits {
+    /// Limits with only a memory bound, in bytes.
+    #[must_use]
+    pub fn of_memory(memory: u64) -> Self {
+        Self {
+            memory,
+            bandwidth: None,
+            cpu: None,
+            spool: None,
+        }
+    }
+}

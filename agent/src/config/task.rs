@@ -1,0 +1,266 @@
+//! A `[[task]]`: which files go to which topic, and how.
+//!
+//! Keys that this version does not obey are known to the schema: those that would change what is
+//! collected are refused with what is allowed.
+//!
+//! Not for: what a task's files are at the moment (see [`crate::discover`]). Called by [`super`].
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use tributary_common::{
+    config::{Checker, Key, Kind, Schema, Variant, parses},
+    ids::{Class, TaskId, Topic},
+};
+
+use crate::{
+    discover::{Pattern, PatternSet},
+    frame::{LongLine, Rule},
+    times::{LineTime, TimeFrom},
+};
+
+static FRAMING: Kind = Kind::OneOf {
+    tag: "kind",
+    common: &[],
+    variants: &[
+        Variant::new("lines", "Each line is a record.", &[]),
+        Variant::not_yet("multiline", "Several lines make a record."),
+        Variant::not_yet("cri", "Lines of a container runtime, joined where partial."),
+        Variant::not_yet(
+            "docker-json",
+            "Lines of Docker's JSON files, joined where partial.",
+        ),
+    ],
+};
+
+static TIME: Kind = Kind::OneOf {
+    tag: "from",
+    common: &[],
+    variants: &[
+        Variant::new("read", "The event time of a record is when it was read.", &[]),
+        Variant::new(
+            "line",
+            "The event time is in the line; where it is not, the time of reading counts.",
+            &[
+                Key::required("pattern", Kind::Text, "How the time is written, as in strftime: `%d/%b/%Y:%H:%M:%S %z`. Without a zone it is UTC."),
+                Key::optional("at", Kind::Text, "A regular expression with a group `time`; absent: the first place in the line where the pattern fits at its beginning.")
+                    .not_yet("leave it out; the time is looked for at the beginning of the line and after each of [ ( \" and space"),
+            ],
+        ),
+    ],
+};
+
+pub(super) static TASK: Schema = Schema::new(
+    "Which files go to which topic, and how.",
+    &[
+        Key::required(
+            "id",
+            Kind::checked("task id", "nginx-access", parses::<TaskId>),
+            "Its name; a new name reads all files anew.",
+        ),
+        Key::required(
+            "topic",
+            Kind::checked("topic", "web.access", parses::<Topic>),
+            "Where its lines go.",
+        ),
+        Key::default(
+            "class",
+            Kind::choice(&["P0", "P1", "P2", "P3"]),
+            "P2",
+            "How urgent it is: P0 critical to P3 bulk.",
+        ),
+        Key::required(
+            "paths",
+            Kind::list(
+                &Kind::checked("path", "/var/log/nginx/**/access*.log", Pattern::check),
+                1,
+            ),
+            "Its files: absolute paths with `*`, `?`, `[a-z]`, `{a,b}` and `**`.",
+        ),
+        Key::default(
+            "exclude",
+            Kind::list(&Kind::checked("pattern", "**/*.tmp", PatternSet::check), 0),
+            "[]",
+            "Files that are none of its, by the same patterns.",
+        ),
+        Key::default(
+            "start",
+            Kind::choice(&["beginning", "end"]),
+            "beginning",
+            "Where to begin in files that exist when the task first starts.",
+        ),
+        Key::default(
+            "encoding",
+            Kind::checked("encoding", "utf-8", check_encoding),
+            "utf-8",
+            "The files' encoding, as a WHATWG label. utf-8 passes all bytes as they are; others become UTF-8.",
+        ),
+        Key::default(
+            "max_line",
+            Kind::size("16B", "1MiB"),
+            "1MiB",
+            "The longest record.",
+        ),
+        Key::default(
+            "long_line",
+            Kind::choice(&["split", "truncate"]),
+            "split",
+            "Longer lines become several records, or lose their rest. Both are counted.",
+        ),
+        Key::default(
+            "framing",
+            FRAMING,
+            "{ kind = \"lines\" }",
+            "How bytes become records.",
+        ),
+        Key::default(
+            "time",
+            TIME,
+            "{ from = \"read\" }",
+            "The event time of a record.",
+        ),
+        Key::optional(
+            "rate",
+            Kind::rate("1KB/s", "100GB/s"),
+            "Bytes per second read for this task; absent: no limit.",
+        ),
+        Key::default(
+            "labels",
+            Kind::Map(&Kind::Text),
+            "{}",
+            "What people want to know of it.",
+        ),
+    ],
+);
+
+/// Where to begin in files that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// At the first byte.
+    Beginning,
+    /// After the last line that is there.
+    End,
+}
+
+/// One task.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// Where its lines go.
+    pub topic: Topic,
+    /// How urgent it is.
+    pub class: Class,
+    /// Which files.
+    pub(crate) paths: Vec<Pattern>,
+    /// Which not.
+    pub(crate) exclude: PatternSet,
+    /// Where to begin.
+    pub start: Start,
+    /// The files' encoding; `None` passes bytes as they are.
+    pub encoding: Option<&'static encoding_rs::Encoding>,
+    /// How lines become records.
+    pub(crate) rule: Rule,
+    /// Event times.
+    pub(crate) time: TimeFrom,
+    /// Bytes per second.
+    pub rate: Option<u64>,
+    /// What people want to know of it.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A task as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTask {
+    id: TaskId,
+    topic: Topic,
+    class: Class,
+    paths: Vec<String>,
+    exclude: Vec<String>,
+    start: Start,
+    encoding: String,
+    max_line: u64,
+    long_line: LongLine,
+    framing: RawFraming,
+    time: RawTime,
+    rate: Option<u64>,
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+enum RawFraming {
+    Lines,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case", deny_unknown_fields)]
+enum RawTime {
+    Read,
+    Line { pattern: String },
+}
+
+/// Checks the task at a place of the list.
+pub(super) fn check_task(at: usize, raw: RawTask, checker: &mut Checker) -> Option<Task> {
+    let RawFraming::Lines = raw.framing;
+    let mut paths = Vec::new();
+    for (place, path) in raw.paths.iter().enumerate() {
+        paths.extend(checker.take(&format!("task[{at}].paths[{place}]"), Pattern::new(path)));
+    }
+    let exclude = checker.take(
+        &format!("task[{at}].exclude"),
+        PatternSet::new(&raw.exclude),
+    );
+    let time = match raw.time {
+        RawTime::Read => Some(TimeFrom::Read),
+        RawTime::Line { pattern } => checker
+            .take(&format!("task[{at}].time.pattern"), LineTime::new(&pattern))
+            .map(TimeFrom::Line),
+    };
+    let encoding = checker.take(
+        &format!("task[{at}].encoding"),
+        find_encoding(&raw.encoding),
+    );
+    Some(Task {
+        id: raw.id,
+        topic: raw.topic,
+        class: raw.class,
+        paths,
+        exclude: exclude?,
+        start: raw.start,
+        encoding: encoding?,
+        rule: Rule {
+            max_line: u32::try_from(raw.max_line).unwrap_or(u32::MAX),
+            long_line: raw.long_line,
+        },
+        time: time?,
+        rate: raw.rate,
+        labels: raw.labels,
+    })
+}
+
+fn check_encoding(label: &str) -> Result<(), String> {
+    find_encoding(label).map(drop)
+}
+
+/// The encoding of a label; `None` for UTF-8, whose bytes pass as they are.
+fn find_encoding(label: &str) -> Result<Option<&'static encoding_rs::Encoding>, String> {
+    let Some(encoding) = encoding_rs::Encoding::for_label(label.as_bytes()) else {
+        return Err(format!(
+            "{label:?} is no encoding; expected is a WHATWG label such as utf-8, gbk, big5"
+        ));
+    };
+    if encoding == encoding_rs::UTF_8 {
+        return Ok(None);
+    }
+    // Newlines are looked for as bytes.
+    if !encoding.is_ascii_compatible() {
+        let name = encoding.name();
+        return Err(format!(
+            "{name} is not in this version; allowed are encodings that extend ASCII"
+        ));
+    }
+    Ok(Some(encoding))
+}
