@@ -294,6 +294,7 @@ mod tests {
             }],
             content_sum: 0,
             file: "f".into(),
+            keyed: false,
         })
     }
 

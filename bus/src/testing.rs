@@ -53,6 +53,7 @@ pub(crate) fn batch(topic: &str, stream: u64, seq: u64, lines: &[&str]) -> (Batc
         minutes: encoded.minutes,
         content_sum: encoded.content_sum,
         file: "/var/log/x".into(),
+        keyed: encoded.keyed,
     };
     (header, encoded.payload)
 }

@@ -21,6 +21,7 @@ mod decode;
 mod decompress;
 mod encode;
 mod error;
+mod headers;
 mod layout;
 mod lz4;
 mod minutes;
@@ -30,8 +31,9 @@ mod varint;
 
 pub use self::{
     decode::{Decoded, Decoder, Record, decode},
-    encode::{Encoded, Encoder},
+    encode::{Draft, Encoded, Encoder},
     error::BatchError,
+    headers::{Headers, HeadersMark, RecordHeaders},
     minutes::minute_of,
 };
 

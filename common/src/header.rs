@@ -5,7 +5,7 @@
 //! stand in the spill. So it is small, versioned, and bounded.
 //!
 //! # Layout
-//! One version byte ([`VERSION`]), then the fields of [`BatchHeader`] in order, by postcard
+//! One version byte ([`VERSION`], or [`KEYED_VERSION`] where records have keys), then the fields of [`BatchHeader`] in order, by postcard
 //! (<https://postcard.jamesmunns.com/wire-format>): integers as LEB128 varints, text as length and
 //! UTF-8. A reader refuses a version that it does not know, by name.
 //!
@@ -21,6 +21,10 @@ use crate::{
 /// The version that this build writes and reads.
 pub const VERSION: u8 = 1;
 
+/// The version of the header of a batch whose records have keys: the same fields. A bus that does
+/// not know it would put all its records into one partition, so it must refuse it.
+pub const KEYED_VERSION: u8 = 2;
+
 /// The longest encoded header, in bytes: what `u16 header length` of a frame can say.
 pub const MAX_BYTES: usize = u16::MAX as usize;
 
@@ -31,7 +35,9 @@ pub enum HeaderError {
     #[error("batch header is empty")]
     Empty,
     /// Written by another version of Tributary.
-    #[error("batch header has version {0}; this build reads version {VERSION}")]
+    #[error(
+        "batch header has version {0}; this build reads versions {VERSION} and {KEYED_VERSION}"
+    )]
     Version(u8),
     /// The fields do not parse, or contradict each other.
     #[error("batch header is malformed: {0}")]
@@ -83,6 +89,9 @@ pub struct BatchHeader {
     pub content_sum: u32,
     /// The path that the file had when the batch was cut, for people; lossy where not UTF-8.
     pub file: String,
+    /// Records have keys, which choose their partitions.
+    #[serde(skip)]
+    pub keyed: bool,
 }
 
 impl BatchHeader {
@@ -101,7 +110,11 @@ impl BatchHeader {
     /// # Errors
     /// [`HeaderError::TooLong`] when it would not fit a frame.
     pub fn encode(&self) -> Result<Vec<u8>, HeaderError> {
-        let bytes = postcard::to_extend(self, vec![VERSION])
+        let version = match self.keyed {
+            true => KEYED_VERSION,
+            false => VERSION,
+        };
+        let bytes = postcard::to_extend(self, vec![version])
             .map_err(|error| HeaderError::Malformed(error.to_string()))?;
         if bytes.len() > MAX_BYTES {
             return Err(HeaderError::TooLong(bytes.len()));
@@ -116,8 +129,8 @@ impl BatchHeader {
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         match bytes {
             [] => Err(HeaderError::Empty),
-            [VERSION, fields @ ..] => {
-                let (header, rest) = postcard::take_from_bytes::<Self>(fields)
+            [version @ (VERSION | KEYED_VERSION), fields @ ..] => {
+                let (mut header, rest) = postcard::take_from_bytes::<Self>(fields)
                     .map_err(|error| HeaderError::Malformed(error.to_string()))?;
                 if !rest.is_empty() {
                     return Err(HeaderError::Malformed(format!(
@@ -125,6 +138,7 @@ impl BatchHeader {
                         rest.len()
                     )));
                 }
+                header.keyed = *version == KEYED_VERSION;
                 header.check()?;
                 Ok(header)
             }
@@ -186,13 +200,16 @@ mod tests {
             ],
             content_sum: 0xdead_beef,
             file: "/var/log/nginx/access.log".into(),
+            keyed: false,
         }
     }
 
     #[test]
     fn a_header_survives_its_bytes() {
-        let header = sample();
-        assert_eq!(BatchHeader::decode(&header.encode().unwrap()), Ok(header));
+        for keyed in [false, true] {
+            let header = BatchHeader { keyed, ..sample() };
+            assert_eq!(BatchHeader::decode(&header.encode().unwrap()), Ok(header));
+        }
     }
 
     /// The bytes that version 1 wrote on its first day: every later reader must read them.
@@ -215,7 +232,7 @@ mod tests {
         bytes[0] = 9;
         assert_eq!(
             BatchHeader::decode(&bytes).unwrap_err().to_string(),
-            "batch header has version 9; this build reads version 1"
+            "batch header has version 9; this build reads versions 1 and 2"
         );
         assert_eq!(BatchHeader::decode(&[]), Err(HeaderError::Empty));
     }

@@ -443,6 +443,7 @@ mod tests {
             }],
             content_sum: 0,
             file: "f".into(),
+            keyed: false,
         }
     }
 

@@ -443,5 +443,6 @@ fn header(
         minutes: encoded.minutes.clone(),
         content_sum: encoded.content_sum,
         file,
+        keyed: encoded.keyed,
     }
 }

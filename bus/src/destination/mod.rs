@@ -70,6 +70,7 @@ impl Accepted {
             () if decoded.raw_bytes() != header.raw_bytes => "number of bytes",
             () if decoded.content_sum() != header.content_sum => "content sum",
             () if decoded.minutes() != header.minutes => "records per minute",
+            () if decoded.keyed() != header.keyed => "word on keys",
             () => return Ok(decoded),
         };
         Err(corrupt(format!(

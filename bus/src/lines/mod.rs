@@ -345,6 +345,7 @@ impl Lines {
             minutes: Vec::new(),
             content_sum: 0,
             file: "http".to_owned(),
+            keyed: false,
         };
         (header.id(), header)
     }

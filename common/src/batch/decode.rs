@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::{
-    BatchError, Codec, ID_HEADER,
+    BatchError, Codec, ID_HEADER, RecordHeaders,
     decompress::Decompressors,
     layout::{self, BEFORE_LENGTH_ENDS, CODEC_MASK, HEAD_BYTES, Head, MAGIC},
     minutes::Minutes,
@@ -28,6 +28,8 @@ pub struct Record<'a> {
     pub value: &'a [u8],
     /// The id of the batch that begins with this record.
     pub batch_id: Option<BatchId>,
+    /// All its headers, the batch id's included.
+    pub headers: RecordHeaders<'a>,
 }
 
 /// A batch, decompressed and checked. Its records lie in one buffer and are not copied.
@@ -51,6 +53,8 @@ struct Totals {
     id: Option<BatchId>,
     /// How many records carry an id.
     ids: u32,
+    /// A record has a key.
+    keyed: bool,
 }
 
 impl fmt::Debug for Decoded {
@@ -111,6 +115,12 @@ impl Decoded {
         &self.totals.minutes
     }
 
+    /// Whether a record has a key.
+    #[must_use]
+    pub fn keyed(&self) -> bool {
+        self.totals.keyed
+    }
+
     /// Whether this is the batch that `header` speaks of: identity, counts, bytes, minutes, sum,
     /// and no other batch's id anywhere.
     ///
@@ -136,6 +146,9 @@ impl Decoded {
         }
         if totals.content_sum != header.content_sum {
             return disagrees("content sum", &header.content_sum, &totals.content_sum);
+        }
+        if totals.keyed != header.keyed {
+            return disagrees("keys", &header.keyed, &totals.keyed);
         }
         if totals.minutes != header.minutes {
             return disagrees(
@@ -230,6 +243,7 @@ impl Decoder {
                 totals.id = record.batch_id;
             }
             totals.ids += u32::from(record.batch_id.is_some());
+            totals.keyed |= record.key.is_some();
             totals.raw_bytes += record.value.len() as u64;
             totals.content_sum = crc32c::crc32c_append(totals.content_sum, record.value);
             latest = latest.max(record.timestamp_ms);
@@ -346,7 +360,7 @@ impl<'a> RecordReader<'a> {
         }
         let key = fields.bytes("key length")?;
         let value = fields.bytes("value length")?.ok_or(Fault::Null("value"))?;
-        let batch_id = fields.headers()?;
+        let (headers, batch_id) = fields.headers()?;
         if fields.at != body.len() {
             return Err(Fault::Trailing(body.len() - fields.at));
         }
@@ -357,6 +371,7 @@ impl<'a> RecordReader<'a> {
             key,
             value,
             batch_id,
+            headers,
         })
     }
 }
@@ -377,6 +392,8 @@ enum Fault {
     Offset(i32),
     /// The number of headers is negative.
     Headers(i32),
+    /// A header's key is no UTF-8.
+    HeaderKey,
     /// The header `tributary` is no batch id.
     Id(usize),
     /// The header `tributary` stands there twice.
@@ -393,6 +410,7 @@ impl Fault {
             Self::Null(what) => format!("its {what} is null"),
             Self::Offset(delta) => format!("its offset delta is {delta}"),
             Self::Headers(count) => format!("it has {count} headers"),
+            Self::HeaderKey => "the key of a header is no UTF-8".to_owned(),
             Self::Id(len) => {
                 format!(
                     "its batch id has {len} bytes; a batch id has {}",
@@ -444,12 +462,11 @@ impl<'a> Fields<'a> {
         Ok(Some(taken))
     }
 
-    /// All headers; returns the batch id, should one of them be it. Others are allowed.
-    fn headers(&mut self) -> Result<Option<BatchId>, Fault> {
-        let count = self.int("number of headers")?;
-        if count < 0 {
-            return Err(Fault::Headers(count));
-        }
+    /// All headers, and the batch id, should one of them be it.
+    fn headers(&mut self) -> Result<(RecordHeaders<'a>, Option<BatchId>), Fault> {
+        let signed = self.int("number of headers")?;
+        let count = u32::try_from(signed).map_err(|_negative| Fault::Headers(signed))?;
+        let begin = self.at;
         let mut id = None;
         for _header in 0..count {
             let key = self
@@ -461,8 +478,11 @@ impl<'a> Fields<'a> {
                 if id.replace(this).is_some() {
                     return Err(Fault::TwoIds);
                 }
+            } else if std::str::from_utf8(key).is_err() {
+                return Err(Fault::HeaderKey);
             }
         }
-        Ok(id)
+        let bytes = self.bytes.get(begin..self.at).unwrap_or_default();
+        Ok((RecordHeaders::new(count, bytes), id))
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::{
-    BatchError, Codec, ID_HEADER, MAX_DECODED_BYTES, MAX_MINUTES, MAX_RAW_BYTES,
+    BatchError, Codec, Headers, ID_HEADER, MAX_DECODED_BYTES, MAX_MINUTES, MAX_RAW_BYTES,
     compress::Compressor,
     layout::{BEFORE_LENGTH_ENDS, HEAD_BYTES, Head, MAGIC},
     minutes::Minutes,
@@ -16,11 +16,13 @@ use super::{
 };
 use crate::{header::MinuteCount, ids::BatchId};
 
-/// Bytes of the header `tributary` on the first record, with their count.
-const ID_HEADER_BYTES: usize = 1 + 1 + ID_HEADER.len() + 1 + BatchId::BYTES;
+/// Bytes of the header `tributary` on the first record.
+const ID_HEADER_BYTES: usize = 1 + ID_HEADER.len() + 1 + BatchId::BYTES;
 /// The most bytes that frame a record: length, attributes, timestamp, offset, lengths of key and
-/// value, headers.
-const MAX_FRAMING_BYTES: usize = 5 * varint::MAX_LONG_BYTES + 1 + ID_HEADER_BYTES;
+/// value, number of headers, batch id.
+const MAX_FRAMING_BYTES: usize = 6 * varint::MAX_LONG_BYTES + 1 + ID_HEADER_BYTES;
+/// What a record without headers has.
+static NO_HEADERS: Headers = Headers::new();
 
 /// A batch, written, and what its header says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,34 @@ pub struct Encoded {
     pub content_sum: u32,
     /// Records per event minute, ascending.
     pub minutes: Vec<MinuteCount>,
+    /// Whether a record has a key.
+    pub keyed: bool,
+}
+
+/// A record that is to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct Draft<'a> {
+    /// Its event time in ms since 1970.
+    pub timestamp_ms: i64,
+    /// Its key, where it has one.
+    pub key: Option<&'a [u8]>,
+    /// Its value.
+    pub value: &'a [u8],
+    /// Its headers, beside the batch id of a first record.
+    pub headers: &'a Headers,
+}
+
+impl<'a> Draft<'a> {
+    /// A record without headers.
+    #[must_use]
+    pub fn plain(timestamp_ms: i64, key: Option<&'a [u8]>, value: &'a [u8]) -> Self {
+        Self {
+            timestamp_ms,
+            key,
+            value,
+            headers: &NO_HEADERS,
+        }
+    }
 }
 
 /// Writes batches. It owns its buffers and compressor, about 3 MiB at most: use one for many
@@ -50,6 +80,7 @@ pub struct Encoder {
     records: u32,
     raw_bytes: u64,
     content_sum: u32,
+    keyed: bool,
     base_timestamp: i64,
     max_timestamp: i64,
     minutes: Minutes,
@@ -81,6 +112,7 @@ impl Encoder {
             records: 0,
             raw_bytes: 0,
             content_sum: 0,
+            keyed: false,
             base_timestamp: 0,
             max_timestamp: i64::MIN,
             minutes: Minutes::default(),
@@ -100,7 +132,16 @@ impl Encoder {
     /// The first record always has room.
     #[must_use]
     pub fn has_room(&self, key: Option<&[u8]>, value: &[u8]) -> bool {
-        let more = MAX_FRAMING_BYTES + key.map_or(0, <[u8]>::len) + value.len();
+        self.has_room_for(&Draft::plain(0, key, value))
+    }
+
+    /// [`Encoder::has_room`] for a record with headers.
+    #[must_use]
+    pub fn has_room_for(&self, draft: &Draft<'_>) -> bool {
+        let more = MAX_FRAMING_BYTES
+            + draft.key.map_or(0, <[u8]>::len)
+            + draft.value.len()
+            + draft.headers.byte_len();
         let fits = self.raw.len() - HEAD_BYTES + more <= MAX_RAW_BYTES;
         self.records == 0 || (fits && !self.minutes_full)
     }
@@ -108,13 +149,20 @@ impl Encoder {
     /// Adds a record. `timestamp_ms` is its event time in ms since 1970. What is pushed beyond
     /// [`MAX_DECODED_BYTES`] is not kept: the batch is lost then, and [`Encoder::finish`] says so.
     pub fn push(&mut self, timestamp_ms: i64, key: Option<&[u8]>, value: &[u8]) {
+        self.push_draft(&Draft::plain(timestamp_ms, key, value));
+    }
+
+    /// [`Encoder::push`] for a record with headers.
+    pub fn push_draft(&mut self, draft: &Draft<'_>) {
+        let timestamp_ms = draft.timestamp_ms;
         if self.records == 0 {
             self.base_timestamp = timestamp_ms;
         }
-        self.write_record(timestamp_ms, key, value);
+        self.write_record(draft);
         self.records += 1;
-        self.raw_bytes += value.len() as u64;
-        self.content_sum = crc32c::crc32c_append(self.content_sum, value);
+        self.raw_bytes += draft.value.len() as u64;
+        self.content_sum = crc32c::crc32c_append(self.content_sum, draft.value);
+        self.keyed |= draft.key.is_some();
         self.max_timestamp = self.max_timestamp.max(timestamp_ms);
         self.minutes.add(timestamp_ms);
         if self.minutes.runs() >= MAX_MINUTES {
@@ -185,17 +233,22 @@ impl Encoder {
             raw_bytes: self.raw_bytes,
             content_sum: self.content_sum,
             minutes: self.minutes.counts(),
+            keyed: self.keyed,
         })
     }
 
     /// Appends the record to the raw bytes, or notes that there are too many of them.
-    fn write_record(&mut self, timestamp_ms: i64, key: Option<&[u8]>, value: &[u8]) {
+    fn write_record(&mut self, draft: &Draft<'_>) {
+        let Draft { value, headers, .. } = *draft;
         let id = self.id.take();
         // Kafka's own readers wrap around as well, so that every pair of timestamps works.
-        let timestamp_delta = timestamp_ms.wrapping_sub(self.base_timestamp);
+        let timestamp_delta = draft.timestamp_ms.wrapping_sub(self.base_timestamp);
         let offset_delta = i64::from(self.records);
-        let (key_len, key) = key.map_or((-1, &[][..]), |key| (signed(key.len()), key));
+        let (key_len, key) = draft
+            .key
+            .map_or((-1, &[][..]), |key| (signed(key.len()), key));
         let value_len = signed(value.len());
+        let header_count = signed(headers.len() + usize::from(id.is_some()));
         let length = 1
             + varint::len(timestamp_delta)
             + varint::len(offset_delta)
@@ -203,7 +256,9 @@ impl Encoder {
             + key.len()
             + varint::len(value_len)
             + value.len()
-            + if id.is_some() { ID_HEADER_BYTES } else { 1 };
+            + varint::len(header_count)
+            + headers.byte_len()
+            + id.map_or(0, |_id| ID_HEADER_BYTES);
         let before = self.too_large.unwrap_or(self.raw.len() - HEAD_BYTES);
         let after = before + varint::len(signed(length)) + length;
         if after > MAX_DECODED_BYTES {
@@ -222,10 +277,12 @@ impl Encoder {
         let at = varint::write(&mut framing, 0, value_len);
         self.raw.extend_from_slice(&framing[..at]);
         self.raw.extend_from_slice(value);
-        match id {
-            None => self.raw.push(0), // No headers.
-            Some(id) => self.raw.extend_from_slice(&id_header(id)),
+        let at = varint::write(&mut framing, 0, header_count);
+        self.raw.extend_from_slice(&framing[..at]);
+        if let Some(id) = id {
+            self.raw.extend_from_slice(&id_header(id));
         }
+        self.raw.extend_from_slice(headers.as_bytes());
         debug_assert_eq!(self.raw.len() - HEAD_BYTES, after);
     }
 
@@ -235,6 +292,7 @@ impl Encoder {
         self.records = 0;
         self.raw_bytes = 0;
         self.content_sum = 0;
+        self.keyed = false;
         self.base_timestamp = 0;
         self.max_timestamp = i64::MIN;
         self.minutes.clear();
@@ -243,13 +301,12 @@ impl Encoder {
     }
 }
 
-/// A record's header section with the batch id as its only header. Its counts and lengths are
-/// below 64, so that their varints are one byte of twice the value.
+/// The batch id as a record's header. Its lengths are below 64, so that their varints are one byte
+/// of twice the value.
 fn id_header(id: BatchId) -> [u8; ID_HEADER_BYTES] {
-    const KEY: std::ops::Range<usize> = 2..2 + ID_HEADER.len();
+    const KEY: std::ops::Range<usize> = 1..1 + ID_HEADER.len();
     let mut header = [0; ID_HEADER_BYTES];
-    header[0] = 2;
-    header[1] = 2 * 9;
+    header[0] = 2 * 9;
     header[KEY].copy_from_slice(ID_HEADER.as_bytes());
     header[KEY.end] = 2 * 24;
     header[KEY.end + 1..].copy_from_slice(&id.to_bytes());

@@ -29,6 +29,7 @@ struct Owned {
     timestamp_ms: i64,
     key: Option<Vec<u8>>,
     value: Vec<u8>,
+    headers: Vec<(String, Vec<u8>)>,
 }
 
 fn line(timestamp_ms: i64, value: &[u8]) -> Owned {
@@ -36,13 +37,23 @@ fn line(timestamp_ms: i64, value: &[u8]) -> Owned {
         timestamp_ms,
         key: None,
         value: value.to_vec(),
+        headers: Vec::new(),
     }
 }
 
 fn encode(encoder: &mut Encoder, records: &[Owned]) -> Encoded {
     encoder.begin(ID);
     for record in records {
-        encoder.push(record.timestamp_ms, record.key.as_deref(), &record.value);
+        let mut headers = Headers::new();
+        for (key, value) in &record.headers {
+            headers.push(key, value);
+        }
+        encoder.push_draft(&Draft {
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.as_deref(),
+            value: &record.value,
+            headers: &headers,
+        });
     }
     encoder.finish().unwrap()
 }
@@ -52,6 +63,12 @@ fn owned(decoded: &Decoded) -> Vec<Owned> {
         timestamp_ms: record.timestamp_ms,
         key: record.key.map(<[u8]>::to_vec),
         value: record.value.to_vec(),
+        headers: record
+            .headers
+            .iter()
+            .filter(|(key, _value)| *key != ID_HEADER)
+            .map(|(key, value)| (key.to_owned(), value.unwrap().to_vec()))
+            .collect(),
     });
     records.collect()
 }
@@ -102,13 +119,15 @@ fn any_record() -> impl Strategy<Value = Owned> {
     ];
     let bytes = |most| prop::collection::vec(any::<u8>(), 0..most);
     let value = prop_oneof![4 => "[ -~]{0,90}".prop_map(String::into_bytes), 1 => bytes(300)];
-    (timestamp, prop::option::weighted(0.2, bytes(20)), value).prop_map(
-        |(timestamp_ms, key, value)| Owned {
-            timestamp_ms,
-            key,
-            value,
-        },
-    )
+    let headers = prop::collection::btree_map("[a-zé]{0,70}", bytes(200), 0..4)
+        .prop_map(|headers| headers.into_iter().collect());
+    let key = prop::option::weighted(0.2, bytes(20));
+    (timestamp, key, value, headers).prop_map(|(timestamp_ms, key, value, headers)| Owned {
+        timestamp_ms,
+        key,
+        value,
+        headers,
+    })
 }
 
 fn any_records() -> impl Strategy<Value = Vec<Owned>> {
@@ -168,6 +187,7 @@ fn header(encoded: &Encoded) -> BatchHeader {
         minutes: encoded.minutes.clone(),
         content_sum: encoded.content_sum,
         file: String::new(),
+        keyed: encoded.keyed,
     }
 }
 
@@ -189,5 +209,6 @@ fn a_payload_is_checked_against_its_header() {
     check(|h| h.records += 1, "says records");
     check(|h| h.raw_bytes = 5, "says raw bytes 5;");
     check(|h| h.content_sum ^= 1, "says content sum");
+    check(|h| h.keyed = true, "says keys true; the payload has false");
     check(|h| h.minutes.clear(), "says event minutes 0 of them");
 }

@@ -96,6 +96,7 @@ fn header(batch: &Encoded) -> Result<BatchHeader> {
         minutes: batch.minutes.clone(),
         content_sum: batch.content_sum,
         file: "/var/log/nginx/access.log".to_owned(),
+        keyed: encoded.keyed,
     })
 }
 

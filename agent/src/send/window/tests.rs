@@ -36,6 +36,7 @@ fn outgoing(budget: &Arc<Budget>, stream: u64, seq: u64, class: Class) -> Outgoi
         }],
         content_sum: 0,
         file: String::new(),
+        keyed: false,
     };
     let permit = budget
         .take(1, 0, &Arc::new(Share::default()), 1000)

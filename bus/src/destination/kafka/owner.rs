@@ -13,7 +13,7 @@ use rdkafka::{
     producer::BaseRecord,
 };
 use tributary_common::{
-    batch::{Decoded, Decoder, ID_HEADER},
+    batch::{Decoded, Decoder, Record},
     wire::Place,
 };
 
@@ -170,8 +170,9 @@ impl Worker {
                 left,
             );
         };
+        // It goes to Kafka with the headers of the first record.
+        debug_assert_eq!(decoded.id(), Some(flight.id()));
         let mut left = decoded.len() - skip;
-        let mut headers = (skip == 0).then(|| id_header(flight));
         for record in decoded.records().skip(skip as usize) {
             let mut base = BaseRecord::with_opaque_to(&topic.name, Arc::clone(flight))
                 .partition(partition)
@@ -179,7 +180,7 @@ impl Worker {
                 .timestamp(record.timestamp_ms.max(1))
                 .payload(record.value);
             base.key = record.key;
-            base.headers = headers.take();
+            base.headers = headers_of(&record);
             while let Err((error, back)) = producer.send(base) {
                 let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
                 if !full || topic.is_closed() || self.shared.is_closing() {
@@ -193,13 +194,16 @@ impl Worker {
     }
 }
 
-/// The header of a batch's first record.
-fn id_header(flight: &Flight) -> OwnedHeaders {
-    let id = flight.id().to_bytes();
-    OwnedHeaders::new_with_capacity(1).insert(Header {
-        key: ID_HEADER,
-        value: Some(&id),
-    })
+/// A record's headers, the batch id of a first record among them; `None` for none.
+fn headers_of(record: &Record<'_>) -> Option<OwnedHeaders> {
+    if record.headers.is_empty() {
+        return None;
+    }
+    let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+    let all = record.headers.iter();
+    Some(all.fold(headers, |headers, (key, value)| {
+        headers.insert(Header { key, value })
+    }))
 }
 
 fn refused(error: &KafkaError, full: bool) -> Failure {

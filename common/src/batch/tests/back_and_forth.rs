@@ -51,6 +51,17 @@ fn only_the_first_record_carries_the_id() {
     assert_eq!(decoded.id(), Some(ID));
 }
 
+#[test]
+fn headers_are_cut_back_to_a_mark() {
+    let mut headers = Headers::new();
+    headers.push("host", b"a");
+    let (mark, one) = (headers.mark(), headers.clone());
+    headers.push("offset", b"17");
+    assert_eq!(headers.len(), 2);
+    headers.cut_back(mark);
+    assert_eq!(headers, one);
+}
+
 proptest! {
     #[test]
     fn a_batch_survives_its_bytes(codec in any_codec(), records in any_records()) {
@@ -60,6 +71,8 @@ proptest! {
         prop_assert_eq!(decoded.len() as usize, records.len());
         prop_assert_eq!(decoded.records().count(), records.len());
         prop_assert_eq!(encoded.records, decoded.len());
+        prop_assert_eq!(encoded.keyed, records.iter().any(|record| record.key.is_some()));
+        prop_assert_eq!(decoded.keyed(), encoded.keyed);
         prop_assert_eq!(encoded.raw_bytes, decoded.raw_bytes());
         prop_assert_eq!(encoded.content_sum, sum(&records));
         prop_assert_eq!(decoded.content_sum(), encoded.content_sum);

@@ -84,6 +84,7 @@ fn records_are_checked() {
     check(&[0, 0, 0, 1, 2, b'x'], "number of headers is no varint");
     check(&[0, 0, 0, 1, 2, b'x', 1], "it has -1 headers");
     check(&[0, 0, 0, 1, 2, b'x', 0, 9], "1 bytes after its headers");
+    check(&[0, 0, 0, 1, 2, b'x', 2, 2, 0xff, 0], "header is no UTF-8");
     check(&[0, 0, 0, 1, 0, 2, 1], "header key is null");
     check(
         &[0, 0, 0, 1, 0, 0xfe, 0xff, 0xff, 0xff, 0xf],

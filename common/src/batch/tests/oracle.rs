@@ -59,6 +59,7 @@ fn another_implementation_reads_our_batches() {
         let mut records = log(400_000);
         records[3].key = Some(b"key".to_vec());
         records[5].timestamp_ms -= 86_400_000;
+        records[7].headers = vec![("host".to_owned(), b"h\xff".to_vec())];
         let mut encoded = encode(&mut Encoder::new(codec), &records).payload;
         let theirs = RecordBatchDecoder::decode(&mut encoded).unwrap();
         assert!(encoded.is_empty());
@@ -70,7 +71,12 @@ fn another_implementation_reads_our_batches() {
             assert_eq!(theirs.value.as_deref(), Some(&ours.value[..]));
             assert_eq!(theirs.producer_id, NO_PRODUCER_ID);
             assert_eq!(theirs.partition_leader_epoch, NO_PARTITION_LEADER_EPOCH);
-            assert_eq!(theirs.headers.len(), usize::from(index == 0));
+            let ids = usize::from(index == 0);
+            assert_eq!(theirs.headers.len(), ids + ours.headers.len());
+            for (key, value) in &ours.headers {
+                let theirs = theirs.headers.get(&StrBytes::from_string(key.clone()));
+                assert_eq!(theirs.unwrap().as_deref(), Some(&value[..]));
+            }
         }
         let id = theirs.records[0]
             .headers
@@ -124,6 +130,12 @@ proptest! {
                 timestamp_ms: record.timestamp,
                 key: record.key.map(Vec::from),
                 value: record.value.map(Vec::from).unwrap(),
+                headers: record
+                    .headers
+                    .into_iter()
+                    .filter(|(key, _value)| key.as_str() != ID_HEADER)
+                    .map(|(key, value)| (key.to_string(), value.unwrap().to_vec()))
+                    .collect(),
             })
             .collect();
         prop_assert_eq!(read, &records[..]);
