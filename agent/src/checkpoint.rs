@@ -17,6 +17,7 @@ mod record;
 mod state;
 #[cfg(test)]
 mod tests;
+mod v1;
 
 use std::{
     path::Path,
@@ -35,9 +36,10 @@ pub use self::{
 pub(crate) use self::{
     ledger::Series,
     log::Recovery,
-    record::{Account, Cut, End, GenerationRecord, Record, Told},
+    record::{Account, Cut, End, GenerationRecord, MadeBy, Record, Told},
     state::State,
 };
+use crate::recipe::Recipe;
 
 /// How often what was only noted is written.
 const WRITE_EVERY: Duration = Duration::from_millis(200);
@@ -155,6 +157,15 @@ impl Checkpoint {
         let mut memory = lock(&self.memory);
         memory.unwritten.extend(records.iter().cloned());
         records.into_iter().for_each(|record| memory.apply(record));
+    }
+
+    /// Takes in the recipes of today and gives their numbers, for cuts to name. Only the thread that
+    /// cuts may call it: what no cut names and is not of today is forgotten.
+    pub(crate) fn adopt_recipes(&self, today: &[&Recipe]) -> Vec<u32> {
+        let (numbers, new) = self.read(|state| state.number_recipes(today));
+        self.write(new);
+        lock(&self.memory).state.forget_recipes(&numbers);
+        numbers
     }
 
     /// A batch was given to a connection: for the accounts only, nothing is written.

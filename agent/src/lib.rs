@@ -27,6 +27,7 @@ mod host;
 mod identify;
 mod limit;
 mod reader;
+mod recipe;
 mod report;
 mod send;
 mod status;

@@ -37,6 +37,7 @@ use crate::{
     handle::FileKey,
     identify::{Mark, Prefix},
     limit::{Bucket, Budget, Share},
+    recipe::{Compiled, Recipe},
     send::Outgoing,
     status::{Counters, Status, TaskFigures},
     tail::Tail,
@@ -73,6 +74,8 @@ pub(crate) struct Wiring {
 pub(crate) struct Channel {
     /// Its settings.
     pub(crate) task: Task,
+    /// The number of its recipe in the checkpoint.
+    recipe_no: u32,
     /// Its topic's part of the memory.
     pub(crate) share: Arc<Share>,
     /// Its ceiling.
@@ -92,6 +95,7 @@ impl Channel {
         let counters = Counters::of_topic(&task.topic);
         Self {
             task,
+            recipe_no: 0,
             share,
             bucket,
             fresh,
@@ -152,6 +156,8 @@ struct CutOff {
 pub(crate) struct Reader {
     wiring: Wiring,
     channels: Vec<Channel>,
+    /// Recipes of cuts of earlier lives, by number; `None` for one that this build cannot follow.
+    recipes: HashMap<u32, Option<Arc<Compiled>>>,
     streams: Vec<Stream>,
     by_id: HashMap<StreamId, usize>,
     /// Which generation each path of each channel names.
@@ -191,6 +197,7 @@ impl Reader {
         let mut reader = Self {
             wiring,
             channels,
+            recipes: HashMap::new(),
             streams: Vec::new(),
             by_id: HashMap::new(),
             by_path: HashMap::new(),
@@ -212,8 +219,22 @@ impl Reader {
             any_read: false,
             figures_at: Instant::now(),
         };
+        reader.number_recipes();
         reader.restore();
         reader
+    }
+
+    /// Makes the recipes of all channels known to the checkpoint.
+    fn number_recipes(&mut self) {
+        let today: Vec<&Recipe> = self
+            .channels
+            .iter()
+            .map(|channel| &channel.task.recipe.recipe)
+            .collect();
+        let numbers = self.wiring.checkpoint.adopt_recipes(&today);
+        for (channel, no) in self.channels.iter_mut().zip(numbers) {
+            channel.recipe_no = no;
+        }
     }
 
     /// Reads until it is told to stop, or nobody takes its batches any more.

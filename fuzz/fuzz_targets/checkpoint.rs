@@ -20,7 +20,9 @@ fn seal(file: &mut [u8]) {
     if file.len() < HEADER_BYTES {
         return;
     }
-    file[..12].copy_from_slice(b"TRIBCKPT\x01\0\0\0");
+    let version = 1 + file[8] % 2;
+    file[..8].copy_from_slice(b"TRIBCKPT");
+    file[8..12].copy_from_slice(&[version, 0, 0, 0]);
     let sum = crc32c::crc32c(&file[..12]);
     file[12..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
     let mut rest = &mut file[HEADER_BYTES..];

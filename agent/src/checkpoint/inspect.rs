@@ -3,7 +3,10 @@
 //! Not for: recovery (see [`super::log`]). `tributary inspect` and the fuzz targets call it. Reads
 //! only.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -14,6 +17,7 @@ use super::{
     record::{Fault, FormatError, MAGIC},
     state::State,
 };
+use crate::recipe::Recipe;
 
 /// What a checkpoint file holds.
 #[derive(Debug, Serialize)]
@@ -38,6 +42,8 @@ pub struct Summary {
     pub untold_batches: u64,
     /// Losses that were not yet told.
     pub untold_losses: u64,
+    /// How the records of its cuts are made, by number.
+    recipes: BTreeMap<u32, Recipe>,
     /// All streams.
     pub streams: Vec<StreamSummary>,
 }
@@ -147,6 +153,7 @@ fn summary(file: PathBuf, content: &Content) -> Summary {
         unacknowledged_records: state.cuts.values().map(|cut| u64::from(cut.records)).sum(),
         untold_batches: untold.sum(),
         untold_losses: state.ledger.losses.len() as u64,
+        recipes: state.recipes.clone(),
         streams: streams(state),
     }
 }

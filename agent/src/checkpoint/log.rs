@@ -97,7 +97,7 @@ pub(crate) fn read(bytes: &[u8], keep_accounts: bool) -> Result<Content, FormatE
         records += 1;
         sound = frames.sound;
     }
-    let unsound_bytes = (body.len() - sound) as u64;
+    let unsound_bytes = (body.1.len() - sound) as u64;
     Ok(Content {
         state,
         complete,

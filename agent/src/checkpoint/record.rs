@@ -23,16 +23,20 @@ use tributary_common::{
     span::Span,
 };
 
+use super::v1;
 use crate::{
     frame::Rule,
     handle::FileKey,
     identify::{Mark, Prefix},
+    recipe::{self, Recipe},
 };
 
 /// The first bytes of every checkpoint file.
 pub(crate) const MAGIC: [u8; 8] = *b"TRIBCKPT";
-/// The version that this build writes and reads.
-pub(crate) const VERSION: u32 = 1;
+/// The version that this build writes.
+pub(crate) const VERSION: u32 = 2;
+/// The oldest version that it reads.
+const OLDEST: u32 = 1;
 /// Bytes of the file header: magic, version, CRC-32C of both.
 pub(crate) const HEADER_BYTES: usize = 16;
 /// Bytes before each record: length and sum.
@@ -59,12 +63,21 @@ pub(crate) struct Cut {
     pub(crate) content_sum: u32,
     /// Hash of the bytes before the end of the span.
     pub(crate) mark: u64,
-    /// How lines became records.
-    pub(crate) rule: Rule,
+    /// How bytes became records.
+    pub(crate) recipe: MadeBy,
     /// The byte before the span is no newline.
     pub(crate) mid_line: bool,
     /// The rest of the line after the span is to be dropped.
     pub(crate) dropping: bool,
+}
+
+/// What made the records of a cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum MadeBy {
+    /// The recipe with this number.
+    Recipe(u32),
+    /// The task's recipe of today with this rule: version 1 kept no more.
+    Rule(Rule),
 }
 
 /// How a batch ended.
@@ -204,6 +217,14 @@ pub(crate) enum Record {
     Open(Cut),
     /// The snapshot at the beginning of the file is complete.
     SnapshotEnd,
+    /// A recipe; written before the first cut that names it.
+    Recipe {
+        /// Its number.
+        no: u32,
+        /// What it says.
+        #[serde(with = "recipe::as_json")]
+        recipe: Recipe,
+    },
 }
 
 /// Why a file is no checkpoint.
@@ -213,7 +234,7 @@ pub enum FormatError {
     #[error("it is no checkpoint: it does not begin with TRIBCKPT and a sound header")]
     Magic,
     /// Written by another version.
-    #[error("it has checkpoint version {0}; this build reads version {VERSION}")]
+    #[error("it has checkpoint version {0}; this build reads versions {OLDEST} to {VERSION}")]
     Version(u32),
 }
 
@@ -252,11 +273,11 @@ pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
     }
 }
 
-/// Checks the file header and gives what follows it.
+/// Checks the file header and gives the version of what follows it, and that.
 ///
 /// # Errors
 /// [`FormatError`]; the file must not be touched.
-pub(crate) fn check_header(bytes: &[u8]) -> Result<&[u8], FormatError> {
+pub(crate) fn check_header(bytes: &[u8]) -> Result<(u32, &[u8]), FormatError> {
     let (head, rest) = bytes
         .split_at_checked(HEADER_BYTES)
         .ok_or(FormatError::Magic)?;
@@ -266,7 +287,7 @@ pub(crate) fn check_header(bytes: &[u8]) -> Result<&[u8], FormatError> {
         return Err(FormatError::Magic);
     }
     match word(version) {
-        VERSION => Ok(rest),
+        version @ OLDEST..=VERSION => Ok((version, rest)),
         other => Err(FormatError::Version(other)),
     }
 }
@@ -274,6 +295,7 @@ pub(crate) fn check_header(bytes: &[u8]) -> Result<&[u8], FormatError> {
 /// The frames after a header, in order.
 #[derive(Debug)]
 pub(crate) struct Frames<'a> {
+    version: u32,
     bytes: &'a [u8],
     /// Bytes of whole, sound frames so far.
     pub(crate) sound: usize,
@@ -283,8 +305,9 @@ pub(crate) struct Frames<'a> {
 
 impl<'a> Frames<'a> {
     /// Reads what [`check_header`] gave.
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new((version, bytes): (u32, &'a [u8])) -> Self {
         Self {
+            version,
             bytes,
             sound: 0,
             fault: None,
@@ -308,7 +331,12 @@ impl<'a> Frames<'a> {
         if crc32c(body) != word(sum) {
             return Err(Fault::Damaged);
         }
-        match postcard::take_from_bytes(body) {
+        let decoded = match self.version {
+            VERSION => postcard::take_from_bytes(body),
+            _older => postcard::take_from_bytes::<v1::Record>(body)
+                .map(|(record, rest)| (record.into(), rest)),
+        };
+        match decoded {
             Ok((record, [])) => Ok((record, FRAME_BYTES + len)),
             Ok(_) | Err(_) => Err(Fault::Damaged),
         }
@@ -398,7 +426,7 @@ mod tests {
         bytes[12..].copy_from_slice(&sum);
         assert_eq!(
             check_header(&bytes).unwrap_err().to_string(),
-            "it has checkpoint version 9; this build reads version 1"
+            "it has checkpoint version 9; this build reads versions 1 to 2"
         );
         assert_eq!(check_header(b"TRIBCKP"), Err(FormatError::Magic));
     }

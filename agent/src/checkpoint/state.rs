@@ -12,9 +12,9 @@ use tributary_common::ids::{BatchId, Epoch, GenerationId, StreamId, TaskId, Topi
 
 use super::{
     ledger::Ledger,
-    record::{Cut, GenerationRecord, Record},
+    record::{Cut, GenerationRecord, MadeBy, Record},
 };
-use crate::identify::Mark;
+use crate::{identify::Mark, recipe::Recipe};
 
 /// Generations that were given up are remembered this long, in ms: a directory that was away for a
 /// while does not come back as new files.
@@ -51,6 +51,8 @@ pub(crate) struct State {
     pub(crate) streams: BTreeMap<StreamId, StreamState>,
     /// All generations.
     pub(crate) generations: BTreeMap<(StreamId, GenerationId), GenerationRecord>,
+    /// Recipes that cuts name, and those of today.
+    pub(crate) recipes: BTreeMap<u32, Recipe>,
     /// Cuts that have not ended.
     pub(crate) cuts: BTreeMap<BatchId, Cut>,
     /// What is to be told.
@@ -107,8 +109,12 @@ impl State {
                 known.dropping = dropping;
             }
             Record::Lost(loss) if self.keep_accounts => self.ledger.lost(loss),
+            Record::Recipe { no, recipe } => {
+                self.recipes.insert(no, recipe);
+            }
             Record::Open(cut) => {
                 self.known(cut.id.stream, cut.generation)?;
+                self.known_recipe(&cut)?;
                 self.cuts.insert(cut.id, cut);
             }
             Record::Told(told) => self.ledger.told(&told),
@@ -147,7 +153,15 @@ impl State {
         Ok(())
     }
 
+    fn known_recipe(&self, cut: &Cut) -> Result<(), Contradiction> {
+        match cut.recipe {
+            MadeBy::Recipe(no) if !self.recipes.contains_key(&no) => Err(Contradiction),
+            MadeBy::Recipe(_) | MadeBy::Rule(_) => Ok(()),
+        }
+    }
+
     fn cut(&mut self, cut: Cut) -> Result<(), Contradiction> {
+        self.known_recipe(&cut)?;
         let known = self.known(cut.id.stream, cut.generation)?;
         // A hole would be bytes that nobody sends.
         if cut.span.start > known.mark.offset || cut.span.end < cut.span.start {
@@ -194,6 +208,43 @@ impl State {
             .retain(|id, stream| !stream.generations.is_empty() || told.contains(id));
     }
 
+    /// The numbers of the recipes of today, and the records that make them known where they are new.
+    pub(crate) fn number_recipes(&self, today: &[&Recipe]) -> (Vec<u32>, Vec<Record>) {
+        let (mut numbers, mut new): (Vec<u32>, BTreeMap<u32, &Recipe>) = Default::default();
+        for &recipe in today {
+            let known = self.recipes.iter().map(|(no, recipe)| (*no, recipe));
+            let same = |(_, known): &(u32, &Recipe)| *known == recipe;
+            let found = known.chain(new.iter().map(|(no, recipe)| (*no, *recipe)));
+            let no = found.into_iter().find(same).map(|(no, _)| no);
+            let no = no.unwrap_or_else(|| {
+                let last = new.keys().chain(self.recipes.keys()).max();
+                let next = last.map_or(1, |last| last.saturating_add(1));
+                new.insert(next, recipe);
+                next
+            });
+            numbers.push(no);
+        }
+        let record = |(no, recipe): (u32, &Recipe)| Record::Recipe {
+            no,
+            recipe: recipe.clone(),
+        };
+        (numbers, new.into_iter().map(record).collect())
+    }
+
+    /// Forgets recipes that no cut names and that are not of today.
+    pub(crate) fn forget_recipes(&mut self, today: &[u32]) {
+        let named: BTreeSet<u32> = self
+            .cuts
+            .values()
+            .filter_map(|cut| match cut.recipe {
+                MadeBy::Recipe(no) => Some(no),
+                MadeBy::Rule(_) => None,
+            })
+            .collect();
+        self.recipes
+            .retain(|no, _| named.contains(no) || today.contains(no));
+    }
+
     /// The records that make this state anew, ending with [`Record::SnapshotEnd`].
     pub(crate) fn snapshot(&self, out: &mut dyn FnMut(&Record)) {
         out(&Record::Life { epoch: self.epoch });
@@ -218,6 +269,10 @@ impl State {
                     out(&Record::Generation(known.clone()));
                 }
             }
+        }
+        for (&no, recipe) in &self.recipes {
+            let recipe = recipe.clone();
+            out(&Record::Recipe { no, recipe });
         }
         self.cuts
             .values()

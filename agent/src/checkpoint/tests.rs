@@ -9,11 +9,12 @@ use tributary_common::{
     span::Span,
 };
 
-use super::{Checkpoint, Cut, End, GenerationRecord, Record, State, Told, inspect, log};
+use super::{Checkpoint, Cut, End, GenerationRecord, MadeBy, Record, State, Told, inspect, log};
 use crate::{
     frame::{LongLine, Rule},
     handle::FileKey,
     identify::{Mark, Prefix},
+    recipe::{Recipe, tests::of_lines},
 };
 
 const STREAM: StreamId = StreamId(7);
@@ -39,7 +40,11 @@ fn beginning() -> Vec<Record> {
         mtime_ns: 0,
         ended_ms: None,
     });
-    vec![stream, generation]
+    let recipe = Record::Recipe {
+        no: 1,
+        recipe: of_lines(100),
+    };
+    vec![recipe, stream, generation]
 }
 
 fn cut(epoch: Epoch, seq: u64) -> Cut {
@@ -63,10 +68,7 @@ fn cut(epoch: Epoch, seq: u64) -> Cut {
         }],
         content_sum: 9,
         mark: 3,
-        rule: Rule {
-            max_line: 100,
-            long_line: LongLine::Split,
-        },
+        recipe: MadeBy::Recipe(1),
         mid_line: false,
         dropping: false,
     }
@@ -129,7 +131,7 @@ fn another_version_stops_the_start_and_stays_as_it_is() {
     drop(open(dir.path(), 1));
     let path = newest(dir.path());
     let mut bytes = fs::read(&path).unwrap();
-    bytes[8] = 2;
+    bytes[8] = 9;
     let sum = crc32c::crc32c(&bytes[..12]).to_le_bytes();
     bytes[12..16].copy_from_slice(&sum);
     fs::write(&path, &bytes).unwrap();
@@ -137,10 +139,79 @@ fn another_version_stops_the_start_and_stays_as_it_is() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("has checkpoint version 2; this build reads version 1"),
+        error.contains("has checkpoint version 9; this build reads versions 1 to 2"),
         "{error}"
     );
     assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn a_file_of_version_1_is_read_and_goes_on_as_version_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join(super::FOLDER);
+    fs::create_dir_all(&folder).unwrap();
+    let kept = include_bytes!("../../tests/fixtures/checkpoint-v1.bin");
+    fs::write(folder.join("0000000000000001.log"), kept).unwrap();
+    let rule = |long_line| {
+        MadeBy::Rule(Rule {
+            max_line: 100,
+            long_line,
+        })
+    };
+    let check = |state: &State| {
+        let cuts: Vec<_> = state
+            .cuts
+            .values()
+            .map(|cut| (cut.id.seq, cut.span.start, cut.recipe, cut.mid_line))
+            .collect();
+        let wanted = [
+            (2, 10, rule(LongLine::Truncate), true),
+            (3, 25, rule(LongLine::Split), false),
+            (1, 35, rule(LongLine::Split), false),
+        ];
+        assert_eq!(cuts, wanted);
+        let known = &state.generations[&(STREAM, GENERATION)];
+        assert_eq!((known.mark.offset, known.dropping), (45, false));
+        assert_eq!((state.ledger.losses.len(), state.tasks.len()), (1, 1));
+    };
+    let (checkpoint, recovery) = Checkpoint::open(dir.path(), true, 3000).unwrap();
+    assert_eq!((recovery.torn_bytes, recovery.damaged), (0, 0));
+    checkpoint.read(check);
+    drop(checkpoint);
+    // Read from a file of this version now.
+    let bytes = fs::read(newest(dir.path())).unwrap();
+    assert_eq!(bytes[8], 2);
+    open(dir.path(), 4000).read(check);
+}
+
+#[test]
+fn a_recipe_stays_while_a_cut_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path(), 1);
+    let [lines, other, third]: [Recipe; 3] = [100, 200, 300].map(of_lines);
+    assert_eq!(first.adopt_recipes(&[&lines, &other, &lines]), [1, 2, 1]);
+    first.write(beginning());
+    let cut = first.read(|state| next_cut(state, 1));
+    let batch = cut.id;
+    first.write(vec![Record::Cut(cut)]);
+    drop(first);
+    let second = open(dir.path(), 2);
+    assert_eq!(second.adopt_recipes(&[&third, &other]), [3, 2]);
+    let known = |checkpoint: &Checkpoint| {
+        checkpoint.read(|state| state.recipes.keys().copied().collect::<Vec<_>>())
+    };
+    assert_eq!(known(&second), [1, 2, 3]);
+    let end = End::Delivered;
+    second.write(vec![Record::Ended { batch, end }]);
+    assert_eq!(second.adopt_recipes(&[&third]), [3]);
+    assert_eq!(known(&second), [3]);
+    drop(second);
+    let third = open(dir.path(), 3);
+    third.adopt_recipes(&[&other]);
+    // A cut of a recipe that nobody wrote is a contradiction.
+    let cut = third.read(|state| next_cut(state, 1));
+    let mut state = third.read(Clone::clone);
+    assert!(state.apply(Record::Cut(cut)).is_err());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //!
 //! Not for: what a task's files are at the moment (see [`crate::discover`]). Called by [`super`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 use tributary_common::{
@@ -15,8 +15,9 @@ use tributary_common::{
 
 use crate::{
     discover::{Pattern, PatternSet},
-    frame::{LongLine, Rule},
-    times::{LineTime, TimeFrom},
+    frame::LongLine,
+    recipe::{self, Compiled, Framing, Recipe, Time},
+    times::LineTime,
 };
 
 static FRAMING: Kind = Kind::OneOf {
@@ -158,16 +159,10 @@ pub struct Task {
     pub(crate) exclude: PatternSet,
     /// Where to begin.
     pub start: Start,
-    /// The files' encoding; `None` passes bytes as they are.
-    pub encoding: Option<&'static encoding_rs::Encoding>,
-    /// How lines become records.
-    pub(crate) rule: Rule,
-    /// Event times.
-    pub(crate) time: TimeFrom,
+    /// How their bytes become records.
+    pub(crate) recipe: Arc<Compiled>,
     /// Bytes per second.
     pub rate: Option<u64>,
-    /// What people want to know of it.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// A task as it is written.
@@ -183,28 +178,14 @@ pub(super) struct RawTask {
     encoding: String,
     max_line: u64,
     long_line: LongLine,
-    framing: RawFraming,
-    time: RawTime,
+    framing: Framing,
+    time: Time,
     rate: Option<u64>,
     labels: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-enum RawFraming {
-    Lines,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(tag = "from", rename_all = "kebab-case", deny_unknown_fields)]
-enum RawTime {
-    Read,
-    Line { pattern: String },
-}
-
 /// Checks the task at a place of the list.
 pub(super) fn check_task(at: usize, raw: RawTask, checker: &mut Checker) -> Option<Task> {
-    let RawFraming::Lines = raw.framing;
     let mut paths = Vec::new();
     for (place, path) in raw.paths.iter().enumerate() {
         paths.extend(checker.take(&format!("task[{at}].paths[{place}]"), Pattern::new(path)));
@@ -213,16 +194,7 @@ pub(super) fn check_task(at: usize, raw: RawTask, checker: &mut Checker) -> Opti
         &format!("task[{at}].exclude"),
         PatternSet::new(&raw.exclude),
     );
-    let time = match raw.time {
-        RawTime::Read => Some(TimeFrom::Read),
-        RawTime::Line { pattern } => checker
-            .take(&format!("task[{at}].time.pattern"), LineTime::new(&pattern))
-            .map(TimeFrom::Line),
-    };
-    let encoding = checker.take(
-        &format!("task[{at}].encoding"),
-        find_encoding(&raw.encoding),
-    );
+    let recipe = check_recipe(at, &raw, checker);
     Some(Task {
         id: raw.id,
         topic: raw.topic,
@@ -230,37 +202,36 @@ pub(super) fn check_task(at: usize, raw: RawTask, checker: &mut Checker) -> Opti
         paths,
         exclude: exclude?,
         start: raw.start,
-        encoding: encoding?,
-        rule: Rule {
-            max_line: u32::try_from(raw.max_line).unwrap_or(u32::MAX),
-            long_line: raw.long_line,
-        },
-        time: time?,
+        recipe: recipe?,
         rate: raw.rate,
-        labels: raw.labels,
     })
 }
 
-fn check_encoding(label: &str) -> Result<(), String> {
-    find_encoding(label).map(drop)
+/// Checks how bytes become records, key by key so that a person sees all faults.
+fn check_recipe(at: usize, raw: &RawTask, checker: &mut Checker) -> Option<Arc<Compiled>> {
+    let time = match &raw.time {
+        Time::Read => Some(()),
+        Time::Line { pattern } => {
+            let sound = LineTime::new(pattern).map(drop);
+            checker.take(&format!("task[{at}].time.pattern"), sound)
+        }
+    };
+    let encoding = checker.take(
+        &format!("task[{at}].encoding"),
+        check_encoding(&raw.encoding),
+    );
+    time.and(encoding)?;
+    let recipe = Recipe {
+        framing: raw.framing.clone(),
+        encoding: raw.encoding.clone(),
+        max_line: u32::try_from(raw.max_line).unwrap_or(u32::MAX),
+        long_line: raw.long_line,
+        time: raw.time.clone(),
+        labels: raw.labels.clone(),
+    };
+    checker.take(&format!("task[{at}]"), recipe.compile())
 }
 
-/// The encoding of a label; `None` for UTF-8, whose bytes pass as they are.
-fn find_encoding(label: &str) -> Result<Option<&'static encoding_rs::Encoding>, String> {
-    let Some(encoding) = encoding_rs::Encoding::for_label(label.as_bytes()) else {
-        return Err(format!(
-            "{label:?} is no encoding; expected is a WHATWG label such as utf-8, gbk, big5"
-        ));
-    };
-    if encoding == encoding_rs::UTF_8 {
-        return Ok(None);
-    }
-    // Newlines are looked for as bytes.
-    if !encoding.is_ascii_compatible() {
-        let name = encoding.name();
-        return Err(format!(
-            "{name} is not in this version; allowed are encodings that extend ASCII"
-        ));
-    }
-    Ok(Some(encoding))
+fn check_encoding(label: &str) -> Result<(), String> {
+    recipe::find_encoding(label).map(drop)
 }

@@ -6,7 +6,7 @@
 //!
 //! Not for: when to read (see [`super::turn`]).
 
-use std::{borrow::Cow, fs::File};
+use std::{borrow::Cow, fs::File, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tributary_common::{
@@ -22,20 +22,23 @@ use super::{
     turn::{Block, Step, fill},
 };
 use crate::{
-    checkpoint::{Cut, End, Record},
+    checkpoint::{Cut, End, MadeBy, Record},
     clock,
-    frame::{Framed, Rule, Tail as Unfinished, frame},
+    frame::{Framed, Tail as Unfinished, frame},
     identify::{MARK_BYTES, Mark, PREFIX_BYTES, prefix_of},
     limit::{BATCH_OVERHEAD_BYTES, Permit},
+    recipe::Compiled,
     send::Outgoing,
 };
+
+/// A span that cannot be read is tried again after this long.
+const REPLAY_AGAIN: Duration = Duration::from_secs(2);
 
 /// How the records of a span are made.
 #[derive(Debug, Clone, Copy)]
 struct Making {
     id: BatchId,
     read_ms: u64,
-    rule: Rule,
     mid_line: bool,
     unfinished: Unfinished,
 }
@@ -43,15 +46,14 @@ struct Making {
 /// Frames and encodes `bytes`; the batch is `None` when there is no record.
 fn make(
     encoder: &mut Encoder,
-    channel: &Channel,
+    recipe: &Compiled,
     bytes: &[u8],
     making: Making,
 ) -> (Framed, Option<Encoded>) {
     encoder.begin(making.id);
     let read_ms = i64::try_from(making.read_ms).unwrap_or(i64::MAX);
-    let task = &channel.task;
     let give = |line: &[u8]| {
-        let value = match task.encoding {
+        let value = match recipe.encoding {
             None => Cow::Borrowed(line),
             Some(encoding) => match encoding.decode_without_bom_handling(line).0 {
                 Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
@@ -60,11 +62,11 @@ fn make(
         };
         let has_room = encoder.has_room(None, &value);
         if has_room {
-            encoder.push(task.time.of(line, read_ms), None, &value);
+            encoder.push(recipe.time.of(line, read_ms), None, &value);
         }
         has_room
     };
-    let framed = frame(bytes, making.mid_line, making.unfinished, making.rule, give);
+    let framed = frame(bytes, making.mid_line, making.unfinished, recipe.rule, give);
     if framed.records == 0 {
         return (framed, None);
     }
@@ -109,11 +111,10 @@ impl Reader {
         let making = Making {
             id,
             read_ms: clock::now_ms(),
-            rule: channel.task.rule,
             mid_line: before.is_some_and(|&byte| byte != b'\n'),
             unfinished,
         };
-        let (framed, encoded) = make(&mut self.encoder, channel, bytes, making);
+        let (framed, encoded) = make(&mut self.encoder, &channel.task.recipe, bytes, making);
         if framed.used == 0 {
             return false;
         }
@@ -133,7 +134,8 @@ impl Reader {
         }
         if let Some(encoded) = encoded {
             channel.count_read(span.bytes(), &framed);
-            let cut = cut_of(making, generation, span, mark, &framed, &encoded);
+            let recipe = MadeBy::Recipe(channel.recipe_no);
+            let cut = cut_of(making, recipe, (generation, span), mark, &framed, &encoded);
             permit.shrink(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
             let header = header(&self.wiring.agent, channel, &cut, &encoded, file.clone(), 0);
             self.note_cut(stream, at, cut, mark, now);
@@ -248,6 +250,30 @@ impl Reader {
         }]);
     }
 
+    /// The recipe that made a cut; `None` when this build cannot follow it.
+    fn recipe_of(&mut self, stream: usize, cut: &Cut) -> Option<Arc<Compiled>> {
+        let channel = self.channels.get(self.streams.get(stream)?.channel)?;
+        let no = match cut.recipe {
+            MadeBy::Recipe(no) if no == channel.recipe_no => {
+                return Some(Arc::clone(&channel.task.recipe));
+            }
+            MadeBy::Recipe(no) => no,
+            MadeBy::Rule(rule) => {
+                return channel.task.recipe.recipe.with_rule(rule).compile().ok();
+            }
+        };
+        let checkpoint = &self.wiring.checkpoint;
+        let compile = || {
+            let recipe = checkpoint.read(|state| state.recipes.get(&no).cloned())?;
+            let compiled = recipe.compile();
+            if let Err(error) = &compiled {
+                tracing::error!(error, no, "a recipe of an earlier life cannot be followed");
+            }
+            compiled.ok()
+        };
+        self.recipes.entry(no).or_insert_with(compile).clone()
+    }
+
     /// Makes the oldest batch of an earlier life again.
     pub(super) fn replay(&mut self, stream: usize, at: usize, now: Instant) -> Step {
         let Some(tail) = self.tail_ref(stream, at) else {
@@ -256,57 +282,70 @@ impl Reader {
         let Some(cut) = tail.replay.front().cloned() else {
             return Step::Nothing(None);
         };
+        let file = tail.path.to_string_lossy().into_owned();
         let bytes = usize::try_from(cut.span.bytes()).unwrap_or(usize::MAX);
         let Some(mut permit) = self.permit(stream, bytes) else {
             return Step::Blocked;
         };
+        let again = match self.recipe_of(stream, &cut) {
+            Some(recipe) => match self.make_again(stream, at, &cut, &recipe) {
+                Ok(again) => again.ok_or("changed-unsent"),
+                Err(wait) => return Step::Hold(Some(now + wait)),
+            },
+            None => Err("recipe-unknown"),
+        };
         let Some(known) = self.streams.get(stream) else {
             return Step::Nothing(None);
         };
-        let (Some(tail), Some(channel)) = (known.tails.get(at), self.channels.get(known.channel))
-        else {
+        let Some(channel) = self.channels.get(known.channel) else {
             return Step::Nothing(None);
         };
-        let file = tail.path.to_string_lossy().into_owned();
-        let read = tail
-            .file
-            .as_ref()
-            .map(|file| read_span(file, cut.span, &mut self.block));
-        let again = match read {
-            Some(Ok(Some(block))) => {
-                let bytes = self.block.get(block.before..block.len).unwrap_or_default();
-                let making = Making {
-                    id: cut.id,
-                    read_ms: cut.read_ms,
-                    rule: cut.rule,
-                    mid_line: cut.mid_line,
-                    unfinished: Unfinished::Take,
-                };
-                make(&mut self.encoder, channel, bytes, making).1
+        match again {
+            Ok(encoded) => {
+                permit.shrink(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
+                let header = header(&self.wiring.agent, channel, &cut, &encoded, file, 1);
+                self.hand_over(Outgoing {
+                    header: Box::new(header),
+                    payload: encoded.payload,
+                    permit,
+                });
             }
-            Some(Ok(None)) => None,
-            Some(Err(_)) | None => {
-                return Step::Hold(Some(now + std::time::Duration::from_secs(2)));
-            }
-        };
-        let same = again.filter(|encoded| {
-            encoded.content_sum == cut.content_sum && encoded.records == cut.records
-        });
-        if let Some(encoded) = same {
-            permit.shrink(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
-            let header = header(&self.wiring.agent, channel, &cut, &encoded, file, 1);
-            self.hand_over(Outgoing {
-                header: Box::new(header),
-                payload: encoded.payload,
-                permit,
-            });
-        } else {
-            self.lose_cut(stream, &cut, file, "changed-unsent");
+            Err(reason) => self.lose_cut(stream, &cut, file, reason),
         }
         if let Some(tail) = self.tail(stream, at) {
             tail.replay.pop_front();
         }
         Step::Did
+    }
+
+    /// Reads the span of a cut again and makes its records; `None` when they are not the same. The
+    /// error says when to try again.
+    fn make_again(
+        &mut self,
+        stream: usize,
+        at: usize,
+        cut: &Cut,
+        recipe: &Compiled,
+    ) -> Result<Option<Encoded>, Duration> {
+        let tail = self.streams.get(stream).and_then(|s| s.tails.get(at));
+        let file = tail.and_then(|tail| tail.file.as_ref());
+        let read = file.map(|file| read_span(file, cut.span, &mut self.block));
+        let block = match read {
+            Some(Ok(Some(block))) => block,
+            Some(Ok(None)) => return Ok(None),
+            Some(Err(_)) | None => return Err(REPLAY_AGAIN),
+        };
+        let bytes = self.block.get(block.before..block.len).unwrap_or_default();
+        let making = Making {
+            id: cut.id,
+            read_ms: cut.read_ms,
+            mid_line: cut.mid_line,
+            unfinished: Unfinished::Take,
+        };
+        let (_, again) = make(&mut self.encoder, recipe, bytes, making);
+        Ok(again.filter(|encoded| {
+            encoded.content_sum == cut.content_sum && encoded.records == cut.records
+        }))
     }
 
     /// A batch of an earlier life can never be sent again.
@@ -398,8 +437,8 @@ fn grow_prefix(tail: &mut crate::tail::Tail) -> bool {
 /// The checkpoint's word for a batch that was made now.
 fn cut_of(
     making: Making,
-    generation: GenerationId,
-    span: Span,
+    recipe: MadeBy,
+    (generation, span): (GenerationId, Span),
     mark: Mark,
     framed: &Framed,
     encoded: &Encoded,
@@ -413,7 +452,7 @@ fn cut_of(
         minutes: encoded.minutes.clone(),
         content_sum: encoded.content_sum,
         mark: mark.hash,
-        rule: making.rule,
+        recipe,
         mid_line: making.mid_line,
         dropping: framed.dropping,
     }

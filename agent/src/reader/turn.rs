@@ -236,7 +236,7 @@ impl Reader {
         let max_line = self
             .channels
             .get(channel)
-            .map_or(0, |known| known.task.rule.max_line as usize);
+            .map_or(0, |known| known.task.recipe.rule.max_line as usize);
         match self.read_block(stream, at, BLOCK_BYTES, links, now) {
             // A line that is longer than a block, and perhaps too long: see more of it.
             Step::Hold(_) if max_line >= BLOCK_BYTES => {

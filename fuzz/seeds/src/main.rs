@@ -49,7 +49,7 @@ fn main() -> Result<()> {
         "record_batch",
         batches.into_iter().map(|b| b.payload.to_vec()).collect(),
     )?;
-    save(folder, "checkpoint", vec![checkpoint()?])
+    save(folder, "checkpoint", vec![checkpoint(1)?, checkpoint(2)?])
 }
 
 fn save(folder: &Path, target: &str, inputs: Vec<Vec<u8>>) -> Result<()> {
@@ -163,8 +163,9 @@ fn frames(headers: &[BatchHeader], batches: &[Encoded]) -> Result<Vec<Vec<u8>>> 
 }
 
 /// A header and the simplest records: a life, a task, a stream.
-fn checkpoint() -> Result<Vec<u8>> {
-    let mut file = b"TRIBCKPT\x01\0\0\0".to_vec();
+fn checkpoint(version: u32) -> Result<Vec<u8>> {
+    let mut file = b"TRIBCKPT".to_vec();
+    file.extend(version.to_le_bytes());
     file.extend(crc32c::crc32c(&file).to_le_bytes());
     for record in [
         postcard::to_stdvec(&(0_u32, 7_u64))?,
