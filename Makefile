@@ -11,7 +11,7 @@ CONSOLE_SOURCES = $(shell find $(CONSOLE) -type f -not -path '*/node_modules/*' 
 help: ## this list
 	@echo "Tributary: log lines from files to Kafka, counted at every hop."
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s @
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  make up WATCH='/var/log/nginx/*.log' collects your own logs; the console is on http://127.0.0.1:7500"
 

