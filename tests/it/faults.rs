@@ -96,13 +96,7 @@ fn check(
         proxy.set(Mode::Pass);
         sums.add(&cluster, cluster.must_deliver(&kafka, &written)?)
     })?;
-    sums.say(name, seeds);
-    // A single seed may miss.
-    ensure!(
-        sums.hits() > 0 || seeds < SEEDS,
-        "{name}: no fault came at a moment that mattered"
-    );
-    Ok(())
+    sums.must_have(Sums::hits, name, seeds)
 }
 
 /// As [`check`], with faults of the broker.
@@ -122,8 +116,7 @@ fn check_broker(
         let written = play.finish()?;
         sums.add(&cluster, cluster.must_deliver(&kafka, &written)?)
     })?;
-    sums.say(name, seeds);
-    Ok(())
+    sums.must_have(|sums| sums.outages as u64, name, seeds)
 }
 
 /// What the faults left behind, over all seeds. Nothing at all in so many lives would say that they
@@ -136,13 +129,30 @@ struct Sums {
     removed: u64,
     /// Batches that a killed bus had delivered without knowing it, and that its next life found.
     found: usize,
+    /// Times that the bus had batches on their way to a broker that was gone.
+    outages: usize,
+    /// Producers that the bus gave up.
+    replaced: usize,
 }
 
 impl Sums {
     fn add(&mut self, cluster: &Cluster, counts: Counts) -> Result<()> {
         self.delivered += counts.delivered;
         self.removed += counts.duplicates_removed;
-        self.found += cluster.bus.log()?.matches("is found in the topic").count();
+        let log = cluster.bus.log()?;
+        self.found += log.matches("is found in the topic").count();
+        self.outages += log.matches("the destination is down").count();
+        self.replaced += log.matches("is replaced").count();
+        Ok(())
+    }
+
+    /// Says all, and that the faults met something. A single seed may miss.
+    fn must_have(&self, hits: impl Fn(&Self) -> u64, name: &str, seeds: u64) -> Result<()> {
+        self.say(name, seeds);
+        ensure!(
+            hits(self) > 0 || seeds < SEEDS,
+            "{name}: no fault came at a moment that mattered"
+        );
         Ok(())
     }
 
@@ -155,10 +165,13 @@ impl Sums {
             delivered,
             removed,
             found,
+            outages,
+            replaced,
         } = self;
         say(&format!(
             "{name}: {seeds} seeds, {delivered} lines delivered once; {removed} repeated lines removed, \
-             {found} batches found in Kafka after a kill"
+             {found} batches found in Kafka after a kill, {outages} outages of the destination, \
+             {replaced} producers replaced"
         ));
     }
 }

@@ -165,6 +165,10 @@ pub(super) fn failure_of(error: &KafkaError) -> Failure {
     }
 }
 
+/// What librdkafka logs when it is told of a leader that it does not know, and drops that news.
+/// Only a hint: what follows from it is decided by what the topic does and the cluster says.
+const LOST_LEADER: &str = "METADATAUPDATE";
+
 /// Takes librdkafka's calls.
 pub(super) struct Context {
     pub(super) shared: Arc<Shared>,
@@ -172,6 +176,9 @@ pub(super) struct Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
+        if fac == LOST_LEADER {
+            self.shared.health().lost_leader = true;
+        }
         log(self.shared.name.as_str(), level, fac, log_message);
     }
 

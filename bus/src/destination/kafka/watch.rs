@@ -1,12 +1,17 @@
 //! Watches a cluster: stalled topics, brokers that are gone, a producer that is broken for good.
 //!
+//! A producer is broken for good when it says so, and also when it stands still while the cluster
+//! has everything that a topic needs: librdkafka can lose a partition's leader and not look for it
+//! again (<https://github.com/confluentinc/librdkafka/issues/5430>).
+//!
 //! Looks four times a second. Not for: deciding what is answered (the node asks
 //! [`super::Kafka::down`]).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use rdkafka::{
-    error::KafkaResult,
+    error::{KafkaError, KafkaResult},
+    metadata::{Metadata, MetadataTopic},
     producer::{Producer as _, PurgeConfig},
 };
 use tokio::time::Instant;
@@ -21,6 +26,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const ASK_EVERY: Duration = Duration::from_millis(500);
 /// A producer is replaced at most this often.
 const REPLACE_EVERY: Duration = Duration::from_secs(1);
+/// A topic that stands still for this long, while the cluster has a leader and all replicas of each
+/// of its partitions, stands still because of the producer. Longer than brokers throttle a client
+/// (10 s), and than what an earlier connection still holds is on its way to the log.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// The same, once librdkafka has said that it lost a leader.
+const STUCK_AFTER_HINT: Duration = Duration::from_secs(5);
 
 /// How the cluster is.
 #[derive(Debug, Default)]
@@ -33,8 +44,45 @@ pub(super) struct Health {
     pub(super) fatal: bool,
     /// Something hints that the brokers are gone: ask them.
     pub(super) look: bool,
+    /// The producer has lost a partition's leader, and may not look for it again.
+    pub(super) lost_leader: bool,
     /// librdkafka's last word.
     pub(super) last_error: String,
+}
+
+/// Since when a topic stands still although the cluster has all that it needs.
+#[derive(Debug, Default)]
+struct Stuck(Option<(String, Instant)>);
+
+impl Stuck {
+    /// The topic to ask the cluster for: the suspected one while it is stalled, or another.
+    fn suspect(&mut self, stalled: &HashMap<String, String>) -> Option<String> {
+        if self
+            .0
+            .as_ref()
+            .is_none_or(|(topic, _since)| !stalled.contains_key(topic))
+        {
+            let first = stalled.keys().next().cloned();
+            self.0 = first.map(|topic| (topic, Instant::now()));
+        }
+        self.0.as_ref().map(|(topic, _since)| topic.clone())
+    }
+
+    /// The cluster's answer for the suspected topic; whether the producer is to be replaced.
+    fn answered(&mut self, healthy: bool, lost_leader: bool) -> bool {
+        let Some((_topic, since)) = &mut self.0 else {
+            return false;
+        };
+        if !healthy {
+            *since = Instant::now();
+        }
+        let limit = if lost_leader {
+            STUCK_AFTER_HINT
+        } else {
+            STUCK_AFTER
+        };
+        since.elapsed() >= limit
+    }
 }
 
 /// The thread's state.
@@ -48,6 +96,7 @@ impl Watcher {
     pub(super) fn run(self) {
         let mut asked: Option<Instant> = None;
         let mut replaced: Option<Instant> = None;
+        let mut stuck = Stuck::default();
         while !self.shared.is_closing() {
             std::thread::sleep(LOOK_EVERY);
             let fatal = self.shared.health().fatal;
@@ -56,16 +105,29 @@ impl Watcher {
                 replaced = Some(Instant::now());
             }
             let all_stalled = self.look_at_topics();
-            let (down, look) = {
+            let (down, look, suspect) = {
                 let health = self.shared.health();
-                (health.down.is_some(), health.look)
+                let suspect = stuck.suspect(&health.stalled);
+                (health.down.is_some(), health.look, suspect)
             };
-            let ask = (look || down) && asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
+            let wanted = look || down || suspect.is_some();
+            let ask = wanted && asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
             let gone = if ask {
                 asked = Some(Instant::now());
                 // Not counted from the question: a slow answer shall not be asked for at once.
-                let answer = self.ask();
-                self.shared.health().look = false;
+                let answer = self.ask(suspect.as_deref());
+                let healthy = answer
+                    .as_ref()
+                    .is_ok_and(|answer| answer.topics().iter().all(has_all));
+                let lost_leader = {
+                    let mut health = self.shared.health();
+                    health.look = false;
+                    health.lost_leader
+                };
+                if stuck.answered(healthy, lost_leader) {
+                    self.give_up(suspect.as_deref().unwrap_or_default());
+                    stuck = Stuck::default();
+                }
                 answer.err().map(|error| error.to_string())
             } else if down && !all_stalled {
                 continue;
@@ -74,6 +136,16 @@ impl Watcher {
             };
             self.decide(all_stalled, gone);
         }
+    }
+
+    /// A producer that stands still for no reason of the cluster's is replaced, as a broken one.
+    fn give_up(&self, topic: &str) {
+        tracing::warn!(
+            destination = %self.shared.name,
+            topic,
+            "the cluster has a leader and all replicas of a topic, and the producer does not go on with it"
+        );
+        self.shared.health().fatal = true;
     }
 
     /// Notes the stalled topics; whether there are some and no topic is well.
@@ -103,16 +175,16 @@ impl Watcher {
         all
     }
 
-    /// Asks for the metadata of some topic.
-    fn ask(&self) -> KafkaResult<()> {
+    /// Asks for the metadata of a topic, or of any.
+    fn ask(&self, topic: Option<&str>) -> KafkaResult<Metadata> {
         let Some(producer) = self.producer.get() else {
-            return Ok(());
+            return Err(KafkaError::Canceled);
         };
-        let name = self.shared.topics().known.keys().next().cloned();
+        let any = || self.shared.topics().known.keys().next().cloned();
+        let name = topic.map(Arc::from).or_else(any);
         producer
             .client()
             .fetch_metadata(name.as_deref(), ANSWER_WITHIN)
-            .map(drop)
     }
 
     /// Takes the destination down or up, and says so once.
@@ -170,11 +242,67 @@ impl Watcher {
         match self.shared.producer() {
             Ok(producer) => {
                 *self.producer.lock() = Some(Arc::new(producer));
-                self.shared.health().fatal = false;
+                let mut health = self.shared.health();
+                health.fatal = false;
+                health.lost_leader = false;
             }
             Err(error) => {
                 tracing::error!(destination = %self.shared.name, %error, "a new producer cannot be made; tried again");
             }
         }
+    }
+}
+
+/// Whether the cluster has a leader and all replicas of each partition.
+fn has_all(topic: &MetadataTopic) -> bool {
+    let mut partitions = topic.partitions().iter();
+    topic.error().is_none()
+        && partitions.all(|partition| {
+            partition.error().is_none()
+                && partition.leader() >= 0
+                && partition.isr().len() == partition.replicas().len()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stalled(topics: &[&str]) -> HashMap<String, String> {
+        let pairs = topics
+            .iter()
+            .map(|topic| ((*topic).to_owned(), String::new()));
+        pairs.collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_producer_is_given_up_only_while_the_cluster_is_well() {
+        let mut stuck = Stuck::default();
+        assert_eq!(stuck.suspect(&stalled(&[])), None);
+        assert!(!stuck.answered(true, true));
+        for _second in 0..100 {
+            assert_eq!(stuck.suspect(&stalled(&["a"])), Some("a".to_owned()));
+            assert!(!stuck.answered(false, true), "the cluster is not well");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert!(!stuck.answered(true, true));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(
+            !stuck.answered(true, false),
+            "nothing hints at the producer"
+        );
+        assert!(stuck.answered(true, true));
+        tokio::time::advance(STUCK_AFTER).await;
+        assert!(stuck.answered(true, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_topic_that_goes_on_is_no_longer_suspected() {
+        let mut stuck = Stuck::default();
+        stuck.suspect(&stalled(&["a"]));
+        tokio::time::advance(STUCK_AFTER).await;
+        assert_eq!(stuck.suspect(&stalled(&["b"])), Some("b".to_owned()));
+        assert!(!stuck.answered(true, true));
     }
 }
