@@ -257,6 +257,44 @@ async fn an_orderly_stop_needs_no_recovery() {
     assert_eq!(open, HashSet::from([false]));
 }
 
+/// librdkafka stands still while the cluster is well: here because it waits for its linger.
+#[tokio::test]
+#[ignore = "needs a Kafka, which it/bus_on_kafka.rs gives"]
+async fn a_producer_that_stands_still_is_replaced_and_nothing_is_doubled() {
+    let bootstrap = bootstrap();
+    let topic = fresh_topic("still", &bootstrap).await;
+    let rig = start(TempDir::new().unwrap(), &bootstrap);
+    let one = accepted(batch("web", 1, 1, &["x"])).await;
+    wait(&rig.deliver(&topic, &one));
+
+    let shared = Arc::clone(&rig.kafka.shared);
+    let mut still = shared.settings.clone();
+    still.set("linger.ms", "900000");
+    let still = still.create_with_context(Context { shared }).unwrap();
+    *rig.kafka.producer.lock() = Some(Arc::new(still));
+    rig.kafka.shared.health().lost_leader = true;
+    let two = accepted(batch("web", 1, 2, &["y", "z"])).await;
+    let outcome = rig.deliver(&topic, &two);
+    // It is given up 3 s and 5 s later; what it held is to come again.
+    let failed = outcome.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(matches!(failed, Err(Failure::Unavailable(_))), "{failed:?}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let again = rig.deliver(&topic, &two);
+        match again.recv_timeout(Duration::from_secs(30)).unwrap() {
+            Ok(_place) => break,
+            Err(failure) => assert!(Instant::now() < deadline, "{failure:?}"),
+        }
+    }
+    let mut values: Vec<String> = records(&bootstrap, &topic)
+        .into_iter()
+        .map(|(_partition, _offset, value, _marked)| value)
+        .collect();
+    values.sort();
+    assert_eq!(values, ["x", "y", "z"]);
+    rig.kafka.close(Duration::from_secs(5));
+}
+
 #[tokio::test]
 async fn a_cluster_that_is_away_takes_the_destination_down() {
     let rig = start(TempDir::new().unwrap(), "127.0.0.1:1");
