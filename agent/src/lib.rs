@@ -33,6 +33,7 @@ mod send;
 mod status;
 mod tail;
 mod times;
+mod turns;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,8 +1,8 @@
 //! Reads all files on one thread: whose turn it is, and the turn itself.
 //!
-//! P0 goes before P1 before P2 before P3; within a class streams take turns of one block. A stream
-//! whose topic stands still, or for which there is no memory, waits without holding up the others;
-//! that its file was cut off is still noticed. Encoding happens in the same turn, while the block is
+//! Classes go by urgency with a floor each, tasks and streams in turns of one block ([`Turns`]). A
+//! stream whose topic stands still, or for which there is no memory, waits without holding up the
+//! others; that its file was cut off is still noticed. Encoding happens in the same turn, while the block is
 //! in the cache: there is one block for the whole agent, and no queue of raw bytes.
 //!
 //! Not for: finding files (see [`crate::discover`]), sending (see [`crate::send`]). Started by
@@ -15,7 +15,7 @@ mod newcomers;
 mod turn;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -41,10 +41,13 @@ use crate::{
     send::Outgoing,
     status::{Counters, Status, TaskFigures},
     tail::Tail,
+    turns::{Pick, Turns},
 };
 
 /// Bytes read in one turn: what a batch is aimed at.
 pub(crate) const BLOCK_BYTES: usize = 256 << 10;
+/// What a turn counts beside the bytes that it read.
+const LOOK_BYTES: u64 = 512;
 /// How often figures are published.
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
 /// When it is time to stop, what waits for more lines is cut for this long at most.
@@ -169,7 +172,10 @@ pub(crate) struct Reader {
     cut_off: Vec<CutOff>,
     undecided: Vec<Undecided>,
     not_tailed: HashMap<(usize, PathBuf), NotTailed>,
-    ready: [VecDeque<usize>; 4],
+    /// Streams that are ready, by their channels.
+    ready: Turns<usize, usize>,
+    /// Source bytes that the turn read so far.
+    turn_bytes: u64,
     timers: BTreeSet<(Instant, usize)>,
     blocked: Vec<usize>,
     /// The block: the bytes that a mark covers, then new ones.
@@ -206,7 +212,8 @@ impl Reader {
             cut_off: Vec::new(),
             undecided: Vec::new(),
             not_tailed: HashMap::new(),
-            ready: Default::default(),
+            ready: Turns::new(BLOCK_BYTES as u64),
+            turn_bytes: 0,
             timers: BTreeSet::new(),
             blocked: Vec::new(),
             block: vec![0; BLOCK_BYTES + 512],
@@ -251,8 +258,8 @@ impl Reader {
             if now >= self.figures_at {
                 self.publish(now);
             }
-            match self.take_ready() {
-                Some(stream) => self.serve(stream),
+            match self.ready.pick(|_class, _owed| true) {
+                Some(pick) => self.serve(pick),
                 None => self.wait(now),
             }
         }
@@ -331,9 +338,7 @@ impl Reader {
             Next::Idle | Next::Blocked => {}
         }
         known.next = Next::Ready;
-        if let Some(queue) = self.ready.get_mut(class as usize) {
-            queue.push_back(stream);
-        }
+        self.ready.add(class, known.channel, stream);
     }
 
     /// Streams whose time has come.
@@ -353,32 +358,32 @@ impl Reader {
         }
     }
 
-    /// The most urgent stream.
-    fn take_ready(&mut self) -> Option<usize> {
-        self.ready.iter_mut().find_map(VecDeque::pop_front)
-    }
-
     /// Serves a stream, and notes when it is served next.
-    fn serve(&mut self, stream: usize) {
+    fn serve(&mut self, pick: Pick<usize, usize>) {
+        let stream = pick.key;
         if let Some(known) = self.streams.get_mut(stream) {
             known.next = Next::Idle;
         }
+        self.turn_bytes = 0;
         let next = self.turn(stream);
+        // Looking costs something as well.
+        let cost = self.turn_bytes + LOOK_BYTES;
         let Some(known) = self.streams.get_mut(stream) else {
-            return;
+            return self.ready.done(pick, cost, false);
         };
+        // The turn itself may have put the stream back.
+        if known.next == Next::Ready {
+            return self.ready.done(pick, cost, false);
+        }
+        known.next = next;
         match next {
-            Next::Idle => {}
-            Next::Ready => self.make_ready(stream),
+            Next::Idle | Next::Ready => {}
             Next::At(at) => {
-                known.next = next;
                 self.timers.insert((at, stream));
             }
-            Next::Blocked => {
-                known.next = next;
-                self.blocked.push(stream);
-            }
+            Next::Blocked => self.blocked.push(stream),
         }
+        self.ready.done(pick, cost, next == Next::Ready);
     }
 
     /// Cuts what waits for more lines, once per stream.

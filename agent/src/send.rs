@@ -44,6 +44,8 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const SILENT: Duration = Duration::from_secs(30);
 /// Bytes that may wait for the socket: enough to keep it busy, few enough that P0 is not behind much.
 const SOCKET_BYTES: usize = 64 << 10;
+/// What a batch has about, compressed: classes and streams take turns by so much.
+const PIECE_BYTES: u64 = 64 << 10;
 /// After the stop, acknowledgements are waited for this long, or this long without a connection.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 const LAST_CONNECT: Duration = Duration::from_secs(2);
@@ -147,7 +149,7 @@ impl Sender {
             checkpoint,
             status,
             bandwidth: bandwidth.map(|rate| Bucket::new(rate, Instant::now())),
-            window: Window::new(),
+            window: Window::new(PIECE_BYTES),
             counters: Counters::new(),
             stopped: None,
             rng: fastrand::Rng::new(),

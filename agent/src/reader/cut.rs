@@ -287,6 +287,7 @@ impl Reader {
         let Some(mut permit) = self.permit(stream, bytes) else {
             return Step::Blocked;
         };
+        self.turn_bytes += cut.span.bytes();
         let again = match self.recipe_of(stream, &cut) {
             Some(recipe) => match self.make_again(stream, at, &cut, &recipe) {
                 Ok(again) => again.ok_or("changed-unsent"),

@@ -276,6 +276,7 @@ impl Reader {
             Ok(block) => block,
             Err(error) => return self.unreadable(stream, at, &error, now),
         };
+        self.turn_bytes += (block.len - block.before) as u64;
         // The marked bytes must still be there: otherwise the file was written anew under us.
         let covered = self.block.get(..block.before).unwrap_or_default();
         let whole = block.before as u64 == tail.offset().min(MARK_BYTES);

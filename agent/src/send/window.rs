@@ -2,29 +2,43 @@
 //!
 //! Batches of one stream go in order. After `Busy` a stream sends nothing until every batch of it in
 //! flight was answered and the time is over; then it goes on with the oldest one. A refused stream
-//! does the same with a longer time. P0 goes before P1 before P2 before P3, in turns within a class,
-//! and a part of the window is P0's alone.
+//! does the same with a longer time. Whose turn it is say [`Turns`]. A part of the window is left to
+//! more urgent classes, and no topic takes more of it than it leaves to others, so that one whose
+//! answers do not come does not stop the rest.
 //!
 //! Not for: connections (see [`super::link`]). Pure: time is an argument. Memory is bounded by the
 //! permits of the batches.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
 use tokio::time::Instant;
 use tributary_common::{
-    ids::{BatchId, Class, StreamId, Topic},
+    ids::{BatchId, Class, StreamId, TaskId, Topic},
     wire::{Busy, Scope, Welcome},
 };
 
 use super::Outgoing;
+use crate::turns::Turns;
 
 /// A refused stream is tried again after this long: an operator may have acted.
 const REFUSED_AGAIN: Duration = Duration::from_secs(30);
-/// The part of the window that only P0 may use: an eighth.
-const RESERVE_PART: u64 = 8;
+/// What each class leaves of the window to more urgent ones, in sixteenths: the first two are P0's
+/// alone, the next is for P0 and P1, the last for all but P3.
+const LEAVES: [(Class, u64); 4] = [
+    (Class::P0, 0),
+    (Class::P1, 2),
+    (Class::P2, 3),
+    (Class::P3, 4),
+];
+/// Those sixteenths.
+const PARTS: u64 = 16;
+/// What a topic that is alone leaves to those that may come, in sixteenths.
+const TOPIC_LEAVES: u64 = 2;
+/// Batches in flight of a topic that has none acknowledged yet.
+const TOPIC_BEGINS: u64 = 4;
 
 /// A batch until it is acknowledged.
 #[derive(Debug)]
@@ -47,11 +61,21 @@ enum Hold {
 #[derive(Debug)]
 struct Lane {
     class: Class,
+    task: TaskId,
     waiting: VecDeque<Item>,
     in_flight: usize,
     hold: Hold,
-    /// It stands in its class's queue.
+    /// It waits for its turn, or for its topic.
     queued: bool,
+}
+
+/// The batches of one topic that are not acknowledged.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    batches: u64,
+    in_flight: u64,
+    /// Most in flight: grows with acknowledgements, and begins anew after a `Busy`.
+    most: u64,
 }
 
 /// All batches that are not acknowledged.
@@ -61,7 +85,11 @@ pub(crate) struct Window {
     in_flight: HashMap<BatchId, Item>,
     in_flight_bytes: u64,
     waiting: u64,
-    queues: [VecDeque<StreamId>; 4],
+    turns: Turns<TaskId, StreamId>,
+    /// What there is of each topic, by class.
+    loads: [HashMap<Topic, Load>; 4],
+    /// Streams whose topic has its share of the window in flight.
+    parked: BTreeMap<(Class, Topic), VecDeque<StreamId>>,
     timers: BTreeSet<(Instant, StreamId)>,
     topics: HashMap<Topic, Instant>,
     node_until: Option<Instant>,
@@ -71,14 +99,16 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Nothing in flight, nothing granted.
-    pub(crate) fn new() -> Self {
+    /// Nothing in flight, nothing granted. Batches have usually at most `piece` bytes.
+    pub(crate) fn new(piece: u64) -> Self {
         Self {
             lanes: HashMap::new(),
             in_flight: HashMap::new(),
             in_flight_bytes: 0,
             waiting: 0,
-            queues: Default::default(),
+            turns: Turns::new(piece),
+            loads: Default::default(),
+            parked: BTreeMap::new(),
             timers: BTreeSet::new(),
             topics: HashMap::new(),
             node_until: None,
@@ -107,12 +137,15 @@ impl Window {
     pub(crate) fn push(&mut self, outgoing: Outgoing) {
         self.places += 1;
         let (stream, class) = (outgoing.header.stream, outgoing.header.class);
+        let task = outgoing.header.task.clone();
+        self.load(class, &outgoing.header.topic, |load| load.batches += 1);
         let item = Item {
             outgoing,
             place: self.places,
         };
         let lane = self.lanes.entry(stream).or_insert_with(|| Lane {
             class,
+            task,
             waiting: VecDeque::new(),
             in_flight: 0,
             hold: Hold::Free,
@@ -136,9 +169,12 @@ impl Window {
             self.put_back(item);
         }
         self.in_flight_bytes = 0;
+        let loads = self.loads.iter_mut().flat_map(HashMap::values_mut);
+        loads.for_each(|load| load.in_flight = 0);
         self.topics.clear();
         self.timers.clear();
         self.node_until = None;
+        self.unpark_all();
         let streams: Vec<StreamId> = self.lanes.keys().copied().collect();
         for stream in streams {
             if let Some(lane) = self.lanes.get_mut(&stream) {
@@ -156,16 +192,21 @@ impl Window {
         }
         self.node_until = None;
         self.release(now);
+        let room = Class::ALL.map(|class| self.has_room(class));
+        let [of_p0, ..] = room;
         let id = loop {
-            let class = Class::ALL
-                .into_iter()
-                .find(|&class| !self.queue(class).is_empty())?;
-            if !self.has_room(class) {
-                return None;
-            }
-            let stream = self.queue(class).pop_front()?;
-            if let Some(id) = self.take_from(stream, now) {
-                break id;
+            // What a class is owed by its floor is not left to others.
+            let allowed = |class: Class, owed: bool| {
+                let mut rooms = Class::ALL.into_iter().zip(room);
+                (owed && of_p0) || rooms.any(|(of, room)| of == class && room)
+            };
+            let pick = self.turns.pick(allowed)?;
+            match self.take_from(pick.key, now) {
+                Some((id, bytes, more)) => {
+                    self.turns.done(pick, bytes, more);
+                    break id;
+                }
+                None => self.turns.done(pick, 0, false),
             }
         };
         self.in_flight.get_mut(&id).map(|item| &mut item.outgoing)
@@ -180,6 +221,14 @@ impl Window {
     /// A batch is acknowledged: it is no longer held. `None` when it was not in flight.
     pub(crate) fn acknowledge(&mut self, batch: BatchId) -> Option<Outgoing> {
         let item = self.answered(batch)?;
+        self.load(
+            item.outgoing.header.class,
+            &item.outgoing.header.topic,
+            |load| {
+                load.batches -= 1;
+                load.most += 1;
+            },
+        );
         if self.lanes.get(&batch.stream).is_some_and(|lane| {
             lane.in_flight == 0 && lane.waiting.is_empty() && lane.hold == Hold::Free
         }) {
@@ -205,30 +254,56 @@ impl Window {
         self.hold(batch, now + REFUSED_AGAIN)
     }
 
-    fn queue(&mut self, class: Class) -> &mut VecDeque<StreamId> {
-        let [p0, p1, p2, p3] = &mut self.queues;
-        match class {
-            Class::P0 => p0,
-            Class::P1 => p1,
-            Class::P2 => p2,
-            Class::P3 => p3,
-        }
+    /// Most batches in flight before this class has to wait.
+    fn most_batches(&self, class: Class) -> u64 {
+        self.max_batches - self.max_batches * leaves(class) / PARTS
     }
 
     /// Whether the window has room for a batch of this class.
     fn has_room(&self, class: Class) -> bool {
-        let reserve = |of: u64| {
-            if class == Class::P0 {
-                0
-            } else {
-                of / RESERVE_PART
-            }
-        };
-        let batches = self.max_batches - reserve(self.max_batches);
-        let bytes = self.max_bytes - reserve(self.max_bytes);
+        let bytes = self.max_bytes - self.max_bytes / PARTS * leaves(class);
         // One batch may always go: it may be larger than a small window.
         self.in_flight.is_empty()
-            || (self.in_flight() < batches.max(1) && self.in_flight_bytes < bytes)
+            || (self.in_flight() < self.most_batches(class).max(1) && self.in_flight_bytes < bytes)
+    }
+
+    /// Whether a topic may have one more batch in flight: it leaves half as much as it takes to others
+    /// of its class, and something to those that may come.
+    fn topic_has_room(&self, class: Class, topic: &Topic, most: u64) -> bool {
+        let loads = self.loads.get(class as usize);
+        let load = loads.and_then(|loads| loads.get(topic));
+        let Some(load) = load.filter(|load| load.in_flight > 0) else {
+            return true;
+        };
+        // Less urgent classes are none of its business.
+        let urgent = self.loads.iter().take(class as usize + 1);
+        let used: u64 = urgent
+            .flat_map(HashMap::values)
+            .map(|load| load.in_flight)
+            .sum();
+        let alone = loads.is_none_or(|loads| loads.len() == 1);
+        let leaves = if alone {
+            self.max_batches * TOPIC_LEAVES / PARTS
+        } else {
+            load.in_flight.div_ceil(2)
+        };
+        load.in_flight < load.most && most.saturating_sub(used + 1) >= leaves
+    }
+
+    /// Changes what there is of a topic.
+    fn load(&mut self, class: Class, topic: &Topic, change: impl FnOnce(&mut Load)) {
+        let Some(loads) = self.loads.get_mut(class as usize) else {
+            return;
+        };
+        let load = loads.entry(topic.clone()).or_insert(Load {
+            batches: 0,
+            in_flight: 0,
+            most: TOPIC_BEGINS,
+        });
+        change(load);
+        if load.batches == 0 {
+            loads.remove(topic);
+        }
     }
 
     /// The lane may have something to send.
@@ -240,34 +315,81 @@ impl Window {
             return;
         }
         lane.queued = true;
-        let class = lane.class;
-        self.queue(class).push_back(stream);
+        self.turns.add(lane.class, lane.task.clone(), stream);
     }
 
-    /// Takes the oldest batch of a lane that came up in its queue.
-    fn take_from(&mut self, stream: StreamId, now: Instant) -> Option<BatchId> {
+    /// Takes the oldest batch of a lane whose turn it is: which, its bytes, and whether the lane waits
+    /// for another turn.
+    fn take_from(&mut self, stream: StreamId, now: Instant) -> Option<(BatchId, u64, bool)> {
         let lane = self.lanes.get_mut(&stream)?;
         lane.queued = false;
         if lane.hold != Hold::Free {
             return None;
         }
-        let topic = &lane.waiting.front()?.outgoing.header.topic;
-        if let Some(&until) = self.topics.get(topic) {
+        let header = &lane.waiting.front()?.outgoing.header;
+        let (class, topic) = (header.class, header.topic.clone());
+        if let Some(&until) = self.topics.get(&topic) {
             if until > now {
                 lane.hold = Hold::Until(until);
                 self.timers.insert((until, stream));
                 return None;
             }
-            self.topics.remove(&topic.clone());
+            self.topics.remove(&topic);
         }
+        // Without room of its own the class is owed this turn: it is out of all of the window.
+        let of = if self.has_room(class) {
+            class
+        } else {
+            Class::P0
+        };
+        if !self.topic_has_room(class, &topic, self.most_batches(of)) {
+            self.lanes.get_mut(&stream)?.queued = true;
+            self.parked
+                .entry((class, topic))
+                .or_default()
+                .push_back(stream);
+            return None;
+        }
+        let lane = self.lanes.get_mut(&stream)?;
         let item = lane.waiting.pop_front()?;
         lane.in_flight += 1;
+        let more = !lane.waiting.is_empty();
+        lane.queued = more;
         self.waiting -= 1;
-        self.in_flight_bytes += item.outgoing.payload.len() as u64;
+        let bytes = item.outgoing.payload.len() as u64;
+        self.in_flight_bytes += bytes;
+        self.load(class, &topic, |load| load.in_flight += 1);
         let id = item.outgoing.header.id();
         self.in_flight.insert(id, item);
-        self.enqueue(stream);
-        Some(id)
+        Some((id, bytes, more))
+    }
+
+    /// There is more room: one stream of each topic may try again.
+    fn unpark(&mut self) {
+        if self.in_flight.is_empty() {
+            return self.unpark_all();
+        }
+        let mut free = Vec::new();
+        self.parked.retain(|_, streams| {
+            free.extend(streams.pop_front());
+            !streams.is_empty()
+        });
+        self.try_again(free);
+    }
+
+    fn unpark_all(&mut self) {
+        let parked = std::mem::take(&mut self.parked);
+        self.try_again(parked.into_values().flatten());
+    }
+
+    /// Streams that waited for their topic wait for their turn.
+    fn try_again(&mut self, streams: impl IntoIterator<Item = StreamId>) {
+        for stream in streams {
+            if let Some(lane) = self.lanes.get_mut(&stream) {
+                lane.queued = false;
+            }
+            self.enqueue(stream);
+        }
     }
 
     /// Lanes whose time is over, and that have no batch in flight.
@@ -303,12 +425,23 @@ impl Window {
                 self.timers.insert((until, batch.stream));
             }
         }
+        self.load(
+            item.outgoing.header.class,
+            &item.outgoing.header.topic,
+            |load| load.in_flight -= 1,
+        );
+        self.unpark();
         Some(item)
     }
 
     /// A batch goes back to its place and holds its stream.
     fn hold(&mut self, batch: BatchId, until: Instant) -> Option<&Outgoing> {
         let item = self.answered(batch)?;
+        self.load(
+            item.outgoing.header.class,
+            &item.outgoing.header.topic,
+            |load| load.most = 1,
+        );
         self.put_back(item);
         let lane = self.lanes.get_mut(&batch.stream)?;
         // Later answers of the same stream must not shorten the wait.
@@ -331,6 +464,12 @@ impl Window {
             self.waiting += 1;
         }
     }
+}
+
+/// What a class leaves of the window, in sixteenths.
+fn leaves(class: Class) -> u64 {
+    let of_class = LEAVES.into_iter().find(|&(of, _)| of == class);
+    of_class.map_or(0, |(_, parts)| parts)
 }
 
 #[cfg(test)]
