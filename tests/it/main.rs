@@ -9,5 +9,6 @@ mod faults;
 mod links;
 mod person;
 mod post;
+mod real_writers;
 mod tidy;
 mod web_server;

@@ -16,6 +16,8 @@
 //! | [`ledger`] | what the manager says of the same lines |
 //! | [`proxy`] | a TCP hop that breaks on command |
 //! | [`nginx`] | a real web server under load, rotated by logrotate |
+//! | [`java`] | a Java service that rolls its own log |
+//! | [`pods`] | container logs as a kubelet lays them out and rotates them |
 //!
 //! Not for: the products; none of them depends on this package.
 
@@ -23,10 +25,12 @@ pub mod child;
 pub mod cluster;
 pub mod delivered;
 pub mod http;
+pub mod java;
 pub mod kafka;
 pub mod ledger;
 pub mod nginx;
 pub mod oracle;
+pub mod pods;
 pub mod poll;
 pub mod product;
 pub mod proxy;

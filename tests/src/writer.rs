@@ -38,7 +38,7 @@ pub enum BadStamp {
 
 impl Stamp {
     /// The line, without its newline.
-    fn line(self, filler: &str) -> String {
+    pub(crate) fn line(self, filler: &str) -> String {
         let Self {
             file,
             generation,
@@ -316,7 +316,7 @@ fn open(path: &Path) -> Result<File> {
 }
 
 /// The rest of a line as access logs have it: mostly 150 to 450 bytes, now and then 2 KB.
-fn filler(random: &mut fastrand::Rng) -> String {
+pub(crate) fn filler(random: &mut fastrand::Rng) -> String {
     const PATHS: [&str; 5] = [
         "/",
         "/api/v1/cart/items",

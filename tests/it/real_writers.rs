@@ -1,0 +1,143 @@
+//! Writers as they are met on real hosts: Java services that roll their logs themselves, and a
+//! container runtime with a kubelet that rotates. Every line is delivered once.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tributary_tests::{
+    cluster::{Layout, SETTLE_LIMIT},
+    delivered,
+    java::{Library, Rolled, Service},
+    ledger,
+    oracle::{Place, Verdict},
+    pods::Container,
+    poll, scratch,
+    writer::Written,
+};
+
+/// So many lines go by between rotations; a container has some generations of them.
+const POD_LINES: u64 = 400;
+const JAVA_LINES: u64 = 4_000;
+
+/// Each physical file's lines must be there once and in order, and nothing else. No order is
+/// promised between files.
+fn must_hold_once(delivered: &[(Place, Vec<u8>)], files: &[Vec<Vec<u8>>]) -> Result<()> {
+    let mut places: HashMap<&[u8], Place> = HashMap::new();
+    for (place, line) in delivered {
+        let before = places.insert(line, *place);
+        ensure!(before.is_none(), "doubled: {}", line.escape_ascii());
+    }
+    let mut disordered = 0;
+    for lines in files {
+        let mut last = None;
+        for line in lines {
+            let place = places.remove(line.as_slice());
+            let place = place.with_context(|| format!("missing: {}", line.escape_ascii()))?;
+            disordered += u32::from(last > Some(place));
+            last = Some(place);
+        }
+    }
+    if let Some(line) = places.keys().next() {
+        bail!("nobody wrote: {}", line.escape_ascii());
+    }
+    // An hour may end during the run; order is then kept in each of its two files.
+    ensure!(
+        disordered <= 1,
+        "{disordered} lines come before earlier ones"
+    );
+    Ok(())
+}
+
+fn check_java(name: &str, library: Library, rolled: Rolled) -> Result<()> {
+    scratch::scenario(name, |folder| {
+        let layout = Layout::new(folder, name)
+            .extra("", "exclude = [\"**/*.tmp\"]", "")
+            .agent(&[format!("{}/logs/app*", folder.display())]);
+        let mut cluster = layout.start()?;
+        let service = Service::start(folder, library, rolled, JAVA_LINES)?;
+        let files = service.finish()?;
+        ledger::must_agree(cluster.manager.admin(), name, JAVA_LINES, SETTLE_LIMIT)?;
+        cluster.stop()?;
+        must_hold_once(&delivered::records(&layout.delivered())?, &files)
+    })
+}
+
+#[test]
+fn log4j_that_rolls_by_size_and_time_is_delivered_whole() -> Result<()> {
+    check_java("log4j", Library::Log4j, Rolled::Plain)
+}
+
+#[test]
+fn logback_that_rolls_by_size_and_time_is_delivered_whole() -> Result<()> {
+    check_java("logback", Library::Logback, Rolled::Plain)
+}
+
+/// Three containers, found both in their pods' folders and by the links to them; rotated, started
+/// again. A rotated file is compressed one rotation later: it is waited for until then, as a kubelet
+/// rotates at 10 MiB and looks every 10 s.
+#[test]
+fn container_logs_that_a_kubelet_rotates_are_delivered_whole() -> Result<()> {
+    scratch::scenario("pods", |folder| {
+        let globs = ["log/containers/*.log", "log/pods/*/*/*.log*"];
+        let layout = Layout::new(folder, "pods")
+            .extra("", "exclude = [\"**/*.tmp\", \"**/*.gz\"]", "")
+            .agent(&globs.map(|glob| format!("{}/{glob}", folder.display())));
+        let mut cluster = layout.start()?;
+        let root = folder.join("log");
+        let mut containers = (0..3)
+            .map(|number| Container::start(&root, number, usize::MAX))
+            .collect::<Result<Vec<_>>>()?;
+        for round in 0..4 {
+            for container in &mut containers {
+                container.write(POD_LINES)?;
+            }
+            must_come(&layout, lines(&containers))?;
+            containers[0].rotate(2)?;
+            containers[1].write(POD_LINES)?;
+            containers[1].rotate(5)?;
+            if round == 1 {
+                containers[2].restart()?;
+            }
+        }
+        let written: Vec<Written> = containers.iter().map(|one| one.written().clone()).collect();
+        ledger::must_agree(
+            cluster.manager.admin(),
+            "pods",
+            lines(&containers),
+            SETTLE_LIMIT,
+        )?;
+        cluster.stop()?;
+        let records = delivered::records(&layout.delivered())?;
+        let records = records
+            .iter()
+            .map(|(place, line)| (*place, after_the_third_space(line)));
+        let verdict = Verdict::on(&written, records);
+        // An hour may end during the run; order is then kept in each of its two files.
+        ensure!(verdict.disordered <= 3, "{verdict}");
+        Verdict {
+            disordered: 0,
+            ..verdict
+        }
+        .must_be_perfect()
+    })
+}
+
+fn lines(containers: &[Container]) -> u64 {
+    containers.iter().map(|one| one.written().lines()).sum()
+}
+
+fn must_come(layout: &Layout, lines: u64) -> Result<()> {
+    let what = format!("{lines} lines to be delivered");
+    poll::until_seen(
+        &what,
+        SETTLE_LIMIT,
+        || Ok(delivered::lines(&layout.delivered())?.len() as u64),
+        |&found| found >= lines,
+    )
+    .map(drop)
+}
+
+/// What the runtime adds stands before it: time, stream, tag.
+fn after_the_third_space(line: &[u8]) -> &[u8] {
+    line.splitn(4, |&byte| byte == b' ').nth(3).unwrap_or(line)
+}
