@@ -22,6 +22,7 @@ mod clock;
 pub mod config;
 mod discover;
 mod frame;
+mod group;
 mod handle;
 mod host;
 mod identify;

@@ -39,7 +39,7 @@ use crate::{
     limit::{Bucket, Budget, Share},
     recipe::{Compiled, Recipe},
     send::Outgoing,
-    status::{Counters, Status, TaskFigures},
+    status::{Counters, Oddities, Status, TaskFigures},
     tail::Tail,
     turns::{Pick, Turns},
 };
@@ -110,10 +110,12 @@ impl Channel {
 
 impl Channel {
     /// Takes note of what was read.
-    fn count_read(&mut self, bytes: u64, framed: &Framed) {
+    fn count_read(&mut self, bytes: u64, framed: &Framed, odd: Oddities) {
         self.figures.read_bytes += bytes;
         self.figures.read_records += u64::from(framed.records);
         self.counters.read(bytes, framed.records, framed.pieces);
+        self.figures.odd.add(odd);
+        self.counters.odd(odd);
     }
 }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     frame::{LongLine, Rule},
-    times::{LineTime, TimeFrom},
+    times::{Time, TimeFrom},
 };
 
 /// How the bytes of a task become records.
@@ -49,19 +49,6 @@ pub(crate) enum Framing {
     Lines,
 }
 
-/// Where event times come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "from", rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum Time {
-    /// The clock at reading.
-    Read,
-    /// The line.
-    Line {
-        /// How it is written, as in strftime.
-        pattern: String,
-    },
-}
-
 /// A recipe that is ready for use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Compiled {
@@ -82,14 +69,10 @@ impl Recipe {
     /// What is wrong with it.
     pub(crate) fn compile(self) -> Result<Arc<Compiled>, String> {
         let Framing::Lines = &self.framing;
-        let time = match &self.time {
-            Time::Read => TimeFrom::Read,
-            Time::Line { pattern } => TimeFrom::Line(LineTime::new(pattern)?),
-        };
         Ok(Arc::new(Compiled {
             rule: self.rule(),
             encoding: find_encoding(&self.encoding)?,
-            time,
+            time: TimeFrom::new(&self.time)?,
             recipe: self,
         }))
     }
@@ -174,6 +157,8 @@ pub(crate) mod tests {
         let recipe = Recipe {
             time: Time::Line {
                 pattern: "%Y-%m-%d".to_owned(),
+                at: None,
+                zone: None,
             },
             ..of_lines(100)
         };

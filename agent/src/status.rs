@@ -23,7 +23,34 @@ use crate::{
     clock,
     config::Task,
     limit::Budget,
+    times::Flag,
 };
+
+/// Records that are not as their task wants them: flagged, counted, never dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Oddities {
+    /// They have the time of reading: their line says none.
+    pub(crate) time_not_found: u64,
+    /// They have the time of reading: their line's time is impossible.
+    pub(crate) time_impossible: u64,
+}
+
+impl Oddities {
+    /// Counts a record.
+    pub(crate) fn untimed(&mut self, flag: Option<Flag>) {
+        match flag {
+            None => {}
+            Some(Flag::NotFound) => self.time_not_found += 1,
+            Some(Flag::Impossible) => self.time_impossible += 1,
+        }
+    }
+
+    /// Adds those of a batch.
+    pub(crate) fn add(&mut self, more: Self) {
+        self.time_not_found += more.time_not_found;
+        self.time_impossible += more.time_impossible;
+    }
+}
 
 /// One task, as its reader sees it.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +65,8 @@ pub(crate) struct TaskFigures {
     pub(crate) read_bytes: u64,
     /// Records read in this life.
     pub(crate) read_records: u64,
+    /// Of these, the odd ones.
+    pub(crate) odd: Oddities,
     /// The last error in words, while it lasts.
     pub(crate) last_error: String,
 }
@@ -48,6 +77,7 @@ pub(crate) struct Counters {
     bytes: Counter,
     records: Counter,
     pieces: Counter,
+    untimed: [Counter; 2],
     batches: Counter,
     truncations: Counter,
     behind: Gauge,
@@ -65,7 +95,9 @@ impl Counters {
     /// The counters of a topic.
     pub(crate) fn of_topic(topic: &Topic) -> Self {
         let topic = topic.as_str().to_owned();
+        let untimed = |flag: Flag| counter!("tributary_agent_untimed_records_total", "topic" => topic.clone(), "reason" => flag.as_str());
         Self {
+            untimed: [untimed(Flag::NotFound), untimed(Flag::Impossible)],
             bytes: counter!("tributary_agent_read_bytes_total", "topic" => topic.clone()),
             records: counter!("tributary_agent_read_records_total", "topic" => topic.clone()),
             pieces: counter!("tributary_agent_split_records_total", "topic" => topic.clone()),
@@ -87,6 +119,13 @@ impl Counters {
         self.records.increment(records.into());
         self.pieces.increment(pieces.into());
         self.batches.increment(1);
+    }
+
+    /// Records are not as their task wants them.
+    pub(crate) fn odd(&self, odd: Oddities) {
+        let [not_found, impossible] = &self.untimed;
+        not_found.increment(odd.time_not_found);
+        impossible.increment(odd.time_impossible);
     }
 
     /// A file was cut off or written anew.
@@ -220,6 +259,10 @@ impl Status {
                     "bytes_behind": health.bytes_behind,
                     "oldest_unacked_ms": health.oldest_unacked_ms,
                     "read_bytes": figures.read_bytes, "read_records": figures.read_records,
+                    "untimed_records": {
+                        "not_found": figures.odd.time_not_found,
+                        "impossible": figures.odd.time_impossible,
+                    },
                     "last_error": health.last_error,
                 })
             })

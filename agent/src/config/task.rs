@@ -16,8 +16,9 @@ use tributary_common::{
 use crate::{
     discover::{Pattern, PatternSet},
     frame::LongLine,
-    recipe::{self, Compiled, Framing, Recipe, Time},
-    times::LineTime,
+    group::Group,
+    recipe::{self, Compiled, Framing, Recipe},
+    times::{self, LineTime, Time},
 };
 
 static FRAMING: Kind = Kind::OneOf {
@@ -38,14 +39,30 @@ static TIME: Kind = Kind::OneOf {
     tag: "from",
     common: &[],
     variants: &[
-        Variant::new("read", "The event time of a record is when it was read.", &[]),
+        Variant::new(
+            "read",
+            "The event time of a record is when it was read.",
+            &[],
+        ),
         Variant::new(
             "line",
-            "The event time is in the line; where it is not, the time of reading counts.",
+            "The event time is in the line; where there is none, or an impossible one (no such day, before 1990, more than a day after it was read), the time of reading counts, and `tributary_agent_untimed_records_total` too.",
             &[
-                Key::required("pattern", Kind::Text, "How the time is written, as in strftime: `%d/%b/%Y:%H:%M:%S %z`. Without a zone it is UTC."),
-                Key::optional("at", Kind::Text, "A regular expression with a group `time`; absent: the first place in the line where the pattern fits at its beginning.")
-                    .not_yet("leave it out; the time is looked for at the beginning of the line and after each of [ ( \" and space"),
+                Key::required(
+                    "pattern",
+                    Kind::checked("pattern", "%d/%b/%Y:%H:%M:%S %z", LineTime::check_pattern),
+                    "How the time is written, as in strftime: `%d/%b/%Y:%H:%M:%S %z`. Parts of seconds are `%f`, `%3f`, `%.f`; seconds since 1970 `%s`, ms `%s%3f`. Without a year or a date it is the one nearest to the time of reading.",
+                ),
+                Key::optional(
+                    "at",
+                    Kind::checked("regular expression", "ts=(?<time>[^ ]+)", check_time_group),
+                    "A regular expression whose group `time` is where the time begins; absent: the first place where the pattern fits at the beginning of the line or after one of space, tab, `[ ( \" = > |` in its first 256 bytes.",
+                ),
+                Key::optional(
+                    "zone",
+                    Kind::checked("time zone", "Asia/Shanghai", check_zone),
+                    "The zone of times that say none, by its IANA name; absent: UTC.",
+                ),
             ],
         ),
     ],
@@ -209,18 +226,11 @@ pub(super) fn check_task(at: usize, raw: RawTask, checker: &mut Checker) -> Opti
 
 /// Checks how bytes become records, key by key so that a person sees all faults.
 fn check_recipe(at: usize, raw: &RawTask, checker: &mut Checker) -> Option<Arc<Compiled>> {
-    let time = match &raw.time {
-        Time::Read => Some(()),
-        Time::Line { pattern } => {
-            let sound = LineTime::new(pattern).map(drop);
-            checker.take(&format!("task[{at}].time.pattern"), sound)
-        }
-    };
     let encoding = checker.take(
         &format!("task[{at}].encoding"),
         check_encoding(&raw.encoding),
     );
-    time.and(encoding)?;
+    encoding?;
     let recipe = Recipe {
         framing: raw.framing.clone(),
         encoding: raw.encoding.clone(),
@@ -230,6 +240,14 @@ fn check_recipe(at: usize, raw: &RawTask, checker: &mut Checker) -> Option<Arc<C
         labels: raw.labels.clone(),
     };
     checker.take(&format!("task[{at}]"), recipe.compile())
+}
+
+fn check_time_group(text: &str) -> Result<(), String> {
+    Group::new(text, "time").map(drop)
+}
+
+fn check_zone(name: &str) -> Result<(), String> {
+    times::find_zone(name).map(drop)
 }
 
 fn check_encoding(label: &str) -> Result<(), String> {

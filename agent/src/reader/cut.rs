@@ -29,6 +29,7 @@ use crate::{
     limit::{BATCH_OVERHEAD_BYTES, Permit},
     recipe::Compiled,
     send::Outgoing,
+    status::Oddities,
 };
 
 /// A span that cannot be read is tried again after this long.
@@ -49,7 +50,8 @@ fn make(
     recipe: &Compiled,
     bytes: &[u8],
     making: Making,
-) -> (Framed, Option<Encoded>) {
+) -> (Framed, Oddities, Option<Encoded>) {
+    let mut odd = Oddities::default();
     encoder.begin(making.id);
     let read_ms = i64::try_from(making.read_ms).unwrap_or(i64::MAX);
     let give = |line: &[u8]| {
@@ -62,21 +64,23 @@ fn make(
         };
         let has_room = encoder.has_room(None, &value);
         if has_room {
-            encoder.push(recipe.time.of(line, read_ms), None, &value);
+            let timed = recipe.time.of(&value, read_ms);
+            odd.untimed(timed.flag);
+            encoder.push(timed.ms, None, &value);
         }
         has_room
     };
     let framed = frame(bytes, making.mid_line, making.unfinished, recipe.rule, give);
     if framed.records == 0 {
-        return (framed, None);
+        return (framed, odd, None);
     }
     match encoder.finish() {
-        Ok(encoded) => (framed, Some(encoded)),
+        Ok(encoded) => (framed, odd, Some(encoded)),
         Err(error) => {
             // A record is at most 1 MiB, which every batch takes; text that grew threefold when it
             // became UTF-8 does not.
             tracing::error!(error = error.to_string(), "a batch cannot be encoded");
-            (framed, None)
+            (framed, odd, None)
         }
     }
 }
@@ -114,7 +118,7 @@ impl Reader {
             mid_line: before.is_some_and(|&byte| byte != b'\n'),
             unfinished,
         };
-        let (framed, encoded) = make(&mut self.encoder, &channel.task.recipe, bytes, making);
+        let (framed, odd, encoded) = make(&mut self.encoder, &channel.task.recipe, bytes, making);
         if framed.used == 0 {
             return false;
         }
@@ -133,7 +137,7 @@ impl Reader {
             bucket.take(span.bytes());
         }
         if let Some(encoded) = encoded {
-            channel.count_read(span.bytes(), &framed);
+            channel.count_read(span.bytes(), &framed, odd);
             let recipe = MadeBy::Recipe(channel.recipe_no);
             let cut = cut_of(making, recipe, (generation, span), mark, &framed, &encoded);
             permit.shrink(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
@@ -343,7 +347,7 @@ impl Reader {
             mid_line: cut.mid_line,
             unfinished: Unfinished::Take,
         };
-        let (_, again) = make(&mut self.encoder, recipe, bytes, making);
+        let (_, _, again) = make(&mut self.encoder, recipe, bytes, making);
         Ok(again.filter(|encoded| {
             encoded.content_sum == cut.content_sum && encoded.records == cut.records
         }))

@@ -166,6 +166,12 @@ pub const TABLE: &[Metric] = &[
         "Records that are no whole lines: pieces of long ones, unfinished ones.",
     ),
     counter(
+        "tributary_agent_untimed_records_total",
+        Unit::Records,
+        &["topic", "reason"],
+        "Records with the time of reading, since their line's is not-found or impossible.",
+    ),
+    counter(
         "tributary_agent_truncations_total",
         Unit::Count,
         &["topic"],
