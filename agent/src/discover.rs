@@ -1,50 +1,63 @@
 //! Finds the files of all tasks, and notices when their names come, go, or mean another file.
 //!
-//! Looking is the truth, hints of the kernel only make it look at once. A look has three results:
-//! present, absent, unknown; what lies below a directory that cannot be read is unknown, and only
-//! what was absent twice is said to be gone. The agent's own state directory and its own log are
-//! never found.
+//! Looking is the truth, hints of the kernel only make it look at once: at the names that the hint
+//! is about, or at everything when directories come and go. A look has three results: present,
+//! absent, unknown; what lies below a directory that cannot be read is unknown, and only what was
+//! absent twice is said to be gone. Where no hints come, for want of watches or on file systems that
+//! others write to, the tasks concerned are looked at often. The agent's own state directory and its
+//! own log are never found.
 //!
 //! Not for: opening files, or which file it is (see [`crate::reader`]). Runs on a thread of its own,
 //! started by [`crate::run`].
 
 mod pattern;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use crossbeam_channel::Sender;
+use metrics::counter;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::pattern::{Pattern, PatternSet, is_absence};
 use self::{
     pattern::Visitor,
-    watch::{Hints, Watch},
+    watch::{Hints, Watch, Watched},
 };
-use crate::handle::{self, FileKind, Glance};
+use crate::{
+    handle::{self, FileKind, Glance},
+    shown::shown,
+};
 
-/// The longest time between two looks.
-const LONGEST: Duration = Duration::from_secs(5);
+/// The longest time between two looks at everything, and at tasks without hints.
+const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST_BLIND: Duration = Duration::from_secs(5);
 /// The time between two looks when hints come, and when they do not.
 const WITH_HINTS: Duration = Duration::from_secs(1);
 const WITHOUT_HINTS: Duration = Duration::from_millis(200);
 /// Looking may take this part of a core at most: a look waits so many times what the last one took.
-const REST_WITH_HINTS: u32 = 200;
+const REST_WITH_HINTS: u32 = 300;
 const REST_WITHOUT_HINTS: u32 = 20;
 /// Looks because of hints follow each other no faster than so many times what the last one took.
 const REST_ON_HINT: u32 = 10;
+/// The longest time between a hint and the look.
+const LONGEST_ON_HINT: Duration = Duration::from_secs(2);
 /// Hints are left to gather this long, so that a busy file wakes a hundred times a second at most.
 const GATHER: Duration = Duration::from_millis(10);
 /// While hints keep coming and no task is critical: a busy file wakes ten times a second.
 const GATHER_BUSY: Duration = Duration::from_millis(100);
 /// A file that was absent once is looked for again after this long.
 const ABSENT_AGAIN: Duration = Duration::from_millis(100);
+/// What matches and is no file is shown up to so many paths a task.
+const MAX_LEFT_OUT: usize = 100;
 /// The stop token is looked at this often.
 const STOP_EVERY: Duration = Duration::from_millis(200);
 
@@ -64,14 +77,33 @@ pub(crate) enum Event {
 /// What changed since the look before. Tasks are named by their place in the configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
-    /// 1 for the first one.
+    /// How often everything was looked at: 1 for the first one.
     pub(crate) round: u64,
+    /// Everything was looked at, not only what a hint was about.
+    pub(crate) whole: bool,
     /// Paths that are new, or name another file than before.
     pub(crate) found: Vec<(usize, PathBuf)>,
     /// Paths whose file has another size or time.
     pub(crate) touched: Vec<PathBuf>,
     /// Paths that were absent twice.
     pub(crate) gone: Vec<(usize, PathBuf)>,
+    /// How it went, after a whole look.
+    pub(crate) figures: Option<Figures>,
+}
+
+/// How looking goes, for people.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Figures {
+    /// How long the last whole look took.
+    pub(crate) took: Duration,
+    /// Paths that match now.
+    pub(crate) paths: usize,
+    /// Directories with hints.
+    pub(crate) watched: usize,
+    /// Tasks that are looked at often for want of hints, by their place.
+    pub(crate) blind: BTreeSet<usize>,
+    /// Per task: what matches and is no file.
+    pub(crate) left_out: Vec<BTreeMap<PathBuf, FileKind>>,
 }
 
 /// Where one task's files are.
@@ -83,6 +115,17 @@ pub(crate) struct Where {
     pub(crate) exclude: PatternSet,
     /// Its lines are wanted at once.
     pub(crate) critical: bool,
+}
+
+impl Where {
+    /// Whether a path is one of this task's, and if so, whether no wildcard was needed.
+    fn matches(&self, path: &Path) -> Option<bool> {
+        let literal = self
+            .paths
+            .iter()
+            .find_map(|pattern| pattern.matches(path))?;
+        (!self.exclude.matches(path)).then_some(literal)
+    }
 }
 
 /// A path that was found.
@@ -104,7 +147,11 @@ pub(crate) struct Discover {
     own_log: Option<(u64, u64)>,
     events: Sender<Event>,
     watch: Option<Watch>,
+    /// Directories that may be watched.
+    max_watches: usize,
     known: HashMap<(usize, PathBuf), Known>,
+    /// What files behind links are called where they are, and the links.
+    links: HashMap<PathBuf, Vec<PathBuf>>,
     round: u64,
     /// When hints were taken last.
     drained: Instant,
@@ -112,6 +159,7 @@ pub(crate) struct Discover {
     critical: bool,
     /// Paths that a person was told about: no files, or directories that cannot be read.
     told: HashSet<PathBuf>,
+    figures: Figures,
 }
 
 /// One walk's findings.
@@ -119,14 +167,17 @@ struct Walk<'a> {
     matched: Vec<(PathBuf, bool)>,
     unknown: Vec<PathBuf>,
     watch: Option<&'a mut Watch>,
+    /// Some directory gives no hints.
+    blind: bool,
     told: &'a mut HashSet<PathBuf>,
 }
 
 impl Visitor for Walk<'_> {
     fn directory(&mut self, path: &Path) {
-        if let Some(watch) = &mut self.watch {
-            watch.add(path);
-        }
+        self.blind |= match &mut self.watch {
+            Some(watch) => watch.add(path) == Watched::Blind,
+            None => true,
+        };
     }
 
     fn matched(&mut self, path: PathBuf, literal: bool) {
@@ -136,32 +187,60 @@ impl Visitor for Walk<'_> {
     fn unknown(&mut self, path: &Path, error: &io::Error) {
         if self.told.insert(path.to_owned()) {
             tracing::warn!(
-                path = %path.display(),
+                path = shown(path),
                 error = error.to_string(),
                 "a directory cannot be read; it is tried again regularly"
             );
         }
         self.unknown.push(path.to_owned());
     }
+
+    fn again(&mut self, link: &Path) {
+        if self.told.insert(link.to_owned()) {
+            tracing::info!(
+                path = shown(link),
+                "a link leads to a directory that is looked at already; it is not entered again"
+            );
+        }
+    }
+}
+
+/// Which tasks are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    All,
+    /// Those without hints.
+    Blind,
 }
 
 impl Discover {
     /// Looks for the files of these tasks. `state_dir` is absolute.
     pub(crate) fn new(tasks: Vec<Where>, state_dir: &Path, events: Sender<Event>) -> Self {
-        let watch = match Watch::new() {
-            Ok(watch) => Some(watch),
-            Err(error) => {
-                tracing::warn!(
-                    error = error.to_string(),
-                    "the kernel gives no hints about files; they are found by looking regularly"
-                );
-                None
-            }
-        };
+        Self::with_watches(tasks, state_dir, events, usize::MAX)
+    }
+
+    fn with_watches(
+        tasks: Vec<Where>,
+        state_dir: &Path,
+        events: Sender<Event>,
+        max_watches: usize,
+    ) -> Self {
         let own_log = handle::glance_at_stderr().map(|glance| (glance.device, glance.inode));
         let state_dir = state_dir
             .canonicalize()
             .unwrap_or_else(|_missing| state_dir.to_owned());
+        let watch = Watch::new(max_watches).inspect_err(|error| {
+            counter!("tributary_agent_polling_total", "reason" => "instance-limit").increment(1);
+            tracing::warn!(
+                error = error.to_string(),
+                "the kernel gives no hints about files; they are found by looking regularly; \
+                 raise fs.inotify.max_user_instances"
+            );
+        });
+        let figures = Figures {
+            left_out: vec![BTreeMap::new(); tasks.len()],
+            ..Figures::default()
+        };
         Self {
             drained: Instant::now(),
             critical: tasks.iter().any(|task| task.critical),
@@ -169,10 +248,13 @@ impl Discover {
             state_dir,
             own_log,
             events,
-            watch,
+            watch: watch.ok(),
+            max_watches,
             known: HashMap::new(),
+            links: HashMap::new(),
             round: 0,
             told: HashSet::new(),
+            figures,
         }
     }
 
@@ -182,45 +264,54 @@ impl Discover {
     /// None: what cannot be read is tried again.
     pub(crate) fn run(mut self, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut renamed = Vec::new();
+        // When to look at everything, at tasks without hints, and at `renamed`.
+        let (mut all_at, mut blind_at, mut some_at) = (Instant::now(), Instant::now(), None);
         while !stop.is_cancelled() {
             let began = Instant::now();
-            let (look, absent_once) = self.look(&renamed);
-            let cost = began.elapsed();
-            renamed.clear();
-            if self.events.send(Event::Look(look)).is_err() {
-                return Ok(());
-            }
-            let now = Instant::now();
-            let mut next = now + self.pause(cost, absent_once);
-            let soonest = now + (cost * REST_ON_HINT).clamp(GATHER, LONGEST);
-            while Instant::now() < next && !stop.is_cancelled() {
-                let hints = self.wait(next);
-                if hints.structure() {
-                    next = soonest;
+            let is_due = |at: &Instant| *at <= began;
+            let (look, absent) = if all_at <= began {
+                self.look(Scope::All, &std::mem::take(&mut renamed))
+            } else if blind_at <= began && !self.figures.blind.is_empty() {
+                self.look(Scope::Blind, &[])
+            } else if some_at.as_ref().is_some_and(is_due) {
+                self.look_at(&std::mem::take(&mut renamed))
+            } else {
+                (None, Vec::new())
+            };
+            let (cost, now) = (began.elapsed(), Instant::now());
+            if let Some(look) = look {
+                let rest = |least: Duration, times: u32, most| (cost * times).clamp(least, most);
+                if look.whole {
+                    all_at = now + rest(WITH_HINTS, REST_WITH_HINTS, LONGEST);
                 }
-                renamed.extend(hints.renamed);
-                if !hints.touched.is_empty()
-                    && self.events.send(Event::Touched(hints.touched)).is_err()
-                {
+                blind_at = now + rest(WITHOUT_HINTS, REST_WITHOUT_HINTS, LONGEST_BLIND);
+                if !absent.is_empty() {
+                    some_at = Some(now + ABSENT_AGAIN);
+                } else if renamed.is_empty() {
+                    some_at = None;
+                }
+                renamed.extend(absent);
+                if self.events.send(Event::Look(look)).is_err() {
                     return Ok(());
                 }
             }
+            let next = [Some(all_at), Some(blind_at), some_at];
+            let next = next.into_iter().flatten().min().unwrap_or(all_at);
+            let hints = self.wait(next);
+            let soonest = now + (cost * REST_ON_HINT).clamp(GATHER, LONGEST_ON_HINT);
+            if hints.everything {
+                all_at = all_at.min(soonest);
+            }
+            if !hints.renamed.is_empty() {
+                some_at = Some(some_at.map_or(now, |at: Instant| at.min(now)));
+                renamed.extend(hints.renamed);
+            }
+            if !hints.touched.is_empty() && self.events.send(Event::Touched(hints.touched)).is_err()
+            {
+                return Ok(());
+            }
         }
         Ok(())
-    }
-
-    /// How long to rest after a look that took `cost`.
-    fn pause(&self, cost: Duration, absent_once: bool) -> Duration {
-        let (least, rest) = match &self.watch {
-            Some(watch) if watch.is_complete() => (WITH_HINTS, REST_WITH_HINTS),
-            Some(_) | None => (WITHOUT_HINTS, REST_WITHOUT_HINTS),
-        };
-        let pause = (cost * rest).clamp(least, LONGEST);
-        if absent_once {
-            pause.min(ABSENT_AGAIN)
-        } else {
-            pause
-        }
     }
 
     /// Waits for hints until `until`, at most a moment.
@@ -235,42 +326,141 @@ impl Discover {
         if !watch.wait(limit) {
             return Hints::default();
         }
-        // More is coming: one waking for all of it.
+        // More is coming: one waking for all of it. Names do not wait for writes.
         let busy = !self.critical && self.drained.elapsed() < GATHER_BUSY * 2;
-        std::thread::sleep(if busy { GATHER_BUSY } else { GATHER });
+        if !busy || watch.wait_for_names(GATHER_BUSY) {
+            std::thread::sleep(GATHER);
+        }
         self.drained = Instant::now();
-        watch.drain()
+        let mut hints = watch.drain();
+        self.add_links(&mut hints.touched);
+        self.add_links(&mut hints.renamed);
+        hints
     }
 
-    /// One look at everything. `renamed` are paths whose file must be looked at anew, even when it
-    /// looks the same. Also says whether something was absent for the first time.
-    fn look(&mut self, renamed: &[PathBuf]) -> (Look, bool) {
+    /// What happens to a file happens to the links to it.
+    fn add_links(&self, paths: &mut Vec<PathBuf>) {
+        if self.links.is_empty() {
+            return;
+        }
+        let links = paths.iter().filter_map(|path| self.links.get(path));
+        let links: Vec<PathBuf> = links.flatten().cloned().collect();
+        paths.extend(links);
+    }
+
+    /// One look at everything, or at tasks without hints. `renamed` are paths whose file must be
+    /// looked at anew, even when it looks the same. Also says what was absent for the first time.
+    fn look(&mut self, scope: Scope, renamed: &[PathBuf]) -> (Option<Look>, Vec<PathBuf>) {
+        let began = Instant::now();
         self.round += 1;
+        if self.watch.is_none() {
+            self.watch = Watch::new(self.max_watches).ok();
+        }
         let mut look = Look {
             round: self.round,
+            whole: scope == Scope::All,
             ..Look::default()
         };
+        let renamed: HashSet<&PathBuf> = renamed.iter().collect();
         let mut unknown = Vec::new();
-        for task in 0..self.tasks.len() {
+        let tasks: Vec<usize> = (0..self.tasks.len())
+            .filter(|task| scope == Scope::All || self.figures.blind.contains(task))
+            .collect();
+        for &task in &tasks {
+            if let Some(left_out) = self.figures.left_out.get_mut(task) {
+                left_out.clear();
+            }
             for (path, literal) in self.walk(task, &mut unknown) {
-                self.see(task, path, literal, renamed, &mut look);
+                let anew = renamed.contains(&path);
+                self.see(task, path, literal, anew, &mut look);
             }
         }
         let round = self.round;
-        let mut absent_once = false;
+        let mut absent = Vec::new();
         self.known.retain(|(task, path), known| {
-            if known.round == round || unknown.iter().any(|dir| path.starts_with(dir)) {
+            let elsewhere = scope == Scope::Blind && !tasks.contains(task);
+            if elsewhere || known.round == round || unknown.iter().any(|dir| path.starts_with(dir))
+            {
                 return true;
             }
             known.absent += 1;
-            absent_once = true;
             if known.absent < 2 {
+                absent.push(path.clone());
                 return true;
             }
             look.gone.push((*task, path.clone()));
             false
         });
-        (look, absent_once)
+        self.forget_links(&look.gone);
+        self.figures.took = began.elapsed();
+        self.figures.paths = self.known.len();
+        self.figures.watched = self.watch.as_ref().map_or(0, Watch::len);
+        look.figures = Some(self.figures.clone());
+        (Some(look), absent)
+    }
+
+    /// A look at these paths only: hints said that something happened to their names.
+    fn look_at(&mut self, paths: &[PathBuf]) -> (Option<Look>, Vec<PathBuf>) {
+        let mut look = Look {
+            round: self.round,
+            ..Look::default()
+        };
+        let mut absent = Vec::new();
+        for path in paths {
+            for task in 0..self.tasks.len() {
+                let Some(literal) = self.tasks.get(task).and_then(|place| place.matches(path))
+                else {
+                    continue;
+                };
+                if path.starts_with(&self.state_dir) {
+                    continue;
+                }
+                let key = (task, path.clone());
+                if let Some(known) = self.known.get_mut(&key) {
+                    known.absent += 1;
+                }
+                self.see(task, path.clone(), literal, true, &mut look);
+                match self.known.get(&key).map(|known| known.absent) {
+                    Some(0) | None => {}
+                    Some(1) => absent.push(path.clone()),
+                    Some(_) => {
+                        self.known.remove(&key);
+                        look.gone.push(key);
+                    }
+                }
+            }
+        }
+        self.forget_links(&look.gone);
+        (Some(look), absent)
+    }
+
+    /// Links that are gone lead nowhere.
+    fn forget_links(&mut self, gone: &[(usize, PathBuf)]) {
+        if self.links.is_empty() || gone.is_empty() {
+            return;
+        }
+        let gone: HashSet<&PathBuf> = gone.iter().map(|(_, path)| path).collect();
+        self.links.retain(|_, links| {
+            links.retain(|link| !gone.contains(link));
+            !links.is_empty()
+        });
+    }
+
+    /// A path was found anew: when it is a link, the folder of its file tells what happens to it.
+    fn follow_link(&mut self, path: &Path) {
+        for links in self.links.values_mut() {
+            links.retain(|link| link != path);
+        }
+        if !path.is_symlink() {
+            return;
+        }
+        let Ok(target) = path.canonicalize() else {
+            return;
+        };
+        if let (Some(watch), Some(folder)) = (&mut self.watch, target.parent()) {
+            watch.add(folder);
+        }
+        self.links.entry(target).or_default().push(path.to_owned());
     }
 
     /// All paths of one task that match now. Adds directories that could not be read to `unknown`.
@@ -282,6 +472,7 @@ impl Discover {
             matched: Vec::new(),
             unknown: Vec::new(),
             watch: self.watch.as_mut(),
+            blind: false,
             told: &mut self.told,
         };
         place
@@ -291,9 +482,15 @@ impl Discover {
         let Walk {
             mut matched,
             unknown: failed,
+            blind,
             ..
         } = walk;
         unknown.extend(failed);
+        if blind {
+            self.figures.blind.insert(task);
+        } else {
+            self.figures.blind.remove(&task);
+        }
         matched.sort_unstable();
         matched.dedup_by(|a, b| a.0 == b.0);
         matched
@@ -301,15 +498,8 @@ impl Discover {
         matched
     }
 
-    /// A path matches: what is it, and is it new?
-    fn see(
-        &mut self,
-        task: usize,
-        path: PathBuf,
-        literal: bool,
-        renamed: &[PathBuf],
-        look: &mut Look,
-    ) {
+    /// A path matches: what is it, and is it new? `anew`: it is told even when it looks the same.
+    fn see(&mut self, task: usize, path: PathBuf, literal: bool, anew: bool, look: &mut Look) {
         let key = (task, path);
         let glance = match handle::glance(&key.1) {
             Ok(glance) => glance,
@@ -317,46 +507,46 @@ impl Discover {
             Err(_unknown) => {
                 if let Some(known) = self.known.get_mut(&key) {
                     known.round = self.round;
+                    known.absent = 0;
                 }
                 return;
             }
         };
         if glance.kind != FileKind::Regular {
-            self.tell_no_file(&key.1, glance.kind, literal);
+            self.leave_out(task, &key.1, glance.kind, literal);
             return;
         }
         if self.own_log == Some((glance.device, glance.inode)) {
             return;
         }
-        let round = self.round;
+        let seen = Known {
+            glance,
+            round: self.round,
+            absent: 0,
+        };
         match self.known.get_mut(&key) {
-            Some(known) if known.glance.is_same_file(&glance) && !renamed.contains(&key.1) => {
+            Some(known) if known.glance.is_same_file(&glance) && !anew => {
                 if known.glance != glance {
                     look.touched.push(key.1);
                 }
-                *known = Known {
-                    glance,
-                    round,
-                    absent: 0,
-                };
+                *known = seen;
             }
             Some(_) | None => {
+                self.follow_link(&key.1);
                 look.found.push(key.clone());
-                self.known.insert(
-                    key,
-                    Known {
-                        glance,
-                        round,
-                        absent: 0,
-                    },
-                );
+                self.known.insert(key, seen);
             }
         }
     }
 
-    /// Tells a person once that a path is no file. A pattern with wildcards matches directories all
-    /// the time; a path without was meant.
-    fn tell_no_file(&mut self, path: &Path, kind: FileKind, literal: bool) {
+    /// A path is no file, and never opened. Told once: a pattern with wildcards matches directories
+    /// all the time; a path without was meant.
+    fn leave_out(&mut self, task: usize, path: &Path, kind: FileKind, literal: bool) {
+        if let Some(left_out) = self.figures.left_out.get_mut(task)
+            && left_out.len() < MAX_LEFT_OUT
+        {
+            left_out.insert(path.to_owned(), kind);
+        }
         if !self.told.insert(path.to_owned()) {
             return;
         }
@@ -366,9 +556,9 @@ impl Discover {
             FileKind::Regular | FileKind::Other => "only files can be collected",
         };
         if literal {
-            tracing::warn!(path = %path.display(), found = kind.as_str(), hint, message);
+            tracing::warn!(path = shown(path), found = kind.as_str(), hint, message);
         } else {
-            tracing::info!(path = %path.display(), found = kind.as_str(), hint, message);
+            tracing::info!(path = shown(path), found = kind.as_str(), hint, message);
         }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct FileInfo {
     pub(crate) key: FileKey,
     /// Its inode number: a cheap first filter, no identity.
     pub(crate) inode: u64,
+    /// The number of its device: another one after a remount, no identity either.
+    pub(crate) device: u64,
     /// Its size in bytes.
     pub(crate) size: u64,
     /// When its content was changed last, in ns since 1970.
@@ -98,7 +100,8 @@ pub(crate) struct Glance {
     /// The inode's number.
     pub(crate) inode: u64,
     birth: (i64, u32),
-    size: u64,
+    /// Its size in bytes.
+    pub(crate) size: u64,
     changed: (i64, u32),
     /// What it is.
     pub(crate) kind: FileKind,
@@ -178,12 +181,16 @@ fn kind_of(stat: &Statx) -> FileKind {
 }
 
 fn info(stat: &Statx, handle: io::Result<Vec<u8>>) -> io::Result<FileInfo> {
+    let mut has_handle = true;
     let mut name = match handle {
         Ok(handle) => handle,
-        Err(error) if has_no_handle(&error) => [b'i']
-            .into_iter()
-            .chain(stat.stx_ino.to_le_bytes())
-            .collect(),
+        Err(error) if has_no_handle(&error) => {
+            has_handle = false;
+            [b'i']
+                .into_iter()
+                .chain(stat.stx_ino.to_le_bytes())
+                .collect()
+        }
         Err(error) => return Err(error),
     };
     // The birth time tells file systems apart whose handles look alike, and, unlike a device
@@ -191,7 +198,8 @@ fn info(stat: &Statx, handle: io::Result<Vec<u8>>) -> io::Result<FileInfo> {
     if stat.stx_mask & StatxFlags::BTIME.bits() != 0 {
         name.extend(stat.stx_btime.tv_sec.to_le_bytes());
         name.extend(stat.stx_btime.tv_nsec.to_le_bytes());
-    } else {
+    } else if !has_handle {
+        // The last resort: a remount makes other files of them, which their content may tell.
         name.extend(stat.stx_dev_major.to_le_bytes());
         name.extend(stat.stx_dev_minor.to_le_bytes());
     }
@@ -199,6 +207,7 @@ fn info(stat: &Statx, handle: io::Result<Vec<u8>>) -> io::Result<FileInfo> {
     Ok(FileInfo {
         key: FileKey(xxh3_64(&name)),
         inode: stat.stx_ino,
+        device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
         size: stat.stx_size,
         mtime_ns: seconds.saturating_add(stat.stx_mtime.tv_nsec.into()),
         links: stat.stx_nlink,

@@ -179,8 +179,6 @@ pub(crate) enum Fate {
     /// Its file is gone, and the newcomer was changed last at the very moment (in ns) when that
     /// file was: moved across file systems, or restored.
     VanishedSameTime,
-    /// Its file is gone; nothing but content ties the newcomer to it.
-    Vanished,
 }
 
 /// What a file with an unknown key is.
@@ -203,7 +201,7 @@ pub(crate) fn newcomer(seen: Match, offset: u64, fate: Fate) -> Newcomer {
     match (alike, fate) {
         (true, Fate::CutOff | Fate::VanishedSameTime) => Newcomer::Copy,
         (true, Fate::Alive) => Newcomer::Undecided,
-        (true, Fate::Vanished) | (false, _) => Newcomer::New,
+        (false, _) => Newcomer::New,
     }
 }
 
@@ -277,7 +275,6 @@ mod tests {
         );
         check(old, Fate::VanishedSameTime, Newcomer::Copy);
         check(old, Fate::Alive, Newcomer::Undecided);
-        check(old, Fate::Vanished, Newcomer::New);
         check(b"header\nline 1\nline X\n", Fate::CutOff, Newcomer::New);
         check(b"header\n", Fate::CutOff, Newcomer::New);
     }

@@ -31,6 +31,7 @@ mod reader;
 mod recipe;
 mod report;
 mod send;
+mod shown;
 mod status;
 mod tail;
 mod times;

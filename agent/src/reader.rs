@@ -11,6 +11,8 @@
 mod copies;
 mod cut;
 mod files;
+mod holes;
+mod hunt;
 mod newcomers;
 mod turn;
 
@@ -28,9 +30,13 @@ use tributary_common::{
     ids::{AgentId, Class, Epoch, GenerationId, StreamId},
 };
 
-use self::{files::NotTailed, newcomers::Undecided};
+use self::{
+    files::{Ended, NotTailed},
+    hunt::Folders,
+    newcomers::Undecided,
+};
 use crate::{
-    checkpoint::{Checkpoint, as_gauge},
+    checkpoint::{Checkpoint, Record, as_gauge},
     config::Task,
     discover::Event,
     frame::Framed,
@@ -170,7 +176,13 @@ pub(crate) struct Reader {
     /// Which generation a physical file is, per channel.
     by_key: HashMap<(usize, FileKey), (usize, GenerationId)>,
     /// Generations that were given up, should they come back.
-    ended: HashMap<(usize, FileKey), (StreamId, GenerationId)>,
+    ended: HashMap<(usize, FileKey), Ended>,
+    /// Streams that had a file in a folder, by what rotation keeps of its name.
+    by_folder: HashMap<(usize, PathBuf), HashMap<Vec<u8>, BTreeSet<usize>>>,
+    /// Streams whose file turned up shorter than what was read of it.
+    shorter: Vec<usize>,
+    /// What is in folders where a file is looked for, while a look is worked on.
+    folders: Folders,
     cut_off: Vec<CutOff>,
     undecided: Vec<Undecided>,
     not_tailed: HashMap<(usize, PathBuf), NotTailed>,
@@ -187,7 +199,8 @@ pub(crate) struct Reader {
     max_open_files: usize,
     share_limit: u64,
     stopping: bool,
-    born: Instant,
+    /// Some file may be awaited.
+    any_awaited: bool,
     /// Something was read of some file: newcomers may be copies.
     any_read: bool,
     figures_at: Instant,
@@ -211,6 +224,9 @@ impl Reader {
             by_path: HashMap::new(),
             by_key: HashMap::new(),
             ended: HashMap::new(),
+            by_folder: HashMap::new(),
+            shorter: Vec::new(),
+            folders: Folders::default(),
             cut_off: Vec::new(),
             undecided: Vec::new(),
             not_tailed: HashMap::new(),
@@ -224,7 +240,7 @@ impl Reader {
             max_open_files,
             share_limit,
             stopping: false,
-            born: Instant::now(),
+            any_awaited: true,
             any_read: false,
             figures_at: Instant::now(),
         };
@@ -404,6 +420,26 @@ impl Reader {
             }
             self.turn(stream);
         }
+        self.note_times();
+    }
+
+    /// Writes down when files were changed last, where that is not known yet: it tells a file that
+    /// is moved to another file system meanwhile from a new one.
+    fn note_times(&self) {
+        let records = self.wiring.checkpoint.read(|state| {
+            let tails = self
+                .streams
+                .iter()
+                .flat_map(|stream| stream.tails.iter().map(|tail| (stream.id, tail)));
+            let changed = tails.filter(|(id, tail)| {
+                let known = state.generations.get(&(*id, tail.generation));
+                tail.mtime_ns != 0 && known.is_some_and(|known| known.mtime_ns != tail.mtime_ns)
+            });
+            changed
+                .map(|(id, tail)| Record::Generation(tail.record(id)))
+                .collect()
+        });
+        self.wiring.checkpoint.write(records);
     }
 
     /// Shows people how it goes.

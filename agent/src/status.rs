@@ -22,7 +22,9 @@ use crate::{
     checkpoint::{Checkpoint, State, as_gauge},
     clock,
     config::Task,
+    discover::Figures,
     limit::Budget,
+    shown::shown,
     times::Flag,
 };
 
@@ -69,6 +71,8 @@ pub(crate) struct TaskFigures {
     pub(crate) odd: Oddities,
     /// The last error in words, while it lasts.
     pub(crate) last_error: String,
+    /// Files that cannot be read now, and why; the first hundred.
+    pub(crate) unreadable: BTreeMap<String, String>,
 }
 
 /// One task's metrics, looked up once.
@@ -133,6 +137,12 @@ impl Counters {
         self.truncations.increment(1);
     }
 
+    /// Bytes that were never written were jumped over.
+    pub(crate) fn hole(&self, bytes: u64) {
+        counter!("tributary_agent_hole_bytes_total", "topic" => self.topic.clone())
+            .increment(bytes);
+    }
+
     /// Bytes were lost.
     pub(crate) fn lost(&self, bytes: u64, reason: &str) {
         let topic = self.topic.clone();
@@ -173,6 +183,7 @@ pub(crate) struct Refused {
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     tasks: Mutex<Vec<TaskFigures>>,
+    looks: Mutex<Figures>,
     link: Mutex<LinkFigures>,
     refused: Mutex<BTreeMap<StreamId, Refused>>,
 }
@@ -186,6 +197,14 @@ impl Status {
     /// The reader's figures, in the order of the tasks.
     pub(crate) fn publish(&self, figures: impl Iterator<Item = TaskFigures>) {
         *lock(&self.tasks) = figures.collect();
+    }
+
+    /// Discovery's figures.
+    pub(crate) fn looked(&self, figures: Figures) {
+        gauge!("tributary_agent_left_out_files_count").set(as_gauge(
+            figures.left_out.iter().map(|left| left.len() as u64).sum(),
+        ));
+        *lock(&self.looks) = figures;
     }
 
     /// The sender's figures.
@@ -248,12 +267,18 @@ impl Status {
     pub(crate) fn page(&self, tasks: &[Task], checkpoint: &Checkpoint, budget: &Budget) -> Value {
         let figures = lock(&self.tasks).clone();
         let link = lock(&self.link).clone();
+        let looks = lock(&self.looks).clone();
         let health = self.health(tasks, checkpoint);
+        let names: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
         let tasks: Vec<Value> = health
             .into_iter()
             .enumerate()
             .map(|(at, health)| {
                 let figures = figures.get(at).cloned().unwrap_or_default();
+                let left_out = looks.left_out.get(at).into_iter().flatten();
+                let left_out: Vec<Value> = left_out
+                    .map(|(path, kind)| json!({ "path": shown(path), "reason": kind.as_str() }))
+                    .collect();
                 json!({
                     "task": health.task, "topic": health.topic, "files": health.files,
                     "bytes_behind": health.bytes_behind,
@@ -264,6 +289,7 @@ impl Status {
                         "impossible": figures.odd.time_impossible,
                     },
                     "last_error": health.last_error,
+                    "unreadable": figures.unreadable, "left_out": left_out,
                 })
             })
             .collect();
@@ -280,6 +306,11 @@ impl Status {
         json!({
             "tasks": tasks,
             "refused": refused,
+            "discovery": {
+                "paths": looks.paths, "watched_folders": looks.watched,
+                "polled_tasks": looks.blind.iter().filter_map(|&at| names.get(at)).collect::<Vec<_>>(),
+                "look_ms": u64::try_from(looks.took.as_millis()).unwrap_or(u64::MAX),
+            },
             "bus": {
                 "connected": link.connected, "cluster": link.cluster, "node": link.node,
                 "batches_in_flight": link.in_flight, "batches_waiting": link.waiting,

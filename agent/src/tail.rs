@@ -2,7 +2,12 @@
 //!
 //! Not for: deciding whose turn it is, or what a path means (see [`crate::reader`]).
 
-use std::{collections::VecDeque, fs::File, path::PathBuf, time::Duration};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tributary_common::ids::{GenerationId, StreamId};
@@ -36,8 +41,9 @@ pub(crate) fn generation_id(key: FileKey, truncations: u32) -> GenerationId {
 /// Whether a generation's file can be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// From an earlier life, not found yet: nothing of its stream that is younger may go before it.
-    Awaited,
+    /// From an earlier life and not found yet, or its folder cannot be seen, since then: nothing of
+    /// its stream that is younger may go before it.
+    Awaited(Instant),
     /// A path of the task names it.
     Named,
     /// No path of the task names it any more, since then.
@@ -55,8 +61,14 @@ pub(crate) struct Tail {
     pub(crate) inode: u64,
     /// How often the file was cut off before.
     pub(crate) truncations: u32,
-    /// Where it was seen last.
+    /// Where it was seen last: the name that people know.
     pub(crate) path: PathBuf,
+    /// Where the file is, when that name is a link.
+    pub(crate) real: Option<PathBuf>,
+    /// Paths of the task that name it now.
+    pub(crate) names: u32,
+    /// The device that it was seen on; 0 when that is not known.
+    pub(crate) device: u64,
     /// Whether it can be seen.
     pub(crate) place: Place,
     /// Opened when there is something to read.
@@ -96,6 +108,9 @@ impl Tail {
             inode,
             truncations,
             path,
+            real: None,
+            names: 0,
+            device: 0,
             place: Place::Named,
             file: None,
             evidence: Evidence::default(),
@@ -119,7 +134,7 @@ impl Tail {
     ) -> Self {
         Self {
             generation: record.generation,
-            place: Place::Awaited,
+            place: Place::Awaited(now),
             evidence: Evidence {
                 prefix: record.prefix,
                 mark: record.mark,
@@ -131,6 +146,24 @@ impl Tail {
             replay: replay.into(),
             ..Self::new(record.key, record.inode, record.truncations, path, now)
         }
+    }
+
+    /// Where its file is, through links.
+    pub(crate) fn real_path(&self) -> &Path {
+        self.real.as_deref().unwrap_or(&self.path)
+    }
+
+    /// A path names it, on this device.
+    pub(crate) fn seen_at(&mut self, path: &Path, device: u64) {
+        path.clone_into(&mut self.path);
+        // Links are rare, and asking costs a call: the real path is for finding the file again.
+        self.real = if path.is_symlink() {
+            path.canonicalize().ok()
+        } else {
+            None
+        };
+        self.device = device;
+        self.place = Place::Named;
     }
 
     /// Where reading goes on, in bytes.
@@ -161,7 +194,7 @@ impl Tail {
             key: self.key,
             inode: self.inode,
             truncations: self.truncations,
-            path: self.path.as_os_str().as_bytes().to_vec(),
+            path: self.real_path().as_os_str().as_bytes().to_vec(),
             prefix: self.evidence.prefix,
             mark: self.evidence.mark,
             dropping: self.dropping,

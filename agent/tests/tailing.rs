@@ -6,6 +6,7 @@
     reason = "a test that cannot go on says so"
 )]
 
+mod files;
 mod rig;
 
 use std::{fs, time::Duration};

@@ -93,7 +93,7 @@ pub(super) static TASK: Schema = Schema::new(
                 &Kind::checked("path", "/var/log/nginx/**/access*.log", Pattern::check),
                 1,
             ),
-            "Its files: absolute paths with `*`, `?`, `[a-z]`, `{a,b}` and `**`.",
+            "Its files: absolute paths with `*`, `?`, `[a-z]`, `{a,b}`, `**`, and `{yyyy}`, `{MM}`, `{dd}`, `{HH}`, `{mm}` for any date.",
         ),
         Key::default(
             "exclude",

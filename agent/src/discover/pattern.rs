@@ -1,13 +1,22 @@
 //! Patterns of paths, and the walk that finds what they match.
 //!
 //! A pattern is matched component by component, so a walk enters only directories that can lead to a
-//! match: `/var/log/*/x.log` reads `/var/log` and nothing else. `**` enters everything below.
+//! match: `/var/log/*/x.log` reads `/var/log` and nothing else. `**` enters everything below; of
+//! links to directories it enters each directory once, after the real ones, so that loops end and a
+//! file has the same name at every look.
+//!
+//! # Words for dates
+//! `{yyyy}`, `{MM}`, `{dd}`, `{HH}` and `{mm}` match any year, month, day, hour and minute, two
+//! digits each but the year. Braces are alternatives as soon as there is a comma in them; one other
+//! word in braces is refused, since it could only be a date that was written wrongly.
 //!
 //! Not for: when to look (see [`super`]). Configuration and discovery call it.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
 };
 
@@ -15,6 +24,14 @@ use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 
 /// The deepest directory that `**` enters, counted from where it stands.
 const MAX_DEPTH: usize = 32;
+/// Words for dates, and the texts that they match.
+const DATE_WORDS: [(&str, &str); 5] = [
+    ("yyyy", "[12][0-9][0-9][0-9]"),
+    ("MM", "{0[1-9],1[0-2]}"),
+    ("dd", "{0[1-9],[12][0-9],3[01]}"),
+    ("HH", "{[01][0-9],2[0-3]}"),
+    ("mm", "[0-5][0-9]"),
+];
 
 /// A pattern of absolute paths.
 #[derive(Debug, Clone)]
@@ -44,14 +61,45 @@ pub(crate) trait Visitor {
     fn matched(&mut self, path: PathBuf, literal: bool);
     /// A directory that cannot be read now: what is below it is unknown.
     fn unknown(&mut self, path: &Path, error: &io::Error);
+    /// A link leads to a directory that was entered already: a loop, or a second way.
+    fn again(&mut self, link: &Path);
 }
 
 fn glob(text: &str) -> Result<Glob, String> {
-    GlobBuilder::new(text)
+    GlobBuilder::new(&with_dates(text)?)
         .literal_separator(true)
         .backslash_escape(true)
         .build()
         .map_err(|error| format!("{text:?} is no pattern: {}", error.kind()))
+}
+
+/// Puts the patterns of dates where their words stand.
+fn with_dates(text: &str) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('{') {
+        out.push_str(before);
+        rest = after;
+        let Some((word, behind)) = after.split_once('}') else {
+            out.push('{');
+            continue;
+        };
+        let is_word = !word.is_empty() && word.chars().all(char::is_alphanumeric);
+        if before.ends_with('\\') || !is_word {
+            out.push('{');
+            continue;
+        }
+        let Some((_, dates)) = DATE_WORDS.iter().find(|(known, _)| *known == word) else {
+            return Err(format!(
+                "{{{word}}} is no word for a date; allowed are {{yyyy}}, {{MM}}, {{dd}}, {{HH}} and \
+                 {{mm}}, or alternatives with a comma, {{a,b}}"
+            ));
+        };
+        out.push_str(dates);
+        rest = behind;
+    }
+    out.push_str(rest);
+    Ok(out)
 }
 
 fn has_wildcards(text: &str) -> bool {
@@ -93,7 +141,51 @@ impl Pattern {
 
     /// Walks through what is there.
     pub(crate) fn walk(&self, visitor: &mut dyn Visitor) {
-        walk(Path::new("/"), &self.parts, true, 0, visitor);
+        let mut walker = Walker {
+            visitor,
+            entered: HashSet::new(),
+            links: Vec::new(),
+        };
+        walker.walk(Path::new("/"), &self.parts, true, 0);
+        while !walker.links.is_empty() {
+            let mut links = std::mem::take(&mut walker.links);
+            links.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            for (link, left, depth) in links {
+                let parts = self.parts.get(self.parts.len() - left..);
+                walker.walk(&link, parts.unwrap_or_default(), false, depth);
+            }
+        }
+    }
+
+    /// Whether a walk that comes to this absolute path says that it matches, and if so, whether no
+    /// wildcard was needed.
+    pub(crate) fn matches(&self, path: &Path) -> Option<bool> {
+        let names: Vec<&OsStr> = path
+            .components()
+            .filter_map(|component| match component {
+                Component::Normal(name) => Some(name),
+                Component::ParentDir => Some(OsStr::new("..")),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+            })
+            .collect();
+        let literal = |part: &Part| matches!(part, Part::Literal(_));
+        matches(&self.parts, &names).then(|| self.parts.iter().all(literal))
+    }
+}
+
+fn matches(parts: &[Part], names: &[&OsStr]) -> bool {
+    match (parts.split_first(), names.split_first()) {
+        (None, None) => true,
+        (Some((Part::AnyDepth, rest)), _) => {
+            (0..=names.len()).any(|at| matches(rest, names.get(at..).unwrap_or_default()))
+        }
+        (Some((Part::Literal(wanted), rest)), Some((name, names))) => {
+            wanted.as_os_str() == *name && matches(rest, names)
+        }
+        (Some((Part::Name(wanted), rest)), Some((name, names))) => {
+            wanted.is_match(Path::new(name)) && matches(rest, names)
+        }
+        (None, Some(_)) | (Some((Part::Literal(_) | Part::Name(_), _)), None) => false,
     }
 }
 
@@ -134,73 +226,112 @@ impl PatternSet {
     }
 }
 
-fn walk(dir: &Path, parts: &[Part], literal: bool, depth: usize, visitor: &mut dyn Visitor) {
-    let Some((part, rest)) = parts.split_first() else {
-        return;
-    };
-    match part {
-        Part::Literal(name) => {
-            let path = dir.join(name);
-            if rest.is_empty() {
-                visitor.directory(dir);
-                visitor.matched(path, literal);
-            } else if path.is_dir() || !matches!(path.try_exists(), Ok(false)) {
-                walk(&path, rest, literal, depth, visitor);
-            } else {
-                // The directory may come later: its parent will tell.
-                visitor.directory(dir);
+/// One walk of one pattern.
+struct Walker<'a> {
+    visitor: &'a mut dyn Visitor,
+    /// Directories that `**` has entered: its place in the pattern from the end, device, inode.
+    entered: HashSet<(usize, u64, u64)>,
+    /// Links below `**` that are still to be followed: path, parts of the pattern left, depth.
+    links: Vec<(PathBuf, usize, usize)>,
+}
+
+impl Walker<'_> {
+    fn walk(&mut self, dir: &Path, parts: &[Part], literal: bool, depth: usize) {
+        let Some((part, rest)) = parts.split_first() else {
+            return;
+        };
+        match part {
+            Part::Literal(name) => {
+                let path = dir.join(name);
+                if rest.is_empty() {
+                    self.visitor.directory(dir);
+                    self.visitor.matched(path, literal);
+                } else if path.is_dir() || !matches!(path.try_exists(), Ok(false)) {
+                    self.walk(&path, rest, literal, depth);
+                } else {
+                    // The directory may come later: its parent will tell.
+                    self.visitor.directory(dir);
+                }
             }
-        }
-        Part::Name(matcher) => {
-            each_entry(dir, visitor, &mut |path, is_dir, visitor| {
-                if !path.file_name().is_some_and(|name| matcher.is_match(name)) {
+            Part::Name(matcher) => self.each_entry(dir, |walker, entry| {
+                let name = entry.file_name();
+                if !matcher.is_match(Path::new(&name)) {
                     return;
                 }
                 if rest.is_empty() {
-                    visitor.matched(path, false);
-                } else if is_dir() {
-                    walk(&path, rest, false, depth, visitor);
+                    walker.visitor.matched(dir.join(&name), false);
+                } else if kind_of(entry) != Kind::Other {
+                    walker.walk(&dir.join(&name), rest, false, depth);
                 }
-            });
+            }),
+            Part::AnyDepth => self.any_depth(dir, parts, rest, depth),
         }
-        Part::AnyDepth => {
-            walk(dir, rest, false, depth, visitor);
+    }
+
+    /// `**` before `rest`: everything below a directory.
+    fn any_depth(&mut self, dir: &Path, parts: &[Part], rest: &[Part], depth: usize) {
+        if let Ok(meta) = fs::metadata(dir)
+            && !self.entered.insert((parts.len(), meta.dev(), meta.ino()))
+        {
+            return self.visitor.again(dir);
+        }
+        // Names are matched in the same pass, so that the directory is read once.
+        let names = match rest {
+            [Part::Name(matcher)] => Some(matcher),
+            _ => {
+                self.walk(dir, rest, false, depth);
+                None
+            }
+        };
+        self.each_entry(dir, |walker, entry| {
+            let name = entry.file_name();
+            if names.is_some_and(|matcher| matcher.is_match(Path::new(&name))) {
+                walker.visitor.matched(dir.join(&name), false);
+            }
             if depth == MAX_DEPTH {
                 return;
             }
-            each_entry(dir, visitor, &mut |path, is_dir, visitor| {
-                // Links are not followed here: they may lead back up.
-                if is_dir() && !path.is_symlink() {
-                    walk(&path, parts, false, depth + 1, visitor);
-                }
-            });
+            match kind_of(entry) {
+                Kind::Directory => walker.walk(&dir.join(&name), parts, false, depth + 1),
+                Kind::Link => walker.links.push((dir.join(&name), parts.len(), depth + 1)),
+                Kind::Other => {}
+            }
+        });
+    }
+
+    /// Calls `on_entry` for what is in a directory, in no order.
+    fn each_entry(&mut self, dir: &Path, mut on_entry: impl FnMut(&mut Self, &fs::DirEntry)) {
+        self.visitor.directory(dir);
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if is_absence(&error) => return,
+            Err(error) => return self.visitor.unknown(dir, &error),
+        };
+        for entry in entries {
+            match entry {
+                Ok(entry) => on_entry(self, &entry),
+                Err(error) => self.visitor.unknown(dir, &error),
+            }
         }
     }
 }
 
-type OnEntry<'a> = dyn FnMut(PathBuf, &dyn Fn() -> bool, &mut dyn Visitor) + 'a;
+/// What an entry of a directory leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Directory,
+    /// A link to a directory.
+    Link,
+    Other,
+}
 
-/// Calls `on_entry` for what is in a directory, in no order.
-fn each_entry(dir: &Path, visitor: &mut dyn Visitor, on_entry: &mut OnEntry<'_>) {
-    visitor.directory(dir);
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if is_absence(&error) => return,
-        Err(error) => return visitor.unknown(dir, &error),
-    };
-    for entry in entries {
-        match entry {
-            Ok(entry) => {
-                let path = entry.path();
-                let is_dir = || match entry.file_type() {
-                    Ok(kind) if kind.is_symlink() => path.is_dir(),
-                    Ok(kind) => kind.is_dir(),
-                    Err(_unknown) => path.is_dir(),
-                };
-                on_entry(path.clone(), &is_dir, visitor);
-            }
-            Err(error) => visitor.unknown(dir, &error),
-        }
+fn kind_of(entry: &fs::DirEntry) -> Kind {
+    match entry.file_type() {
+        Ok(kind) if kind.is_dir() => Kind::Directory,
+        Ok(kind) if !kind.is_symlink() => Kind::Other,
+        Ok(_) if entry.path().is_dir() => Kind::Link,
+        Err(_unknown) if entry.path().is_dir() => Kind::Directory,
+        Ok(_) | Err(_) => Kind::Other,
     }
 }
 
@@ -219,7 +350,9 @@ mod tests {
     #[derive(Default)]
     struct Seen {
         files: Vec<String>,
+        paths: Vec<PathBuf>,
         dirs: usize,
+        again: usize,
     }
 
     impl Visitor for Seen {
@@ -227,11 +360,15 @@ mod tests {
             self.dirs += 1;
         }
         fn matched(&mut self, path: PathBuf, _literal: bool) {
+            self.paths.push(path.clone());
             self.files
                 .push(path.file_name().unwrap().to_str().unwrap().to_owned());
         }
         fn unknown(&mut self, path: &Path, error: &io::Error) {
             panic!("{}: {error}", path.display());
+        }
+        fn again(&mut self, _link: &Path) {
+            self.again += 1;
         }
     }
 
@@ -248,10 +385,18 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
+        // A loop, and a second way to the same directory.
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("sub/up")).unwrap();
+        std::os::unix::fs::symlink("deep", dir.path().join("sub/twice")).unwrap();
         let mut seen = Seen::default();
-        Pattern::new(&format!("{}/{pattern}", dir.path().display()))
-            .unwrap()
-            .walk(&mut seen);
+        let root = dir.path().display();
+        let parsed = Pattern::new(&format!("{root}/{pattern}")).unwrap();
+        parsed.walk(&mut seen);
+        assert_eq!(seen.again > 0, pattern.contains("**"), "{pattern}");
+        for path in &seen.paths {
+            assert!(parsed.matches(path).is_some(), "{}", path.display());
+        }
+        assert!(parsed.matches(Path::new("/other/file.log")).is_none());
         seen.files.sort_unstable();
         assert_eq!(seen.files, wanted, "{pattern}");
         assert!(seen.dirs > 0);
@@ -264,9 +409,32 @@ mod tests {
         check("[b-z].log", &["b.log"]);
         check("*/*.log", &["c.log"]);
         check("**/*.log", &["a.log", "b.log", "c.log", "d.log"]);
-        check("sub/**", &["c.log", "d.log", "deep", "e.txt"]);
+        check("sub/*/*.log", &["a.log", "b.log", "d.log", "d.log"]);
         check("su?/**/*.{txt,md}", &["e.txt"]);
         check("none/*.log", &[]);
+    }
+
+    #[test]
+    fn words_for_dates_match_dates() {
+        let check = |pattern: &str, name: &str, wanted: bool| {
+            let pattern = Pattern::new(&format!("/x/{pattern}")).unwrap();
+            let path = Path::new("/x").join(name);
+            assert_eq!(pattern.matches(&path).is_some(), wanted, "{name}");
+        };
+        check("{yyyy}{MM}{dd}{HH}", "2026123123", true);
+        check("{yyyy}{MM}{dd}{HH}", "2026133123", false);
+        check("{yyyy}{MM}{dd}{HH}", "2026123124", false);
+        check("a-{{dd},x}", "a-07", true);
+        check("a-{{dd},x}", "a-x", true);
+        check("{a,b}-{HH}{mm}", "b-2359", true);
+        check("{MM,dd}", "dd", true);
+        check("{MM,dd}", "07", false);
+        let error = Pattern::new("/x/{yyyyMMdd}").unwrap_err();
+        assert!(
+            error.contains("{yyyyMMdd} is no word for a date"),
+            "{error}"
+        );
+        assert!(PatternSet::check("**/{yyyy}/*").is_ok());
     }
 
     #[test]

@@ -3,8 +3,11 @@
 //! Directories are watched, never files. Hints are drained when the owner wants them, not when the
 //! kernel has them: a file written 30,000 times a second wakes nobody 30,000 times, since equal
 //! events in a row are merged by the kernel while they wait. (A library with an event thread of its
-//! own would wake for each.) An overflow, a limit or a file system without inotify only makes the
-//! polling do the work.
+//! own would wake for each.) Names that come and go have a queue of their own, so that they wake at
+//! once while writes gather.
+//!
+//! An overflow, a limit or a file system without events only makes the polling do the work; each is
+//! counted.
 //!
 //! Not for: truth. Discovery calls it.
 
@@ -18,14 +21,33 @@ use std::{
     time::Duration,
 };
 
+use metrics::counter;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags},
+    fs::{
+        inotify::{self, CreateFlags, ReadFlags, WatchFlags},
+        statfs,
+    },
     io::Errno,
 };
 
 /// Room for a few hundred events.
 const BUFFER_BYTES: usize = 32 << 10;
+/// File systems that others write to without this kernel's knowledge, by `statfs` number: NFS, SMB
+/// (three), FUSE, 9p, Ceph, Lustre, AFS, GFS2, OCFS2.
+const WITHOUT_EVENTS: [i64; 11] = [
+    0x6969,
+    0x517b,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x6573_5546,
+    0x0102_1997,
+    0x00c3_6400,
+    0x0bd0_0bd0,
+    0x5346_414f,
+    0x0116_1970,
+    0x7461_636f,
+];
 
 /// What the hints say together.
 #[derive(Debug, Default)]
@@ -38,135 +60,280 @@ pub(crate) struct Hints {
     pub(crate) everything: bool,
 }
 
-impl Hints {
-    /// Whether the set of files may have changed.
-    pub(crate) fn structure(&self) -> bool {
-        self.everything || !self.renamed.is_empty()
-    }
+/// Whether hints about a directory come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watched {
+    /// They come.
+    Yes,
+    /// It is missing; its parent is watched.
+    Missing,
+    /// They do not: look regularly.
+    Blind,
 }
 
-/// Watched directories.
+/// The right to receive hints of one kind.
 #[derive(Debug)]
-pub(crate) struct Watch {
+struct Queue {
     fd: OwnedFd,
-    by_path: HashMap<PathBuf, i32>,
-    by_watch: HashMap<i32, PathBuf>,
-    /// A watch was refused: hints are incomplete.
-    refused: bool,
+    mask: WatchFlags,
+    /// Paths of each watched directory: several when links lead to it.
+    paths: HashMap<i32, Vec<PathBuf>>,
 }
 
-impl Watch {
-    /// Asks the kernel for hints.
-    ///
-    /// # Errors
-    /// When there are no instances left; polling has to do.
-    pub(crate) fn new() -> io::Result<Self> {
-        let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+impl Queue {
+    fn new(mask: WatchFlags) -> io::Result<Self> {
         Ok(Self {
-            fd,
-            by_path: HashMap::new(),
-            by_watch: HashMap::new(),
-            refused: false,
+            fd: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
+            mask: mask | WatchFlags::ONLYDIR,
+            paths: HashMap::new(),
         })
     }
 
-    /// Whether hints can be relied on to come, mostly.
-    pub(crate) fn is_complete(&self) -> bool {
-        !self.refused
+    fn add(&mut self, dir: &Path) -> Result<i32, Errno> {
+        let watch = inotify::add_watch(&self.fd, dir, self.mask)?;
+        let paths = self.paths.entry(watch).or_default();
+        if !paths.iter().any(|path| path == dir) {
+            paths.push(dir.to_owned());
+        }
+        Ok(watch)
     }
 
-    /// Watches a directory. One that is watched already costs nothing.
-    pub(crate) fn add(&mut self, dir: &Path) {
-        if self.by_path.contains_key(dir) {
+    /// Forgets one path of a watched directory.
+    fn forget(&mut self, watch: i32, dir: &Path) {
+        let Some(paths) = self.paths.get_mut(&watch) else {
             return;
-        }
-        let mask = WatchFlags::CREATE
-            | WatchFlags::MODIFY
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::MOVED_TO
-            | WatchFlags::DELETE
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::ONLYDIR;
-        match inotify::add_watch(&self.fd, dir, mask) {
-            Ok(watch) => {
-                self.by_path.insert(dir.to_owned(), watch);
-                self.by_watch.insert(watch, dir.to_owned());
-            }
-            // It comes later; its parent is watched.
-            Err(Errno::NOENT | Errno::NOTDIR) => {}
-            Err(error) => {
-                if !self.refused {
-                    tracing::warn!(
-                        path = %dir.display(),
-                        error = error.to_string(),
-                        "a directory cannot be watched; files are found by looking regularly"
-                    );
-                }
-                self.refused = true;
-            }
-        }
-    }
-
-    /// Waits until there are hints, at most `limit`; true when there are.
-    pub(crate) fn wait(&self, limit: Duration) -> bool {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        let limit = Timespec {
-            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: limit.subsec_nanos().into(),
         };
-        matches!(poll(&mut fds, Some(&limit)), Ok(ready) if ready > 0)
-    }
-
-    /// Takes all hints that are there.
-    pub(crate) fn drain(&mut self) -> Hints {
-        let mut hints = Hints::default();
-        let (mut gone, mut last_touched) = (Vec::new(), (0, Vec::new()));
-        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
-        let mut reader = inotify::Reader::new(&self.fd, &mut buffer);
-        let structure =
-            ReadFlags::CREATE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO | ReadFlags::DELETE;
-        let vanished = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED;
-        while let Ok(event) = reader.next() {
-            let flags = event.events();
-            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                hints.everything = true;
-            }
-            if flags.intersects(vanished) {
-                gone.push(event.wd());
-                hints.everything = true;
-            }
-            let (Some(name), Some(dir)) = (event.file_name(), self.by_watch.get(&event.wd()))
-            else {
-                continue;
-            };
-            let name = name.to_bytes();
-            let path = || dir.join(OsStr::from_bytes(name));
-            if flags.contains(ReadFlags::ISDIR) {
-                hints.everything = true;
-            } else if flags.intersects(structure) {
-                hints.renamed.push(path());
-            } else if flags.contains(ReadFlags::MODIFY)
-                && (last_touched.0 != event.wd() || last_touched.1 != name)
-            {
-                last_touched = (event.wd(), name.to_vec());
-                hints.touched.push(path());
-            }
-        }
-        gone.into_iter().for_each(|watch| self.forget(watch));
-        hints.touched.sort_unstable();
-        hints.touched.dedup();
-        hints
-    }
-
-    /// The directory is gone or has moved: its name may soon mean another one.
-    fn forget(&mut self, watch: i32) {
-        if let Some(path) = self.by_watch.remove(&watch) {
-            self.by_path.remove(&path);
+        paths.retain(|path| path != dir);
+        if paths.is_empty() {
+            self.paths.remove(&watch);
             match inotify::remove_watch(&self.fd, watch) {
                 // The kernel has dropped it already, most of the time.
                 Ok(()) | Err(_) => {}
             }
         }
     }
+
+    fn joined(&self, watch: i32, name: &[u8]) -> impl Iterator<Item = PathBuf> {
+        let name = OsStr::from_bytes(name);
+        let paths = self.paths.get(&watch).into_iter().flatten();
+        paths.map(move |dir| dir.join(name))
+    }
+}
+
+/// Watched directories.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// Names that come and go.
+    names: Queue,
+    /// Writes.
+    writes: Queue,
+    by_path: HashMap<PathBuf, (i32, i32)>,
+    /// Directories on file systems without events.
+    without_events: HashMap<PathBuf, ()>,
+    /// Directories that may be watched; the kernel has a limit of its own.
+    limit: usize,
+    /// A person was told about the limit.
+    told: bool,
+}
+
+impl Watch {
+    /// Asks the kernel for hints about at most `limit` directories.
+    ///
+    /// # Errors
+    /// When there are no instances left; polling has to do.
+    pub(crate) fn new(limit: usize) -> io::Result<Self> {
+        let names = WatchFlags::CREATE
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF;
+        Ok(Self {
+            names: Queue::new(names)?,
+            writes: Queue::new(WatchFlags::MODIFY)?,
+            by_path: HashMap::new(),
+            without_events: HashMap::new(),
+            limit,
+            told: false,
+        })
+    }
+
+    /// Watched directories.
+    pub(crate) fn len(&self) -> usize {
+        self.by_path.len()
+    }
+
+    /// Watches a directory. One that is watched already costs nothing; one that was refused is tried
+    /// again.
+    pub(crate) fn add(&mut self, dir: &Path) -> Watched {
+        if self.by_path.contains_key(dir) {
+            return Watched::Yes;
+        }
+        if self.without_events.contains_key(dir) {
+            return Watched::Blind;
+        }
+        match self.try_add(dir) {
+            Ok(()) if has_no_events(dir) => {
+                counter!("tributary_agent_polling_total", "reason" => "no-events").increment(1);
+                tracing::info!(
+                    path = %dir.display(),
+                    "others may write to this file system unseen; it is looked at regularly"
+                );
+                self.without_events.insert(dir.to_owned(), ());
+                self.forget_path(dir);
+                Watched::Blind
+            }
+            Ok(()) => Watched::Yes,
+            Err(Errno::NOENT | Errno::NOTDIR) => Watched::Missing,
+            Err(error) => {
+                if !std::mem::replace(&mut self.told, true) {
+                    counter!("tributary_agent_polling_total", "reason" => "watch-limit")
+                        .increment(1);
+                    tracing::warn!(
+                        path = %dir.display(),
+                        error = error.to_string(),
+                        "a directory cannot be watched; files are found by looking regularly; \
+                         raise fs.inotify.max_user_watches"
+                    );
+                }
+                Watched::Blind
+            }
+        }
+    }
+
+    fn try_add(&mut self, dir: &Path) -> Result<(), Errno> {
+        if self.by_path.len() >= self.limit {
+            return Err(Errno::NOSPC);
+        }
+        let names = self.names.add(dir)?;
+        match self.writes.add(dir) {
+            Ok(writes) => {
+                self.by_path.insert(dir.to_owned(), (names, writes));
+                Ok(())
+            }
+            Err(error) => {
+                self.names.forget(names, dir);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until there are hints, at most `limit`; true when there are.
+    pub(crate) fn wait(&self, limit: Duration) -> bool {
+        let mut fds = [
+            PollFd::new(&self.names.fd, PollFlags::IN),
+            PollFd::new(&self.writes.fd, PollFlags::IN),
+        ];
+        matches!(poll(&mut fds, Some(&timespec(limit))), Ok(ready) if ready > 0)
+    }
+
+    /// Waits until names come or go, at most `limit`.
+    pub(crate) fn wait_for_names(&self, limit: Duration) -> bool {
+        let mut fds = [PollFd::new(&self.names.fd, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&timespec(limit))), Ok(ready) if ready > 0)
+    }
+
+    /// Takes all hints that are there.
+    pub(crate) fn drain(&mut self) -> Hints {
+        let mut hints = Hints::default();
+        let gone = self.drain_names(&mut hints);
+        gone.into_iter().for_each(|watch| self.forget(watch));
+        // A link to a directory may lead elsewhere now.
+        let relinked: Vec<PathBuf> = hints
+            .renamed
+            .iter()
+            .filter(|path| self.by_path.contains_key(*path))
+            .cloned()
+            .collect();
+        for path in relinked {
+            self.forget_path(&path);
+            hints.everything = true;
+        }
+        self.drain_writes(&mut hints);
+        hints.touched.sort_unstable();
+        hints.touched.dedup();
+        hints.renamed.sort_unstable();
+        hints.renamed.dedup();
+        hints
+    }
+
+    /// Names that changed. Returns watches whose directory is gone.
+    fn drain_names(&mut self, hints: &mut Hints) -> Vec<i32> {
+        let mut gone = Vec::new();
+        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+        let mut reader = inotify::Reader::new(&self.names.fd, &mut buffer);
+        let vanished = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED;
+        while let Ok(event) = reader.next() {
+            let flags = event.events();
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                counter!("tributary_agent_polling_total", "reason" => "overflow").increment(1);
+                hints.everything = true;
+            }
+            if flags.intersects(vanished) && self.names.paths.contains_key(&event.wd()) {
+                gone.push(event.wd());
+                hints.everything = true;
+            }
+            if flags.contains(ReadFlags::ISDIR) {
+                hints.everything = true;
+            } else if let Some(name) = event.file_name() {
+                hints
+                    .renamed
+                    .extend(self.names.joined(event.wd(), name.to_bytes()));
+            }
+        }
+        gone
+    }
+
+    /// Files that were written to.
+    fn drain_writes(&mut self, hints: &mut Hints) {
+        let mut last = (0, Vec::new());
+        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+        let mut reader = inotify::Reader::new(&self.writes.fd, &mut buffer);
+        while let Ok(event) = reader.next() {
+            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                counter!("tributary_agent_polling_total", "reason" => "overflow").increment(1);
+                hints.everything = true;
+            }
+            let Some(name) = event.file_name() else {
+                continue;
+            };
+            let name = name.to_bytes();
+            if last.0 != event.wd() || last.1 != name {
+                last = (event.wd(), name.to_vec());
+                hints.touched.extend(self.writes.joined(event.wd(), name));
+            }
+        }
+    }
+
+    /// The directory is gone or has moved: its names may soon mean another one.
+    fn forget(&mut self, watch: i32) {
+        let paths = self.names.paths.get(&watch).cloned().unwrap_or_default();
+        paths.iter().for_each(|path| self.forget_path(path));
+    }
+
+    fn forget_path(&mut self, path: &Path) {
+        if let Some((names, writes)) = self.by_path.remove(path) {
+            self.names.forget(names, path);
+            self.writes.forget(writes, path);
+        }
+    }
+}
+
+fn timespec(limit: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    }
+}
+
+/// Whether others may write to a directory's file system without this kernel's knowledge.
+fn has_no_events(dir: &Path) -> bool {
+    statfs(dir).is_ok_and(|stat| {
+        #[expect(
+            clippy::useless_conversion,
+            reason = "the number's type depends on the architecture"
+        )]
+        let kind = i64::from(stat.f_type);
+        WITHOUT_EVENTS.contains(&kind)
+    })
 }

@@ -25,6 +25,7 @@ use crate::{
     clock,
     handle::{self, FileInfo, FileKind},
     identify::{Fate, Mark, Match, Newcomer, Prefix, compare_with_copy, newcomer},
+    shown::shown,
     tail::{Place, Tail},
 };
 
@@ -60,8 +61,11 @@ impl Reader {
             now,
         );
         new.place = old.place;
+        new.names = std::mem::take(&mut old.names);
+        new.real.clone_from(&old.real);
+        new.device = old.device;
         new.file = old.file.take();
-        let (key, generation, path) = (old.key, old.generation, old.path.clone());
+        let (key, generation, path) = (old.key, old.generation, old.real_path().to_owned());
         let new_generation = new.generation;
         let new_record = new.record(id);
         known.tails.push(new);
@@ -109,7 +113,8 @@ impl Reader {
                     waiting.decide_at = Instant::now();
                 });
             if let Some(tail) = self.tail(stream, at) {
-                tail.place = Place::Awaited;
+                tail.place = Place::Awaited(Instant::now());
+                self.any_awaited = true;
             }
         }
         waiting
@@ -135,7 +140,7 @@ impl Reader {
         }
         let tail = known.tails.remove(at);
         let id = known.id;
-        let file = tail.path.to_string_lossy().into_owned();
+        let file = shown(&tail.path);
         for cut in &tail.replay {
             self.lose_cut(stream, cut, file.clone(), "truncated-unsent");
         }
@@ -175,13 +180,15 @@ impl Reader {
             return;
         };
         tracing::info!(
-            path = %tail.path.display(),
-            copy = %copy.path.display(),
+            path = shown(&tail.path),
+            copy = shown(&copy.path),
             "a file was cut off; what was not read of it is read from its copy"
         );
         tail.key = copy.info.key;
         tail.inode = copy.info.inode;
         tail.path = copy.path;
+        tail.real = None;
+        tail.device = copy.info.device;
         tail.place = Place::Hidden(now);
         // The copy may lack what came between copying and cutting off, read before or lost.
         tail.size = copy.info.size.max(tail.offset());
@@ -267,6 +274,11 @@ pub(super) fn stem_of(path: &Path) -> &[u8] {
         .position(|byte| !byte.is_ascii_alphabetic())
         .unwrap_or(name.len());
     name.get(..end.max(1)).unwrap_or(name)
+}
+
+/// The folder of a path.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(path)
 }
 
 /// Looks beside a cut-off file for its copy.

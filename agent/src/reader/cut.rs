@@ -29,6 +29,7 @@ use crate::{
     limit::{BATCH_OVERHEAD_BYTES, Permit},
     recipe::Compiled,
     send::Outgoing,
+    shown::shown,
     status::Oddities,
 };
 
@@ -132,7 +133,7 @@ impl Reader {
             .get(..block.before + framed.used)
             .unwrap_or_default();
         let mark = Mark::at(span.end, read);
-        let (generation, file) = (tail.generation, tail.path.to_string_lossy().into_owned());
+        let (generation, file) = (tail.generation, shown(&tail.path));
         if let Some(bucket) = &mut channel.bucket {
             bucket.take(span.bytes());
         }
@@ -219,7 +220,7 @@ impl Reader {
             return Step::Nothing(None);
         };
         let (start, generation) = (tail.offset(), tail.generation);
-        let file = tail.path.to_string_lossy().into_owned();
+        let file = shown(&tail.path);
         let mark = Mark::at(start + used as u64, read);
         self.skip(stream, at, mark, end.is_none(), now);
         // The newline itself is no loss.
@@ -236,7 +237,14 @@ impl Reader {
     }
 
     /// Moves the offset over bytes that become no record.
-    fn skip(&mut self, stream: usize, at: usize, mark: Mark, dropping: bool, now: Instant) {
+    pub(super) fn skip(
+        &mut self,
+        stream: usize,
+        at: usize,
+        mark: Mark,
+        dropping: bool,
+        now: Instant,
+    ) {
         let Some(known) = self.streams.get_mut(stream) else {
             return;
         };
@@ -286,7 +294,7 @@ impl Reader {
         let Some(cut) = tail.replay.front().cloned() else {
             return Step::Nothing(None);
         };
-        let file = tail.path.to_string_lossy().into_owned();
+        let file = shown(&tail.path);
         let bytes = usize::try_from(cut.span.bytes()).unwrap_or(usize::MAX);
         let Some(mut permit) = self.permit(stream, bytes) else {
             return Step::Blocked;

@@ -12,17 +12,19 @@ use std::{
     io,
     os::unix::{
         ffi::{OsStrExt as _, OsStringExt as _},
-        fs::{DirEntryExt as _, FileExt as _},
+        fs::FileExt as _,
     },
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use tokio::time::Instant;
 use tributary_common::ids::{AgentId, GenerationId, StreamId, TaskId};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Next, Reader, Stream};
+use super::{
+    Next, Reader, Stream,
+    copies::{folder_of, stem_of},
+};
 use crate::{
     checkpoint::{GenerationRecord, Record},
     clock,
@@ -30,21 +32,28 @@ use crate::{
     discover::{Look, is_absence},
     handle::{self, FileInfo, FileKey, FileKind},
     identify::{MARK_BYTES, Mark, prefix_of},
+    shown::shown,
     tail::{Place, Tail},
 };
 
 /// How far back from its end a file is searched for the beginning of its last line, in bytes.
 const LAST_LINE_BYTES: u64 = 64 << 10;
-/// Files of an earlier life that no look has found by this one, and for so long, are given up.
-const GIVE_UP_ROUND: u64 = 3;
-const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
-/// The same, when not even their folder is there or can be read: it may be mounted later.
-const GIVE_UP_FOLDER_AFTER: Duration = Duration::from_secs(600);
+/// Files that cannot be read are shown up to so many a task.
+const MAX_SHOWN: usize = 100;
 
 /// A file that cannot be read now.
 #[derive(Debug)]
 pub(super) struct NotTailed {
     error: io::ErrorKind,
+}
+
+/// A generation that was given up, should its file come back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub(super) stream: StreamId,
+    pub(super) generation: GenerationId,
+    /// Last change of its content that was seen, in ns since 1970.
+    pub(super) mtime_ns: i64,
 }
 
 /// The stream of a path: the same after a restart, another on another host.
@@ -85,7 +94,12 @@ impl Reader {
                     };
                     let replay = state.cuts_of(id, generation);
                     if record.ended_ms.is_some() && replay.is_empty() {
-                        self.ended.insert((channel, record.key), (id, generation));
+                        let ended = Ended {
+                            stream: id,
+                            generation,
+                            mtime_ns: record.mtime_ns,
+                        };
+                        self.ended.insert((channel, record.key), ended);
                         continue;
                     }
                     let path = PathBuf::from(OsString::from_vec(record.path.clone()));
@@ -164,23 +178,41 @@ impl Reader {
         }
         for (channel, path) in look.gone {
             self.hide(channel, &path, None);
-            self.not_tailed.remove(&(channel, path));
+            if self.not_tailed.remove(&(channel, path.clone())).is_some()
+                && let Some(channel) = self.channels.get_mut(channel)
+            {
+                channel.figures.unreadable.remove(&shown(&path));
+            }
         }
         // Known files first get their turn to notice that they were cut off.
-        self.check_for_cuts();
-        let mut tails = self.streams.iter().flat_map(|stream| &stream.tails);
-        self.any_read = tails.any(|tail| tail.offset() > 0);
+        self.check_for_cuts(&look.touched);
+        if !unknown.is_empty() && !self.any_read {
+            let mut tails = self.streams.iter().flat_map(|stream| &stream.tails);
+            self.any_read = tails.any(|tail| tail.offset() > 0);
+        }
+        // What turns up nearby is settled as well.
+        if look.whole {
+            self.await_or_give_up(look.round);
+        }
         for (channel, path, info) in unknown {
-            self.unknown_file(channel, path, info, now);
+            // Another name of it may have come first.
+            if !self.known_file(channel, &path, &info) {
+                self.unknown_file(channel, path, info, now);
+            }
         }
         for path in &look.touched {
             self.doubt(path);
             self.on_touched(path);
         }
-        self.await_or_give_up(look.round);
+        if let Some(figures) = look.figures {
+            self.wiring.status.looked(figures);
+        }
+        self.folders.forget();
         self.cut_off
             .retain(|cut| now.saturating_duration_since(cut.since) < super::copies::REMEMBER);
-        self.first_looks_done();
+        if look.whole {
+            self.first_looks_done();
+        }
     }
 
     /// After the first look, `start` has had its say.
@@ -212,26 +244,29 @@ impl Reader {
         }
     }
 
-    /// Streams of an earlier life whose file turned up are looked at before newcomers are judged.
-    fn check_for_cuts(&mut self) {
-        for stream in 0..self.streams.len() {
-            let places = self
-                .streams
-                .get(stream)
-                .map_or(0, |known| known.tails.len());
-            for at in 0..places {
-                let Some(tail) = self.tail(stream, at) else {
-                    continue;
-                };
-                if tail.place != Place::Named || !tail.doubted || tail.file.is_some() {
-                    continue;
-                }
-                let (path, key, offset) = (tail.path.clone(), tail.key, tail.offset());
-                if handle::of_path(&path).is_ok_and(|info| info.key == key && info.size < offset) {
-                    self.turn(stream);
-                    self.make_ready(stream);
+    /// Known files that are shorter than what was read of them are looked at before newcomers are
+    /// judged: those of an earlier life that turned up, and those that are not open and changed.
+    fn check_for_cuts(&mut self, touched: &[PathBuf]) {
+        let mut cut: Vec<usize> = std::mem::take(&mut self.shorter);
+        for path in touched {
+            for &(_, stream, generation) in self.by_path.get(path).into_iter().flatten() {
+                let tails = self.streams.get(stream).map(|known| known.tails.iter());
+                let tail = tails
+                    .into_iter()
+                    .flatten()
+                    .find(|t| t.generation == generation);
+                let shorter = tail.is_some_and(|tail| {
+                    tail.file.is_none()
+                        && handle::glance(path).is_ok_and(|glance| glance.size < tail.offset())
+                });
+                if shorter {
+                    cut.push(stream);
                 }
             }
+        }
+        for stream in cut {
+            self.turn(stream);
+            self.make_ready(stream);
         }
     }
 
@@ -254,11 +289,13 @@ impl Reader {
             .streams
             .get(stream)
             .map_or(StreamId(0), |known| known.id);
+        let mut shorter = false;
         if let Some(tail) = self.tail(stream, at) {
             // A second name of the same file, or a rename: one is enough to open it by.
-            let moved = tail.path != path;
-            tail.path = path.to_owned();
-            tail.place = Place::Named;
+            let was = tail.real_path().to_owned();
+            tail.seen_at(path, info.device);
+            let moved = tail.real_path() != was;
+            shorter = tail.file.is_none() && info.size < tail.offset();
             let record = tail.record(id);
             if moved {
                 self.wiring
@@ -266,13 +303,17 @@ impl Reader {
                     .write(vec![Record::Generation(record)]);
             }
         }
+        if shorter {
+            self.shorter.push(stream);
+        }
         self.make_ready(stream);
         true
     }
 
     /// A generation that was given up is there again.
     fn revive(&mut self, channel: usize, key: FileKey) -> Option<(usize, GenerationId)> {
-        let (id, generation) = self.ended.remove(&(channel, key))?;
+        let ended = self.ended.remove(&(channel, key))?;
+        let (id, generation) = (ended.stream, ended.generation);
         let record = self
             .wiring
             .checkpoint
@@ -303,113 +344,63 @@ impl Reader {
         stream: usize,
         generation: GenerationId,
     ) {
-        self.hide(channel, path, Some((stream, generation)));
+        if self.hide(channel, path, Some((stream, generation))) {
+            return;
+        }
         let names = self.by_path.entry(path.to_owned()).or_default();
-        names.retain(|&(of, _, _)| of != channel);
         names.push((channel, stream, generation));
+        if let Some(at) = self.place_of(stream, generation)
+            && let Some(tail) = self.tail(stream, at)
+        {
+            tail.names += 1;
+        }
+        let stems = self
+            .by_folder
+            .entry((channel, folder_of(path).to_owned()))
+            .or_default();
+        match stems.get_mut(stem_of(path)) {
+            Some(streams) => {
+                streams.insert(stream);
+            }
+            None => {
+                stems.insert(stem_of(path).to_owned(), [stream].into());
+            }
+        }
     }
 
-    /// The path does not name what it named before, unless that is `except`.
-    fn hide(&mut self, channel: usize, path: &Path, except: Option<(usize, GenerationId)>) {
+    /// The path does not name what it named before, unless that is `except`: true then.
+    fn hide(&mut self, channel: usize, path: &Path, except: Option<(usize, GenerationId)>) -> bool {
         let Some(names) = self.by_path.get_mut(path) else {
-            return;
+            return false;
         };
         let Some(place) = names.iter().position(|&(of, _, _)| of == channel) else {
-            return;
+            return false;
         };
+        if let Some(&(_, stream, generation)) = names.get(place)
+            && except == Some((stream, generation))
+        {
+            return true;
+        }
         let (_, stream, generation) = names.swap_remove(place);
         if names.is_empty() {
             self.by_path.remove(path);
         }
-        if except == Some((stream, generation)) {
-            return;
-        }
-        // It may have another name already, which was seen first.
-        let named = |names: &Vec<(usize, usize, GenerationId)>| {
-            names.contains(&(channel, stream, generation))
-        };
-        if self.by_path.values().any(named) {
-            return;
-        }
         let Some(at) = self.place_of(stream, generation) else {
-            return;
+            return false;
         };
         if let Some(tail) = self.tail(stream, at) {
+            tail.names = tail.names.saturating_sub(1);
+            // It may have another name already, which was seen first.
+            if tail.names > 0 {
+                return false;
+            }
             tail.place = Place::Hidden(Instant::now());
             if tail.file.is_none() {
                 self.hunt(stream, at);
             }
         }
         self.make_ready(stream);
-    }
-
-    /// Looks for a renamed file beside where it was. True when it is open now.
-    fn hunt(&mut self, stream: usize, at: usize) -> bool {
-        let Some(tail) = self.tail(stream, at) else {
-            return false;
-        };
-        let (key, inode, generation) = (tail.key, tail.inode, tail.generation);
-        // A file that was cut off belongs to a younger generation.
-        let channel = self.streams.get(stream).map_or(0, |known| known.channel);
-        if self.by_key.get(&(channel, key)) != Some(&(stream, generation)) {
-            return false;
-        }
-        let Some(tail) = self.tail(stream, at) else {
-            return false;
-        };
-        let Some(path) = find_inode(&tail.path, inode, key) else {
-            return false;
-        };
-        let Ok(file) = super::turn::open_file(&path) else {
-            return false;
-        };
-        if !handle::of_file(&file).is_ok_and(|info| info.key == key) {
-            return false;
-        }
-        tail.path = path;
-        tail.file = Some(file);
-        tail.doubted = true;
-        self.open_files += 1;
-        true
-    }
-
-    /// Files of an earlier life that no path names: renamed beside, or gone.
-    fn await_or_give_up(&mut self, round: u64) {
-        for stream in 0..self.streams.len() {
-            let mut at = 0;
-            while let Some(tail) = self.tail(stream, at) {
-                if tail.place != Place::Awaited {
-                    at += 1;
-                } else if self.hunt(stream, at) {
-                    if let Some(tail) = self.tail(stream, at) {
-                        tail.place = Place::Hidden(Instant::now());
-                    }
-                    self.make_ready(stream);
-                    at += 1;
-                } else if round >= GIVE_UP_ROUND && self.may_give_up(stream, at) {
-                    self.end(stream, at);
-                    self.make_ready(stream);
-                } else {
-                    at += 1;
-                }
-            }
-        }
-    }
-
-    /// Whether a file of an earlier life was awaited for long enough.
-    fn may_give_up(&self, stream: usize, at: usize) -> bool {
-        let tail = self
-            .streams
-            .get(stream)
-            .and_then(|known| known.tails.get(at));
-        let Some(folder) = tail.and_then(|tail| tail.path.parent()) else {
-            return true;
-        };
-        let after = match std::fs::read_dir(folder) {
-            Ok(_) => GIVE_UP_AFTER,
-            Err(_away) => GIVE_UP_FOLDER_AFTER,
-        };
-        self.born.elapsed() >= after
+        false
     }
 
     /// Gives a generation up: its file is gone, or read to its end and no longer of interest.
@@ -423,7 +414,7 @@ impl Reader {
         }
         let tail = known.tails.remove(at);
         let (id, channel) = (known.id, known.channel);
-        let file = tail.path.to_string_lossy().into_owned();
+        let file = shown(&tail.path);
         for cut in &tail.replay {
             self.lose_cut(stream, cut, file.clone(), "deleted-unsent");
         }
@@ -436,8 +427,12 @@ impl Reader {
         }
         if self.by_key.get(&(channel, tail.key)) == Some(&(stream, tail.generation)) {
             self.by_key.remove(&(channel, tail.key));
-            self.ended
-                .insert((channel, tail.key), (id, tail.generation));
+            let ended = Ended {
+                stream: id,
+                generation: tail.generation,
+                mtime_ns: tail.mtime_ns,
+            };
+            self.ended.insert((channel, tail.key), ended);
         }
         let record = GenerationRecord {
             ended_ms: Some(clock::now_ms()),
@@ -471,6 +466,7 @@ impl Reader {
             }
         };
         let mut tail = Tail::new(info.key, info.inode, 0, path.to_owned(), now);
+        tail.seen_at(path, info.device);
         if from_end {
             match begin_at_end(path, &mut tail) {
                 Ok(()) => {}
@@ -500,12 +496,16 @@ impl Reader {
             return;
         }
         tracing::warn!(
-            path = %path.display(),
+            path = shown(path),
             error = error.to_string(),
             "a file cannot be read; it is tried again regularly, the others go on"
         );
         if let Some(channel) = self.channels.get_mut(channel) {
-            channel.figures.last_error = format!("{}: {error}", path.display());
+            channel.figures.last_error = format!("{}: {error}", shown(path));
+            if channel.figures.unreadable.len() < MAX_SHOWN {
+                let (path, error) = (shown(path), error.to_string());
+                channel.figures.unreadable.insert(path, error);
+            }
         }
         self.not_tailed.insert(key, NotTailed { error: kind });
     }
@@ -521,22 +521,13 @@ impl Reader {
                 .remove(&(channel, path.to_owned()))
                 .is_some()
         {
-            tracing::info!(path = %path.display(), "a file can be read again");
+            tracing::info!(path = shown(path), "a file can be read again");
             if let Some(channel) = self.channels.get_mut(channel) {
                 channel.figures.last_error.clear();
+                channel.figures.unreadable.remove(&shown(path));
             }
         }
     }
-}
-
-/// The path beside `path` that has this inode number and is this file.
-fn find_inode(path: &Path, inode: u64, key: FileKey) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(path.parent()?).ok()?;
-    entries
-        .flatten()
-        .filter(|entry| entry.ino() == inode)
-        .map(|entry| entry.path())
-        .find(|path| handle::of_path(path).is_ok_and(|info| info.key == key))
 }
 
 /// Begins after the last whole line of a file.

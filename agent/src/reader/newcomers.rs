@@ -20,7 +20,7 @@ use tributary_common::ids::GenerationId;
 
 use super::{
     Reader,
-    copies::{Copy, MAX_COMPARED, UNLIKE, stem_of},
+    copies::{Copy, MAX_COMPARED, UNLIKE, folder_of, stem_of},
     turn::open_file,
 };
 use crate::{
@@ -122,6 +122,7 @@ impl Reader {
         for one in due {
             self.decide_one(one, now);
         }
+        self.folders.forget();
     }
 
     fn decide_one(&mut self, one: Undecided, now: Instant) {
@@ -185,7 +186,7 @@ impl Reader {
         if let Some(at) = self.place_of(stream, generation)
             && self
                 .tail(stream, at)
-                .is_some_and(|tail| tail.place == Place::Awaited)
+                .is_some_and(|tail| matches!(tail.place, Place::Awaited(_)))
         {
             self.end_cut_off(stream, at);
             self.make_ready(stream);
@@ -263,27 +264,54 @@ impl Reader {
         file: &File,
         info: &FileInfo,
     ) -> Option<(usize, GenerationId)> {
-        let ended = self.ended.iter().filter(|((of, _), _)| *of == channel);
-        let (id, generation) = self.wiring.checkpoint.read(|state| {
-            ended.map(|(_, &ended)| ended).find(|&(id, generation)| {
-                let Some(record) = state.generations.get(&(id, generation)) else {
-                    return false;
-                };
-                // Reading is for those only that may be the same.
-                let (fate, seen) = if record.mtime_ns == info.mtime_ns {
+        if let Some(awaited) = self.copy_of_awaited(channel, file, info) {
+            return Some(awaited);
+        }
+        // Reading is for those only that may be the same.
+        let mut ended = self
+            .ended
+            .iter()
+            .filter(|((of, _), ended)| *of == channel && ended.mtime_ns == info.mtime_ns)
+            .map(|(_, &ended)| ended);
+        let found = self.wiring.checkpoint.read(|state| {
+            ended.find(|ended| {
+                let known = state.generations.get(&(ended.stream, ended.generation));
+                known.is_some_and(|record| {
                     let evidence = Evidence {
                         prefix: record.prefix,
                         mark: record.mark,
                     };
                     let seen = evidence.compare(file, info.size).unwrap_or(UNLIKE);
-                    (Fate::VanishedSameTime, seen)
-                } else {
-                    (Fate::Vanished, UNLIKE)
-                };
-                newcomer(seen, record.mark.offset, fate) == Newcomer::Copy
+                    let fate = Fate::VanishedSameTime;
+                    newcomer(seen, record.mark.offset, fate) == Newcomer::Copy
+                })
             })
         })?;
-        Some((*self.by_id.get(&id)?, generation))
+        Some((*self.by_id.get(&found.stream)?, found.generation))
+    }
+
+    /// The same, while the vanished file is still awaited.
+    fn copy_of_awaited(
+        &self,
+        channel: usize,
+        file: &File,
+        info: &FileInfo,
+    ) -> Option<(usize, GenerationId)> {
+        if !self.any_awaited {
+            return None;
+        }
+        let streams = self.streams.iter().enumerate();
+        let of_channel = streams.filter(|(_, stream)| stream.channel == channel);
+        let tails = of_channel.flat_map(|(at, stream)| stream.tails.iter().map(move |t| (at, t)));
+        tails
+            .filter(|(_, tail)| {
+                matches!(tail.place, Place::Awaited(_)) && tail.mtime_ns == info.mtime_ns
+            })
+            .find(|(_, tail)| {
+                let seen = tail.evidence.compare(file, info.size).unwrap_or(UNLIKE);
+                newcomer(seen, tail.offset(), Fate::VanishedSameTime) == Newcomer::Copy
+            })
+            .map(|(at, tail)| (at, tail.generation))
     }
 
     /// The generation that was given up, if this is its key: it is not given up any more.
@@ -297,8 +325,9 @@ impl Reader {
             return;
         };
         let is_it = |(of, _): &(usize, FileKey)| *of == channel;
-        self.ended
-            .retain(|key, ended| !is_it(key) || *ended != (id, generation));
+        self.ended.retain(|key, ended| {
+            !is_it(key) || (ended.stream, ended.generation) != (id, generation)
+        });
     }
 
     /// Living generations of the same folder and name that have been read.
@@ -309,10 +338,12 @@ impl Reader {
     ) -> impl Iterator<Item = (usize, &'a Tail)> + 'a {
         let stem = stem_of(path);
         let living = self
-            .streams
-            .iter()
-            .enumerate()
-            .filter(move |(_, stream)| stream.channel == channel);
+            .by_folder
+            .get(&(channel, folder_of(path).to_owned()))
+            .and_then(|stems| stems.get(stem))
+            .into_iter()
+            .flatten()
+            .filter_map(|&at| Some((at, self.streams.get(at)?)));
         let tails = living.flat_map(|(at, stream)| stream.tails.iter().map(move |tail| (at, tail)));
         let near = tails.filter(move |(_, tail)| {
             tail.place == Place::Named

@@ -91,7 +91,7 @@ impl Reader {
         let Some(tail) = self.tail(stream, at) else {
             return Step::Nothing(None);
         };
-        if tail.place == Place::Awaited {
+        if matches!(tail.place, Place::Awaited(_)) {
             return Step::Hold(None);
         }
         if let Err(again) = self.open(stream, at, now) {
@@ -167,7 +167,7 @@ impl Reader {
         if tail.file.is_some() {
             return Ok(());
         }
-        let (path, key) = (tail.path.clone(), tail.key);
+        let (path, key) = (tail.real_path().to_owned(), tail.key);
         match open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file))) {
             Ok((info, file)) if info.key == key => {
                 if let Some(tail) = self.tail(stream, at) {
@@ -188,10 +188,12 @@ impl Reader {
     fn not_there(&mut self, stream: usize, at: usize, now: Instant) -> Step {
         match self.tail(stream, at).map(|tail| tail.place) {
             Some(Place::Hidden(_)) => {
-                self.end(stream, at);
+                if !self.await_folder(stream, at, now) {
+                    self.end(stream, at);
+                }
                 Step::Changed
             }
-            Some(Place::Named | Place::Awaited) | None => Step::Hold(Some(now + TRY_AGAIN)),
+            Some(Place::Named | Place::Awaited(_)) | None => Step::Hold(Some(now + TRY_AGAIN)),
         }
     }
 
@@ -291,6 +293,9 @@ impl Reader {
         let unfinished_at = tail.grown + UNFINISHED_LINE;
         if tail.dropping {
             return self.drop_rest(stream, at, block, now);
+        }
+        if let Some(step) = self.skip_hole(stream, at, block, now) {
+            return step;
         }
         let unfinished = if idle && !more {
             Unfinished::Take

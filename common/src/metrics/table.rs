@@ -178,6 +178,24 @@ pub const TABLE: &[Metric] = &[
         "Files that were cut off or written anew.",
     ),
     counter(
+        "tributary_agent_hole_bytes_total",
+        Unit::Bytes,
+        &["topic"],
+        "Bytes that were never written, before the data of a writer that does not append: jumped over.",
+    ),
+    counter(
+        "tributary_agent_polling_total",
+        Unit::Count,
+        &["reason"],
+        "Times that looking took over from the kernel's hints: overflow, watch-limit, instance-limit, no-events.",
+    ),
+    gauge(
+        "tributary_agent_left_out_files_count",
+        Unit::Count,
+        &[],
+        "Paths that match and are no files: directories, pipes, sockets, devices.",
+    ),
+    counter(
         "tributary_agent_lost_bytes_total",
         Unit::Bytes,
         &["topic", "reason"],

@@ -1,0 +1,78 @@
+//! Holes: runs of NUL at the beginning of a line.
+//!
+//! A writer that does not append goes on at its old offset after its file was cut off; what lies
+//! before is a hole that reads as NUL, perhaps for gigabytes. It was never written, so it is no
+//! record and no loss: it is jumped over, by the file system's own knowledge where there is any, and
+//! counted.
+//!
+//! Not for: NUL inside of lines, which is content.
+
+use std::fs::File;
+
+use rustix::fs::SeekFrom;
+use tokio::time::Instant;
+
+use super::{
+    Reader,
+    turn::{Block, Step, fill},
+};
+use crate::identify::Mark;
+
+/// Fewer NUL in a row than this are content, unless the file was just cut off.
+const LEAST_BYTES: usize = 512;
+
+impl Reader {
+    /// Jumps over the hole that the block begins with, if any.
+    pub(super) fn skip_hole(
+        &mut self,
+        stream: usize,
+        at: usize,
+        block: Block,
+        now: Instant,
+    ) -> Option<Step> {
+        let new = self.block.get(block.before..block.len)?;
+        if new.first() != Some(&0) {
+            return None;
+        }
+        let before = self.block.get(..block.before).and_then(<[u8]>::last);
+        let zeros = new.iter().position(|&byte| byte != 0).unwrap_or(new.len());
+        let whole_block = zeros == new.len();
+        let tail = self.streams.get(stream)?.tails.get(at)?;
+        let is_hole = match before {
+            Some(0) => true,
+            Some(b'\n') => zeros >= LEAST_BYTES,
+            None => zeros >= LEAST_BYTES || tail.truncations > 0,
+            Some(_) => false,
+        };
+        if !is_hole {
+            return None;
+        }
+        let (start, file) = (tail.offset(), tail.file.as_ref()?);
+        let seen = start + zeros as u64;
+        let end = if whole_block {
+            next_data(file, start).map_or(seen, |data| data.clamp(seen, tail.size.max(seen)))
+        } else {
+            seen
+        };
+        // The mark before the end, whatever stands there.
+        let mut bytes = Vec::new();
+        let marked = fill(file, end, 0, &mut bytes).ok()?;
+        let mark = Mark::at(end, bytes.get(..marked.len)?);
+        let channel = self.streams.get(stream)?.channel;
+        if let Some(channel) = self.channels.get(channel) {
+            channel.counters.hole(end - start);
+        }
+        self.skip(stream, at, mark, false, now);
+        Some(Step::Did)
+    }
+}
+
+/// Where data begins at or after an offset; the end of the file when none does.
+fn next_data(file: &File, offset: u64) -> Option<u64> {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => Some(data),
+        Err(rustix::io::Errno::NXIO) => file.metadata().ok().map(|meta| meta.len()),
+        // No file system knows everything: read on.
+        Err(_unknown) => None,
+    }
+}

@@ -1,0 +1,195 @@
+//! Looks for files that are no longer where they were: renamed beside, or moved to a folder nearby.
+//!
+//! A file is known by its key, so any name will do. Looked at are its folder, the folders in it, and
+//! those beside it (`olddir` of logrotate); what is farther away is found when a path of the task
+//! names it.
+//!
+//! Not for: copies, which are other files (see [`super::copies`]).
+
+use std::{
+    collections::HashMap,
+    os::unix::fs::DirEntryExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Reader, copies::folder_of, turn::open_file};
+use crate::{
+    discover::is_absence,
+    handle::{self, FileKey},
+    tail::Place,
+};
+
+/// Folders nearby that are looked into, and entries in all of them.
+const MAX_FOLDERS: usize = 64;
+const MAX_ENTRIES: usize = 50_000;
+/// Files of an earlier life that no look has found by this one, and for so long, are given up.
+const GIVE_UP_ROUND: u64 = 3;
+const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
+/// The same, when not even their folder is there or can be read: it may be mounted later.
+const GIVE_UP_FOLDER_AFTER: Duration = Duration::from_secs(600);
+
+/// What is in folders, by inode number; read once however many files are looked for.
+#[derive(Debug, Default)]
+pub(super) struct Folders {
+    seen: HashMap<PathBuf, HashMap<u64, PathBuf>>,
+    nearby: HashMap<PathBuf, Vec<PathBuf>>,
+}
+
+impl Folders {
+    /// Time passes: what was seen may be no longer true.
+    pub(super) fn forget(&mut self) {
+        self.seen.clear();
+        self.nearby.clear();
+    }
+
+    /// The path in a folder that has this inode number and is this file.
+    fn find(&mut self, folder: &Path, inode: u64, key: FileKey) -> Option<PathBuf> {
+        if !self.seen.contains_key(folder) {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let inodes = entries.take(MAX_ENTRIES).map(|e| (e.ino(), e.path()));
+            self.seen.insert(folder.to_owned(), inodes.collect());
+        }
+        let path = self.seen.get(folder)?.get(&inode)?;
+        let is_it = handle::of_path(path).is_ok_and(|info| info.key == key);
+        is_it.then(|| path.clone())
+    }
+
+    /// The folders in a folder, and beside it.
+    fn nearby(&mut self, folder: &Path) -> Vec<PathBuf> {
+        if let Some(known) = self.nearby.get(folder) {
+            return known.clone();
+        }
+        let inside = |folder: &Path| {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let folders = entries.take(MAX_ENTRIES).filter(|entry| {
+                let kind = entry.file_type();
+                kind.is_ok_and(|kind| kind.is_dir())
+            });
+            let folders: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
+            folders
+        };
+        let mut found = inside(folder);
+        // What lies beside a folder at the top has nothing to do with it.
+        if let Some(parent) = folder.parent().filter(|parent| parent.parent().is_some()) {
+            found.extend(inside(parent).into_iter().filter(|path| path != folder));
+        }
+        found.truncate(MAX_FOLDERS);
+        self.nearby.insert(folder.to_owned(), found.clone());
+        found
+    }
+}
+
+impl Reader {
+    /// Looks for a renamed file near where it was. True when it is open now.
+    pub(super) fn hunt(&mut self, stream: usize, at: usize) -> bool {
+        let channel = self.streams.get(stream).map_or(0, |known| known.channel);
+        let Some(tail) = self.tail(stream, at) else {
+            return false;
+        };
+        let (key, inode, generation) = (tail.key, tail.inode, tail.generation);
+        let folder = folder_of(tail.real_path()).to_owned();
+        // A file that was cut off belongs to a younger generation.
+        if self.by_key.get(&(channel, key)) != Some(&(stream, generation)) {
+            return false;
+        }
+        let path = self.folders.find(&folder, inode, key).or_else(|| {
+            let nearby = self.folders.nearby(&folder);
+            let mut nearby = nearby.iter();
+            nearby.find_map(|folder| self.folders.find(folder, inode, key))
+        });
+        let Some(path) = path else {
+            return false;
+        };
+        let Ok(file) = open_file(&path) else {
+            return false;
+        };
+        if !handle::of_file(&file).is_ok_and(|info| info.key == key) {
+            return false;
+        }
+        let Some(tail) = self.tail(stream, at) else {
+            return false;
+        };
+        tail.path = path;
+        tail.real = None;
+        tail.doubted = true;
+        if tail.file.replace(file).is_none() {
+            self.open_files += 1;
+        }
+        true
+    }
+
+    /// Files of an earlier life that no path names: renamed nearby, or gone.
+    pub(super) fn await_or_give_up(&mut self, round: u64) {
+        if !std::mem::take(&mut self.any_awaited) {
+            return;
+        }
+        for stream in 0..self.streams.len() {
+            let mut at = 0;
+            while let Some(tail) = self.tail(stream, at) {
+                let Place::Awaited(since) = tail.place else {
+                    at += 1;
+                    continue;
+                };
+                if self.hunt(stream, at) {
+                    if let Some(tail) = self.tail(stream, at) {
+                        tail.place = Place::Hidden(Instant::now());
+                    }
+                    self.make_ready(stream);
+                    at += 1;
+                } else if round >= GIVE_UP_ROUND && self.may_give_up(stream, at, since) {
+                    self.end(stream, at);
+                    self.make_ready(stream);
+                } else {
+                    self.any_awaited = true;
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    /// Whether a file was awaited for long enough.
+    fn may_give_up(&self, stream: usize, at: usize, since: Instant) -> bool {
+        let after = if self.folder_is_away(stream, at) {
+            GIVE_UP_FOLDER_AFTER
+        } else {
+            GIVE_UP_AFTER
+        };
+        since.elapsed() >= after
+    }
+
+    /// Whether the folder of a file cannot be seen, or is another one's: a mount that is away. A
+    /// file that is missing from it is not deleted then.
+    fn folder_is_away(&self, stream: usize, at: usize) -> bool {
+        let known = self.streams.get(stream);
+        let Some(tail) = known.and_then(|known| known.tails.get(at)) else {
+            return false;
+        };
+        let folder = folder_of(tail.real_path());
+        if std::fs::read_dir(folder).is_err() {
+            return true;
+        }
+        let device = handle::glance(folder).map_or(tail.device, |glance| glance.device);
+        tail.device != 0 && device != tail.device
+    }
+
+    /// The path of a hidden file names nothing. True when that is because its folder is away: the
+    /// file is awaited.
+    pub(super) fn await_folder(&mut self, stream: usize, at: usize, now: Instant) -> bool {
+        // Only a file that cannot be looked up any more is gone.
+        let path = self
+            .tail(stream, at)
+            .map(|tail| tail.real_path().to_owned());
+        let unknown = path
+            .and_then(|path| handle::glance(&path).err())
+            .is_some_and(|error| !is_absence(&error));
+        let away = unknown || self.folder_is_away(stream, at);
+        if away && let Some(tail) = self.tail(stream, at) {
+            tail.place = Place::Awaited(now);
+            self.any_awaited = true;
+        }
+        away
+    }
+}

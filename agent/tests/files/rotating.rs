@@ -1,0 +1,210 @@
+//! Rotation under a running agent.
+
+use std::{
+    fs,
+    io::{Seek as _, SeekFrom, Write as _},
+    time::Duration,
+};
+
+use super::{rewrite, truncate};
+use crate::rig::{Agent, Place, append, lines};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_that_was_emptied_is_read_from_its_new_beginning() {
+    let place = Place::new().await;
+    let agent = place.start("app.log");
+    let log = place.log("app.log");
+    append(&log, &lines("old", 100));
+    place.bus.expect(&lines("old", 100)).await;
+    truncate(&log, 0);
+    append(&log, &lines("new", 20));
+    let wanted = [lines("old", 100), lines("new", 20)].concat();
+    place.bus.expect(&wanted).await;
+    agent.stop().await;
+    assert_eq!(place.bus.lines().len(), wanted.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_that_became_shorter_is_a_new_generation_from_its_beginning() {
+    let place = Place::new().await;
+    let agent = place.start("app.log");
+    let log = place.log("app.log");
+    append(&log, &lines("old", 100));
+    place.bus.expect(&lines("old", 100)).await;
+    rewrite(&log, &lines("n", 3));
+    let wanted = [lines("old", 100), lines("n", 3)].concat();
+    place.bus.expect(&wanted).await;
+    agent.stop().await;
+    let arrived = place.bus.arrived();
+    let (first, last) = (&arrived[0].header, &arrived[arrived.len() - 1].header);
+    assert_ne!(first.generation, last.generation);
+    assert_eq!(last.span.start, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_written_anew_in_place_is_read_whole_whatever_its_size() {
+    for (old, new) in [(100, 100), (100, 300)] {
+        let place = Place::new().await;
+        let agent = place.start("app.log");
+        let log = place.log("app.log");
+        append(&log, &lines("aaa", old));
+        place.bus.expect(&lines("aaa", old)).await;
+        rewrite(&log, &lines("bbb", new));
+        place
+            .bus
+            .expect(&[lines("aaa", old), lines("bbb", new)].concat())
+            .await;
+        agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_writer_that_does_not_append_leaves_a_hole_that_is_not_sent() {
+    let place = Place::new().await;
+    let agent = place.start("app.log");
+    let log = place.log("app.log");
+    let mut writer = fs::File::create(&log).unwrap();
+    let text = |name: &str, count| -> String {
+        lines(name, count)
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect()
+    };
+    writer.write_all(text("old", 500).as_bytes()).unwrap();
+    place.bus.expect(&lines("old", 500)).await;
+    // Its offset is far away, as after days of writing.
+    writer.seek(SeekFrom::Start(1 << 30)).unwrap();
+    truncate(&log, 0);
+    writer.write_all(text("new", 50).as_bytes()).unwrap();
+    let wanted = [lines("old", 500), lines("new", 50)].concat();
+    place.bus.expect(&wanted).await;
+    writer.write_all(text("more", 5).as_bytes()).unwrap();
+    let wanted = [wanted, lines("more", 5)].concat();
+    place.bus.expect(&wanted).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_deleted_and_made_again_at_once_is_two_files() {
+    let place = Place::new().await;
+    let agent = place.start("*.log");
+    let log = place.log("app.log");
+    let mut wanted = Vec::new();
+    for round in 0..20 {
+        // Of the same size each time: only the file itself differs.
+        let new = lines(&format!("round {round:02}"), 30);
+        append(&log, &new);
+        wanted.extend(new);
+        place.bus.expect(&wanted).await;
+        fs::remove_file(&log).unwrap();
+    }
+    agent.stop().await;
+    assert_eq!(place.bus.lines().len(), wanted.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_deleted_file_is_followed_while_its_writer_goes_on() {
+    let place = Place::new().await;
+    let agent = place.start("*.log");
+    let log = place.log("app.log");
+    append(&log, &lines("a", 10));
+    place.bus.expect(&lines("a", 10)).await;
+    let mut writer = fs::OpenOptions::new().append(true).open(&log).unwrap();
+    fs::remove_file(&log).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    writer.write_all(b"late 1\n").unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    writer.write_all(b"late 2\n").unwrap();
+    let late = ["late 1".to_owned(), "late 2".to_owned()];
+    place
+        .bus
+        .expect(&[&lines("a", 10)[..], &late].concat())
+        .await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_link_that_is_swapped_leads_to_the_next_file_and_the_old_one_is_finished() {
+    let place = Place::new().await;
+    fs::create_dir(place.dir.path().join("real")).unwrap();
+    let real = |name: &str| place.dir.path().join("real").join(name);
+    let swap = |name: &str| {
+        std::os::unix::fs::symlink(real(name), place.log("new-link")).unwrap();
+        fs::rename(place.log("new-link"), place.log("app.log")).unwrap();
+    };
+    append(&real("1"), &lines("one", 10));
+    swap("1");
+    let agent = place.start("app.log");
+    place.bus.expect(&lines("one", 10)).await;
+    append(&real("1"), &lines("late", 10));
+    append(&real("2"), &lines("two", 10));
+    swap("2");
+    let wanted = [lines("one", 10), lines("late", 10), lines("two", 10)].concat();
+    place.bus.expect(&wanted).await;
+    // The link's own folder says nothing when the file behind it grows.
+    append(&real("2"), &lines("more", 10));
+    let wanted = [wanted, lines("more", 10)].concat();
+    place.bus.expect(&wanted).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_hundred_files_that_are_deleted_while_the_bus_is_busy_arrive() {
+    let place = Place::new().await;
+    place.bus.manner(crate::rig::Manner::Busy);
+    let agent = place.start("*.log");
+    let mut wanted = Vec::new();
+    for file in 0..100 {
+        let name = format!("{file:03}.log");
+        let new = lines(&format!("file {file:03}"), 50);
+        append(&place.log(&name), &new);
+        wanted.extend(new);
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for file in 0..100 {
+        fs::remove_file(place.log(&format!("{file:03}.log"))).unwrap();
+        append(&place.log(&format!("{file:03}.log")), &lines("next", 1));
+        wanted.extend(lines("next", 1));
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    place.bus.manner(crate::rig::Manner::Take);
+    place.bus.expect_sorted(&wanted).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_renamed_file_is_followed_out_of_the_glob_and_into_another_folder() {
+    let place = Place::new().await;
+    fs::create_dir(place.dir.path().join("elsewhere")).unwrap();
+    let agent = place.start("app.log");
+    let log = place.log("app.log");
+    append(&log, &lines("a", 10));
+    place.bus.expect(&lines("a", 10)).await;
+    let mut writer = fs::OpenOptions::new().append(true).open(&log).unwrap();
+    fs::rename(&log, place.dir.path().join("elsewhere/old")).unwrap();
+    append(&log, &lines("b", 10));
+    writer.write_all(b"late\n").unwrap();
+    let wanted = [lines("a", 10), vec!["late".to_owned()], lines("b", 10)].concat();
+    place.bus.expect_sorted(&wanted).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_line_finished_after_the_rename_is_one_line() {
+    let place = Place::new().await;
+    let agent = Agent::start(&place.config("app.log*", ""));
+    let log = place.log("app.log");
+    append(&log, &lines("a", 10));
+    place.bus.expect(&lines("a", 10)).await;
+    let mut writer = fs::OpenOptions::new().append(true).open(&log).unwrap();
+    writer.write_all(b"begun ").unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    fs::rename(&log, place.log("app.log.1")).unwrap();
+    append(&log, &lines("b", 10));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    writer.write_all(b"and ended\n").unwrap();
+    let begun = vec!["begun and ended".to_owned()];
+    let wanted = [lines("a", 10), begun, lines("b", 10)].concat();
+    place.bus.expect_sorted(&wanted).await;
+    agent.stop().await;
+}
