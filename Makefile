@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 CONSOLE := manager/console
 CONSOLE_SOURCES = $(shell find $(CONSOLE) -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
 
-.PHONY: help demo up test setup setup-run setup-test console build bench
+.PHONY: help demo up test setup setup-run setup-test console build bench deb
 
 help: ## this list
 	@echo "Tributary: log lines from files to Kafka, counted at every hop."
@@ -43,3 +43,7 @@ build: console ## build the programs, optimised
 
 bench: build setup-test ## measure speed and memory against a real Kafka, into docs/benchmarks.md
 	cargo run --release --locked -p tributary-tests --bin bench -- --write docs/benchmarks.md
+
+deb: ## the agent as a Debian package, into target/debian/
+	@$(SETUP) deb
+	cargo deb --locked --strip -p tributary-agent

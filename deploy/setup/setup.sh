@@ -3,6 +3,7 @@
 #
 #   setup.sh run     what `make demo` and `make up` need: compilers, Rust, Node.js, the console's packages
 #   setup.sh test    that, and what `make test` needs: real servers, a browser, checkers
+#   setup.sh deb     what `make deb` needs: compilers, Rust, cargo-deb
 #   setup.sh env     prints the PATH that finds what was installed here (for the Makefile)
 #
 # It first prints what it will install, then installs it: Debian packages by apt-get, all else into
@@ -217,19 +218,25 @@ tool() {
 }
 install_tool_cargo_deny() { tool cargo-deny 0.20.2; }
 install_tool_cargo_fuzz() { tool cargo-fuzz 0.13.2; }
+install_tool_cargo_deb() { tool cargo-deb 3.8.0; }
 
 # ---- -----------------------------------------------------------------------------------------
 
 case ${1:-} in
 env) printf '%s\n' "$TOOLS/bin"; exit 0 ;;
-run | test) ;;
-*) fail "say 'run' or 'test'" ;;
+run | test | deb) ;;
+*) fail "say 'run', 'test' or 'deb'" ;;
 esac
 
 look_for_compilers
 look_for_rust
-look_for_node
-look_for_console_packages
+if [ "$1" = deb ]; then
+    need dpkg-shlibdeps dpkg-dev
+    look_for_tool cargo-deb 3.8.0
+else
+    look_for_node
+    look_for_console_packages
+fi
 if [ "$1" = test ]; then
     look_for_nightly
     look_for_servers

@@ -331,6 +331,39 @@ fn every_sample_config_is_good() -> Result<()> {
     Ok(())
 }
 
+/// A unit starts its part with the file that the sample becomes, and may write where that says.
+#[test]
+fn every_unit_fits_the_sample_of_its_part() -> Result<()> {
+    for (part, folder_key) in [
+        ("agent", "state_dir"),
+        ("bus", "data_dir"),
+        ("manager", "database"),
+    ] {
+        let read = |path: &str| fs::read_to_string(scratch::repository().join(path));
+        let unit = read(&format!("deploy/systemd/tributary-{part}.service"))?;
+        let command =
+            format!("\nExecStart=/usr/bin/tributary-{part} --config /etc/tributary/{part}.toml\n");
+        ensure!(
+            unit.contains(&command),
+            "{part}: no {command:?} in its unit"
+        );
+        let sample = read(&format!("deploy/{part}.toml"))?;
+        let value = sample.lines().find(|line| line.starts_with(folder_key));
+        let value = value.with_context(|| format!("{part}: no {folder_key} in its sample"))?;
+        let folders = unit
+            .lines()
+            .find_map(|line| line.strip_prefix("StateDirectory="));
+        let folders = folders.with_context(|| format!("{part}: no StateDirectory in its unit"))?;
+        ensure!(
+            folders
+                .split(' ')
+                .any(|folder| value.contains(&format!("/var/lib/{folder}"))),
+            "{part}: the unit makes {folders:?}, the sample says {value}"
+        );
+    }
+    Ok(())
+}
+
 /// `docs/config.md` is written from the types that read the files: `UPDATE=1` writes it again.
 #[test]
 fn the_config_reference_is_what_the_code_says() -> Result<()> {
