@@ -26,7 +26,10 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use tributary_common::{disk, ids::Epoch};
+use tributary_common::{
+    disk,
+    ids::{Epoch, TaskId},
+};
 
 pub use self::{
     inspect::{Summary, decode, inspect, is_checkpoint},
@@ -61,6 +64,13 @@ struct OnDisk {
     unsynced: bool,
 }
 
+/// What of an earlier life could not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Lost {
+    damaged_files: usize,
+    everything: bool,
+}
+
 /// The state, and what happened to it that no file has yet.
 #[derive(Debug)]
 struct InMemory {
@@ -76,6 +86,7 @@ struct InMemory {
 pub(crate) struct Checkpoint {
     disk: Mutex<OnDisk>,
     memory: Mutex<InMemory>,
+    lost: Lost,
 }
 
 /// Nothing that panics runs under a lock, and a half-applied record does not exist.
@@ -125,6 +136,14 @@ impl Checkpoint {
         state.epoch = Epoch(now_ms.max(state.epoch.0.saturating_add(1)));
         // The new file holds the epoch durably before any batch carries it.
         let log = log::Log::start(&dir, number + 1, &state)?;
+        if !log.is_broken() {
+            log::set_aside(&recovery.damaged);
+            log::remove_old(&dir);
+        }
+        let lost = Lost {
+            damaged_files: recovery.damaged.len(),
+            everything: recovery.all_lost,
+        };
         let disk = Mutex::new(OnDisk {
             log,
             unsynced: false,
@@ -133,7 +152,7 @@ impl Checkpoint {
             state,
             unwritten: Vec::new(),
         });
-        Ok((Self { disk, memory }, recovery))
+        Ok((Self { disk, memory, lost }, recovery))
     }
 
     /// Writes what happened, with what was noted before, and takes it in. It has left the process
@@ -183,6 +202,17 @@ impl Checkpoint {
         !lock(&self.disk).log.is_broken()
     }
 
+    /// Whether a task's files were looked for before, as far as anybody can know: when everything
+    /// was lost they count as known, so that `start = "end"` skips nothing that was not sent.
+    pub(crate) fn knows_task(&self, task: &TaskId) -> bool {
+        self.lost.everything || self.read(|state| state.tasks.contains(task))
+    }
+
+    /// Files of earlier lives that were found damaged at the start.
+    pub(crate) fn damaged_files(&self) -> usize {
+        self.lost.damaged_files
+    }
+
     /// Writes what was noted soon, makes all durable once a second, and begins new files, until
     /// `stop`. Then once more.
     ///
@@ -209,8 +239,15 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Makes all that was written and noted durable.
+    /// Makes all that was written and noted durable, and begins the next file when it is time.
     pub(crate) fn sync(&self, complain: bool) {
+        if let Some(next) = self.sync_file() {
+            self.go_over(next, complain);
+        }
+    }
+
+    /// Makes all durable that was written and noted; the next file when it is time for it.
+    fn sync_file(&self) -> Option<log::NextFile> {
         let (syncer, next) = {
             let mut disk = lock(&self.disk);
             let mut memory = lock(&self.memory);
@@ -218,31 +255,49 @@ impl Checkpoint {
             if !unwritten.is_empty() {
                 disk.append(&unwritten);
             }
+            if disk.log.is_gone() && !disk.log.is_broken() {
+                tracing::error!("the checkpoint's file was removed; it is written anew, whole");
+                disk.log.give_up();
+            }
             let unsynced = std::mem::take(&mut disk.unsynced) && !disk.log.is_broken();
-            let syncer = if unsynced {
-                disk.log.syncer().ok()
-            } else {
-                None
-            };
+            let syncer = unsynced.then(|| disk.log.syncer());
             metrics::gauge!("tributary_agent_checkpoint_bytes").set(as_gauge(disk.log.len()));
             let is_due = disk.log.is_due();
             (syncer, is_due.then(|| disk.log.begin_next(&memory.state)))
         };
         // No lock is held while the disk works.
-        if let Some(Err(error)) = syncer.map(|syncer| syncer.sync()) {
+        let synced = syncer.map(|syncer| syncer?.map_or(Ok(()), |syncer| syncer.sync()));
+        if let Some(Err(error)) = synced {
             tracing::error!(error = error.to_string(), "the checkpoint cannot be synced");
             lock(&self.disk).log.give_up();
         }
-        let Some(next) = next else { return };
-        let written = next.write();
-        let mut disk = lock(&self.disk);
-        let was_broken = disk.log.is_broken();
-        let switched = written.and_then(|()| disk.log.switch(&next));
-        if was_broken && switched.is_ok() {
-            tracing::info!("the checkpoint is written again, whole");
-        }
-        if let Err(error) = switched {
-            disk.log.abandon_next();
+        next
+    }
+
+    /// Writes the next file and goes over to it.
+    fn go_over(&self, next: log::NextFile, complain: bool) {
+        let staged = next.stage();
+        let (switched, dir) = {
+            let mut disk = lock(&self.disk);
+            let was_broken = disk.log.is_broken();
+            let switched = staged.and_then(|staged| disk.log.switch(staged));
+            if was_broken && switched.is_ok() {
+                tracing::info!("the checkpoint is written again, whole");
+            }
+            if switched.is_err() {
+                disk.log.abandon_next();
+            }
+            // What was added at the switch is not durable yet.
+            disk.unsynced = true;
+            (switched, disk.log.dir().to_owned())
+        };
+        // Its name first: until it is durable, the files before it are what a power cut leaves.
+        let result = switched.and_then(|()| {
+            disk::sync_dir(&dir).inspect_err(|_| lock(&self.disk).log.give_up())?;
+            log::remove_old(&dir);
+            Ok(())
+        });
+        if let Err(error) = result {
             metrics::counter!("tributary_agent_checkpoint_failures_total").increment(1);
             if complain {
                 tracing::error!(

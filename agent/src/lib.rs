@@ -136,7 +136,7 @@ impl Shared {
             epoch = epoch.0,
             recovery.records,
             recovery.torn_bytes,
-            recovery.damaged,
+            damaged = recovery.damaged.len(),
             unacknowledged = cuts,
             "the agent goes on from its checkpoint"
         );
@@ -259,7 +259,7 @@ fn channels(tasks: Vec<Task>, checkpoint: &Checkpoint) -> Vec<Channel> {
     let mut shares: HashMap<Topic, Arc<Share>> = HashMap::new();
     let channel = |task: Task| {
         let share = Arc::clone(shares.entry(task.topic.clone()).or_default());
-        let fresh = !checkpoint.read(|state| state.tasks.contains(&task.id));
+        let fresh = !checkpoint.knows_task(&task.id);
         Channel::new(task, share, fresh)
     };
     tasks.into_iter().map(channel).collect()

@@ -317,7 +317,10 @@ impl Status {
                 "last_error": link.last_error,
             },
             "memory": { "used_bytes": budget.used(), "limit_bytes": budget.limit() },
-            "checkpoint": { "healthy": checkpoint.is_healthy() },
+            "checkpoint": {
+                "healthy": checkpoint.is_healthy(),
+                "damaged_files": checkpoint.damaged_files(),
+            },
         })
     }
 }

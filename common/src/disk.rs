@@ -8,9 +8,13 @@
 //! the checkpoint, the spill, the dedupe journal, the file destination. All calls block: call them
 //! on plain threads.
 
+mod calls;
+#[cfg(any(test, feature = "faults"))]
+pub mod faults;
+
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -75,15 +79,17 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     name.push(".tmp");
     let temp = path.with_file_name(name);
     let write = || {
-        let mut file = File::create(&temp).map_err(at("create", &temp))?;
-        file.write_all(bytes).map_err(at("write", &temp))?;
-        file.sync_all().map_err(at("sync", &temp))?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        let file = calls::create(&temp, &options).map_err(at("create", &temp))?;
+        calls::write(&file, &temp, bytes).map_err(at("write", &temp))?;
+        calls::sync(&file, &temp).map_err(at("sync", &temp))?;
         rename(&temp, path)
     };
     let written = write();
     if written.is_err() {
         // The first error is the one to tell; a left temp file is overwritten by the next try.
-        drop(fs::remove_file(&temp));
+        drop(calls::remove(&temp));
     }
     written
 }
@@ -93,7 +99,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`] with the old name.
 pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
-    fs::rename(from, to).map_err(at("rename", from))?;
+    calls::rename(from, to).map_err(at("rename", from))?;
     sync_dir(folder(to))?;
     if folder(from) == folder(to) {
         Ok(())
@@ -107,9 +113,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`] with the folder.
 pub fn sync_dir(dir: &Path) -> Result<(), DiskError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(at("sync", dir))
+    calls::sync_dir(dir).map_err(at("sync", dir))
 }
 
 /// Makes a folder with all above it, durably. No error when it is there already.
@@ -121,7 +125,7 @@ pub fn create_dir_all(dir: &Path) -> Result<(), DiskError> {
         .ancestors()
         .take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir())
         .collect();
-    fs::create_dir_all(dir).map_err(at("create", dir))?;
+    calls::make_dir(dir).map_err(at("create", dir))?;
     missing
         .into_iter()
         .try_for_each(|made| sync_dir(folder(made)))
@@ -132,7 +136,7 @@ pub fn create_dir_all(dir: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`] with the path.
 pub fn remove(path: &Path) -> Result<bool, DiskError> {
-    match fs::remove_file(path) {
+    match calls::remove(path) {
         Ok(()) => sync_dir(folder(path)).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(at("remove", path)(error)),
@@ -178,11 +182,21 @@ pub fn open_read(path: &Path) -> Result<File, DiskError> {
 /// # Errors
 /// [`DiskError`] with the path.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
-    match fs::read(path) {
+    match calls::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(at("read", path)(error)),
     }
+}
+
+/// The paths in a folder, in their order.
+///
+/// # Errors
+/// [`DiskError`] with the folder.
+pub fn list(dir: &Path) -> Result<Vec<PathBuf>, DiskError> {
+    let mut paths = calls::list(dir).map_err(at("list", dir))?;
+    paths.sort_unstable();
+    Ok(paths)
 }
 
 /// Reads a secret (a token, a password) from a file of its own, without the white space around it.
@@ -240,7 +254,7 @@ impl AppendFile {
     pub fn open(path: &Path) -> Result<Self, DiskError> {
         let mut options = OpenOptions::new();
         options.append(true).read(true);
-        match options.open(path) {
+        match calls::open(path, &options) {
             Ok(file) => Self::from_file(file, path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::create(path),
             Err(error) => Err(at("open", path)(error)),
@@ -254,9 +268,52 @@ impl AppendFile {
     pub fn create(path: &Path) -> Result<Self, DiskError> {
         let mut options = OpenOptions::new();
         options.append(true).read(true).create_new(true);
-        let file = options.open(path).map_err(at("create", path))?;
+        let file = calls::create(path, &options).map_err(at("create", path))?;
         sync_dir(folder(path))?;
         Self::from_file(file, path)
+    }
+
+    /// Makes a file under a name that does not count yet, emptying what an earlier try left there.
+    /// [`AppendFile::rename`] gives it the one that does.
+    ///
+    /// # Errors
+    /// [`DiskError`] with the path.
+    pub fn stage(path: &Path) -> Result<Self, DiskError> {
+        let mut options = OpenOptions::new();
+        // An append-only descriptor cannot empty a file.
+        match calls::remove(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(at("remove", path)(error)),
+        }
+        options.append(true).read(true).create_new(true);
+        let file = calls::create(path, &options).map_err(at("create", path))?;
+        Self::from_file(file, path)
+    }
+
+    /// Gives the file another name in its folder, in place of what has it. Durable only after
+    /// [`sync_dir`] of the folder.
+    ///
+    /// # Errors
+    /// [`DiskError`] with the old name; nothing is renamed.
+    pub fn rename(&mut self, to: &Path) -> Result<(), DiskError> {
+        calls::rename(&self.path, to).map_err(at("rename", &self.path))?;
+        to.clone_into(&mut self.path);
+        Ok(())
+    }
+
+    /// Whether its path still names this file: false when somebody has removed or replaced it.
+    ///
+    /// # Errors
+    /// [`DiskError`] when that cannot be said.
+    pub fn is_in_place(&self) -> Result<bool, DiskError> {
+        use std::os::unix::fs::MetadataExt as _;
+        let here = self.file.metadata().map_err(at("look at", &self.path))?;
+        match fs::metadata(&self.path) {
+            Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(at("look at", &self.path)(error)),
+        }
     }
 
     fn from_file(file: File, path: &Path) -> Result<Self, DiskError> {
@@ -279,8 +336,8 @@ impl AppendFile {
         if self.torn {
             self.truncate(begin)?;
         }
-        if let Err(error) = self.file.write_all(bytes) {
-            self.torn = self.file.set_len(begin).is_err();
+        if let Err(error) = calls::write(&self.file, &self.path, bytes) {
+            self.torn = calls::cut(&self.file, &self.path, begin).is_err();
             return Err(at("append to", &self.path)(error));
         }
         self.len += bytes.len() as u64;
@@ -293,7 +350,7 @@ impl AppendFile {
     /// [`DiskError`]. After it, the kernel may have dropped what was not synced: a second try that
     /// succeeds proves nothing. Write it anew to another file, or fail.
     pub fn sync(&self) -> Result<(), DiskError> {
-        self.file.sync_data().map_err(at("sync", &self.path))
+        calls::sync(&self.file, &self.path).map_err(at("sync", &self.path))
     }
 
     /// A handle that syncs this file from another thread while this one goes on appending.
@@ -313,7 +370,7 @@ impl AppendFile {
     /// # Errors
     /// [`DiskError`] with the path.
     pub fn truncate(&mut self, len: u64) -> Result<(), DiskError> {
-        self.file.set_len(len).map_err(at("truncate", &self.path))?;
+        calls::cut(&self.file, &self.path, len).map_err(at("truncate", &self.path))?;
         self.len = len;
         self.torn = false;
         Ok(())
@@ -357,7 +414,7 @@ impl Syncer {
     /// # Errors
     /// As [`AppendFile::sync`].
     pub fn sync(&self) -> Result<(), DiskError> {
-        self.file.sync_data().map_err(at("sync", &self.path))
+        calls::sync(&self.file, &self.path).map_err(at("sync", &self.path))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tributary_common::disk;
+use tributary_common::{disk, report::Loss};
 
 use super::{
     log::{self, Content},
@@ -42,6 +42,8 @@ pub struct Summary {
     pub untold_batches: u64,
     /// Losses that were not yet told.
     pub untold_losses: u64,
+    /// These losses, oldest first.
+    pub losses: Vec<Loss>,
     /// How the records of its cuts are made, by number.
     recipes: BTreeMap<u32, Recipe>,
     /// All streams.
@@ -153,6 +155,7 @@ fn summary(file: PathBuf, content: &Content) -> Summary {
         unacknowledged_records: state.cuts.values().map(|cut| u64::from(cut.records)).sum(),
         untold_batches: untold.sum(),
         untold_losses: state.ledger.losses.len() as u64,
+        losses: state.ledger.losses.iter().cloned().collect(),
         recipes: state.recipes.clone(),
         streams: streams(state),
     }

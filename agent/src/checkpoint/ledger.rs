@@ -24,8 +24,9 @@ use super::record::{Account, End, Record, Told};
 const MAX_ACCOUNTS: usize = 500_000;
 /// The most losses that are kept until told.
 const MAX_LOSSES: usize = 10_000;
-/// Accounts in one record of a snapshot.
+/// Accounts in one record of a snapshot, and minutes in all of them: far below the longest record.
 const PIECE: usize = 4096;
+const PIECE_MINUTES: usize = 64 << 10;
 
 /// Batches of one stream and life.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -185,13 +186,18 @@ impl Ledger {
     pub(crate) fn snapshot(&self, out: &mut dyn FnMut(&Record)) {
         for (&(stream, epoch), series) in &self.series {
             let mut first_seq = series.first_seq;
-            let mut left = series.accounts.iter().cloned();
-            loop {
-                let accounts: Vec<Account> = left.by_ref().take(PIECE).collect();
+            let mut left = series.accounts.iter().cloned().peekable();
+            while left.peek().is_some() {
+                let mut minutes = 0;
+                let mut fits = |account: &Account| {
+                    minutes += account.minutes.len();
+                    minutes <= PIECE_MINUTES
+                };
+                // One account never has as many minutes.
+                let accounts: Vec<Account> = std::iter::from_fn(|| left.next_if(&mut fits))
+                    .take(PIECE)
+                    .collect();
                 let len = accounts.len() as u64;
-                if len == 0 {
-                    break;
-                }
                 let read_before = series.read_before;
                 out(&Record::Accounts {
                     stream,

@@ -44,6 +44,9 @@ const FRAME_BYTES: usize = 8;
 /// The longest record, in bytes. Snapshots are cut into pieces far below it.
 const MAX_RECORD_BYTES: usize = 4 << 20;
 
+/// The most bytes that are summed while something sound is looked for behind a fault.
+const MAX_SEARCH_BYTES: usize = 1 << 30;
+
 /// A batch as it was cut: all that is needed to read it again with the same identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cut {
@@ -361,6 +364,44 @@ impl Iterator for Frames<'_> {
             }
         }
     }
+}
+
+/// What a fault was, seen with everything behind it: a stopped writer, or a power cut, leaves
+/// nothing sound behind, and only what it did not finish.
+pub(crate) fn tell_apart(fault: Fault, left: &[u8]) -> Fault {
+    let zeros_at_the_end = left.last() == Some(&0);
+    let unfinished = fault == Fault::Torn || zeros_at_the_end;
+    if unfinished && !has_sound_frame(left.get(1..).unwrap_or_default()) {
+        Fault::Torn
+    } else {
+        Fault::Damaged
+    }
+}
+
+/// Whether a sound frame stands anywhere in `bytes`.
+fn has_sound_frame(bytes: &[u8]) -> bool {
+    let mut work = 0;
+    for at in 0..bytes.len() {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let Some((frame, rest)) = rest.split_at_checked(FRAME_BYTES) else {
+            return false;
+        };
+        let (len, sum) = frame.split_at(4);
+        let len = word(len) as usize;
+        if len == 0 || len > MAX_RECORD_BYTES {
+            continue;
+        }
+        if let Some(body) = rest.get(..len) {
+            if crc32c(body) == word(sum) {
+                return true;
+            }
+            work += len;
+            if work > MAX_SEARCH_BYTES {
+                return false;
+            }
+        }
+    }
+    false
 }
 
 fn word(bytes: &[u8]) -> u32 {

@@ -255,6 +255,12 @@ pub const TABLE: &[Metric] = &[
         &[],
         "Failures to write the checkpoint; above 0 somebody must look at its disk.",
     ),
+    counter(
+        "tributary_agent_checkpoint_damaged_total",
+        Unit::Count,
+        &[],
+        "Damaged checkpoint files found at the start; what they lost is sent again.",
+    ),
     gauge(
         "tributary_agent_checkpoint_bytes",
         Unit::Bytes,
