@@ -25,7 +25,7 @@ use tributary_common::{
 use super::{
     super::{Failure, Job, note_and_tell},
     Shared,
-    pace::Pace,
+    pace::{self, Pace},
     topic::Topic,
 };
 
@@ -64,7 +64,7 @@ impl Flight {
         job: Job,
     ) -> Arc<Self> {
         let (first, end) = known.unwrap_or((i64::MAX, 0));
-        let bytes = job.batch.header.raw_bytes;
+        let bytes = pace::cost(&job.batch.header);
         pace.entered(bytes);
         Arc::new(Self {
             shared: Arc::clone(shared),

@@ -12,7 +12,7 @@ const DEFAULTS: [(&str, &str); 7] = [
     ("compression.level", "1"),
     // Batches come ready; this only joins those of one partition that come together, and gives a
     // batch's records the time to come. A full request does not wait for it.
-    ("linger.ms", "10"),
+    ("linger.ms", "8"),
     // Below a broker's default limit of 1,048,588 bytes, also when nothing compresses.
     ("batch.size", "1000000"),
     // A topic that the broker may make by itself is made with the broker's defaults.
