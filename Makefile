@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 CONSOLE := manager/console
 CONSOLE_SOURCES = $(shell find $(CONSOLE) -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
 
-.PHONY: help demo up test setup setup-run setup-test console build bench deb
+.PHONY: help demo up test setup setup-run setup-test console build bench deb soak
 
 help: ## this list
 	@echo "Tributary: log lines from files to Kafka, counted at every hop."
@@ -43,6 +43,10 @@ build: console ## build the programs, optimised
 
 bench: build setup-test ## measure speed and memory against a real Kafka, into docs/benchmarks.md
 	cargo run --release --locked -p tributary-tests --bin bench -- --write docs/benchmarks.md
+
+SEEDS ?= 200
+soak: build setup-test ## kill and hang every part at SEEDS=200 random moments each, instead of 20 (some hours)
+	TRIBUTARY_SEEDS=$(SEEDS) TRIBUTARY_BIN_DIR=$(CURDIR)/target/release cargo test --locked -p tributary-tests --test it -- faults --test-threads 1
 
 deb: ## the agent as a Debian package, into target/debian/
 	@$(SETUP) deb
