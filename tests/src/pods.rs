@@ -68,25 +68,57 @@ impl Container {
         &self.written
     }
 
-    /// Appends lines of the program in it, as its runtime writes them.
+    /// Appends lines of the program in it, as its runtime writes them: some to each of its two
+    /// streams, and now and then one goes by while a longer one of the other stream is half written.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&mut self, lines: u64) -> Result<()> {
-        for _ in 0..lines {
-            let stamp = Stamp {
-                file: self.written.file,
-                generation: u32::try_from(self.written.generations.len() - 1)?,
-                seq: self.written.lines(),
-            };
-            let line = stamp.line(&filler(&mut self.random));
-            let text = self.as_runtime(&line);
-            self.out.write_all(text.as_bytes())?;
-            if let Some(current) = self.written.generations.last_mut() {
-                *current += 1;
+        let mut left = lines;
+        while left > 0 {
+            let mut pieces = self.line("stdout")?;
+            if left > 1 && self.random.bool() {
+                left -= 1;
+                // The second one ends last; its last piece may be all of it.
+                let mut second = self.line("stderr")?;
+                let last = second.split_off(second.len() - 1);
+                pieces = [second, pieces, last].concat();
             }
+            left -= 1;
+            self.out.write_all(pieces.concat().as_bytes())?;
         }
         Ok(())
+    }
+
+    /// The next line of the program, as `<time> <stream> <P|F> <text>`, several where it is long.
+    fn line(&mut self, stream: &str) -> Result<Vec<String>> {
+        let stamp = Stamp {
+            file: self.written.file,
+            generation: u32::try_from(self.written.generations.len() - 1)?,
+            seq: self.written.lines(),
+        };
+        if let Some(current) = self.written.generations.last_mut() {
+            *current += 1;
+        }
+        let line = stamp.line(&filler(&mut self.random));
+        let (mut pieces, mut rest) = (Vec::new(), line.as_str());
+        loop {
+            self.clock += 1;
+            let mut cut = rest.len().min(self.piece);
+            while !rest.is_char_boundary(cut) {
+                cut -= 1;
+            }
+            let (piece, after) = rest.split_at(cut);
+            let tag = if after.is_empty() { "F" } else { "P" };
+            let nanos = self.clock;
+            pieces.push(format!(
+                "2026-01-31T08:00:00.{nanos:09}Z {stream} {tag} {piece}\n"
+            ));
+            if after.is_empty() {
+                return Ok(pieces);
+            }
+            rest = after;
+        }
     }
 
     /// The kubelet's rotation; `keep` rotated files stay.
@@ -129,32 +161,6 @@ impl Container {
 
     fn live(&self) -> PathBuf {
         self.folder.join(format!("{}.log", self.restart))
-    }
-
-    /// `<time> <stream> <P|F> <text>`, several where the line is long.
-    fn as_runtime(&mut self, line: &str) -> String {
-        let stream = if self.random.bool() {
-            "stdout"
-        } else {
-            "stderr"
-        };
-        let mut text = String::new();
-        let mut rest = line;
-        loop {
-            self.clock += 1;
-            let mut cut = rest.len().min(self.piece);
-            while !rest.is_char_boundary(cut) {
-                cut -= 1;
-            }
-            let (piece, after) = rest.split_at(cut);
-            let tag = if after.is_empty() { "F" } else { "P" };
-            let nanos = self.clock;
-            text += &format!("2026-01-31T08:00:00.{nanos:09}Z {stream} {tag} {piece}\n");
-            if after.is_empty() {
-                return text;
-            }
-            rest = after;
-        }
     }
 }
 
