@@ -1,13 +1,40 @@
-//! Bytes of a file into records: one line each, with a rule for lines that are too long.
+//! Bytes of a file into records, by one of four framings: lines, groups of lines, the lines of
+//! container runtimes.
 //!
-//! Pure, and a function of the bytes and the rule alone: when a batch is read again after a crash,
-//! its span gives the same records. Nothing is copied.
+//! Pure, and a function of the bytes of a span, what was carried to it ([`Carry`]) and the recipe
+//! alone: when a batch is read again after a crash or a change of the configuration, its span gives
+//! the same records. Every byte is in a record, is a separator, or is among the dropped ranges. Plain
+//! lines are not copied.
 //!
-//! Not for: when to read (see [`crate::reader`]), what encoding the bytes have. The reader calls it.
+//! Not for: when to read (see [`crate::reader`]), what becomes of a record's text (see [`text`]). The
+//! reader calls it.
 
-use std::ops::Range;
+mod carry;
+mod container;
+mod groups;
+mod joined;
+mod lines;
+#[cfg(test)]
+mod tests;
+pub(crate) mod text;
+
+use std::{ops::Range, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::{
+    carry::{Carry, Flags},
+    groups::{Multiline, Pattern},
+};
+use self::{container::Runtime, text::Text};
+
+/// An unfinished line that has not grown for this long is taken as it is.
+const UNFINISHED_LINE: Duration = Duration::from_secs(5);
+/// The longest byte order mark, in bytes.
+const MARK_BYTES: usize = 3;
+/// A line of a container runtime is not looked into beyond twice the longest record and this, in
+/// bytes: its frame and escapes.
+const RUNTIME_FRAME_BYTES: usize = 64 << 10;
 
 /// What becomes of a line that is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
@@ -20,7 +47,7 @@ pub(crate) enum LongLine {
     Truncate,
 }
 
-/// How bytes become records.
+/// What is too long, and what becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rule {
     /// The longest record, in bytes of the source.
@@ -29,13 +56,62 @@ pub(crate) struct Rule {
     pub(crate) long_line: LongLine,
 }
 
-/// What may be taken beyond the last newline.
+/// What may be taken beyond the last whole record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tail {
-    /// Leave an unfinished line: it may still grow.
+    /// Leave what is unfinished: it may still grow.
     Leave,
-    /// Take it as a record.
+    /// Take whole lines whose record is not whole; leave an unfinished line.
+    Flush,
+    /// Take all.
     Take,
+    /// Take all: the span of a cut is read again, which carried this on.
+    Again(Carry),
+}
+
+/// The bytes to frame, and where they stand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    /// The bytes.
+    pub(crate) bytes: &'a [u8],
+    /// Offset of the first one in its file.
+    pub(crate) at: u64,
+    /// What the bytes before left.
+    pub(crate) carry: Carry,
+    /// What may be taken at the end.
+    pub(crate) tail: Tail,
+}
+
+/// One record as it stands in the source.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    /// Its bytes, in the encoding of the source.
+    pub(crate) bytes: &'a [u8],
+    /// Where its source begins, in bytes of the input.
+    pub(crate) at: usize,
+    /// What is special about it.
+    pub(crate) flags: Flags,
+    /// When the container runtime took it, as RFC 3339.
+    pub(crate) time: Option<&'a str>,
+    /// Where the container wrote it: `stdout`, `stderr`.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for records that say what they are")
+    )]
+    pub(crate) stream: Option<&'static str>,
+}
+
+impl<'a> Piece<'a> {
+    /// A record of plain bytes.
+    fn plain(bytes: &'a [u8], at: usize, flags: Flags) -> Self {
+        Self {
+            bytes,
+            at,
+            flags,
+            time: None,
+            stream: None,
+        }
+    }
 }
 
 /// What framing did.
@@ -45,295 +121,244 @@ pub(crate) struct Framed {
     pub(crate) used: usize,
     /// Records given out.
     pub(crate) records: u32,
-    /// Records that are not whole lines: pieces of long ones, an unfinished last one.
+    /// Records that are not whole: pieces of long ones, unfinished ones.
     pub(crate) pieces: u32,
-    /// Bytes dropped from lines that were too long, as ranges of the input.
+    /// Records that are lines as they stand, for they are none of the container runtime's.
+    pub(crate) malformed: u32,
+    /// Bytes dropped from records that were too long, as ranges of the input.
     pub(crate) dropped: Vec<Range<usize>>,
-    /// The line at the end of `used` is to be dropped up to its newline.
-    pub(crate) dropping: bool,
+    /// What is carried to the bytes after `used`.
+    pub(crate) carry: Carry,
     /// `give` had no room; the rest is for the next batch.
     pub(crate) full: bool,
-}
-
-/// Splits `bytes` into records. `mid_line` says that the byte before them is not a newline, so that
-/// a newline at once ends a record that was given before. `give` says whether it had room.
-pub(crate) fn frame(
-    bytes: &[u8],
-    mid_line: bool,
-    tail: Tail,
-    rule: Rule,
-    mut give: impl FnMut(&[u8]) -> bool,
-) -> Framed {
-    let mut out = Framed::default();
-    let mut begin = 0;
-    for end in memchr::memchr_iter(b'\n', bytes) {
-        let line = bytes.get(begin..end).unwrap_or_default();
-        let ends_a_piece = begin == 0 && mid_line && line.is_empty();
-        if !ends_a_piece && !whole_line(line, begin, rule, &mut out, &mut give) {
-            return out;
-        }
-        begin = end + 1;
-        out.used = begin;
-    }
-    let line = bytes.get(begin..).unwrap_or_default();
-    unfinished_line(line, begin, tail, rule, &mut out, &mut give);
-    out
-}
-
-/// A line that ends with a newline; false when there was no room for all of it.
-fn whole_line(
-    line: &[u8],
-    begin: usize,
-    rule: Rule,
-    out: &mut Framed,
-    give: &mut impl FnMut(&[u8]) -> bool,
-) -> bool {
-    let max = rule.max_line as usize;
-    if line.len() <= max {
-        return out.give(line, begin, give);
-    }
-    match rule.long_line {
-        LongLine::Truncate => {
-            let kept = cut_at(line, max);
-            if !out.give(line.get(..kept).unwrap_or_default(), begin, give) {
-                return false;
-            }
-            out.pieces += 1;
-            out.dropped.push(begin + kept..begin + line.len());
-            true
-        }
-        LongLine::Split => {
-            let used = give_pieces(line, begin, max, out, give);
-            let rest = line.get(used..).unwrap_or_default();
-            !out.full && out.give(rest, begin + used, give)
-        }
-    }
-}
-
-/// What follows the last newline.
-fn unfinished_line(
-    line: &[u8],
-    begin: usize,
-    tail: Tail,
-    rule: Rule,
-    out: &mut Framed,
-    give: &mut impl FnMut(&[u8]) -> bool,
-) {
-    let max = rule.max_line as usize;
-    let mut used = 0;
-    if line.len() > max {
-        match rule.long_line {
-            LongLine::Truncate => {
-                let kept = cut_at(line, max);
-                if out.give(line.get(..kept).unwrap_or_default(), begin, give) {
-                    out.pieces += 1;
-                    out.dropped.push(begin + kept..begin + line.len());
-                    out.dropping = true;
-                    out.used = begin + line.len();
-                }
-                return;
-            }
-            LongLine::Split => used = give_pieces(line, begin, max, out, give),
-        }
-    }
-    let rest = line.get(used..).unwrap_or_default();
-    if tail == Tail::Take && !out.full && !rest.is_empty() && out.give(rest, begin + used, give) {
-        out.pieces += 1;
-    }
-}
-
-/// Gives pieces of at most `max` bytes while more than that is left, and says how many bytes they
-/// took.
-fn give_pieces(
-    line: &[u8],
-    begin: usize,
-    max: usize,
-    out: &mut Framed,
-    give: &mut impl FnMut(&[u8]) -> bool,
-) -> usize {
-    let mut used = 0;
-    while line.len() - used > max {
-        let rest = line.get(used..).unwrap_or_default();
-        let end = cut_at(rest, max);
-        if !out.give(rest.get(..end).unwrap_or_default(), begin + used, give) {
-            break;
-        }
-        out.pieces += 1;
-        used += end;
-    }
-    used
+    /// Records of lines behind `used` were given as well: frame again, as [`Framer::frame_again`]
+    /// says.
+    pub(crate) beyond: bool,
 }
 
 impl Framed {
-    /// Gives one record that begins at `begin`, and counts it.
-    fn give(&mut self, record: &[u8], begin: usize, give: &mut impl FnMut(&[u8]) -> bool) -> bool {
-        if !give(record) {
+    /// Gives one record, and counts it.
+    fn give(&mut self, piece: Piece<'_>, give: &mut impl FnMut(Piece<'_>) -> bool) -> bool {
+        if !give(piece) {
             self.full = true;
             return false;
         }
         self.records += 1;
-        self.used = begin + record.len();
+        self.pieces += u32::from(piece.flags.is_partial());
+        self.malformed += u32::from(piece.flags.has(Flags::MALFORMED));
         true
     }
 }
 
-/// Where to cut a line that is longer than `max`: there, or up to 3 bytes before so that no UTF-8
-/// character is cut in two.
-fn cut_at(line: &[u8], max: usize) -> usize {
-    let is_inside = |at: usize| line.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
-    (max.saturating_sub(3).max(1)..=max)
-        .rev()
-        .find(|&at| !is_inside(at))
-        .unwrap_or(max)
+/// What is a record, ready for use.
+#[derive(Debug, Clone)]
+enum Kind {
+    Lines,
+    Groups(Multiline),
+    Runtime(Runtime),
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// A framing that is ready for use.
+#[derive(Debug, Clone)]
+pub(crate) struct Framer {
+    kind: Kind,
+    text: Text,
+    rule: Rule,
+}
 
-    use super::*;
+/// What all framings know while they frame.
+#[derive(Debug, Clone, Copy)]
+struct Ground<'a> {
+    source: Source<'a>,
+    text: Text,
+    rule: Rule,
+    /// Where the text begins: behind a byte order mark.
+    begin: usize,
+}
 
-    fn rule(max_line: u32, long_line: LongLine) -> Rule {
-        Rule {
-            max_line,
-            long_line,
+impl Framer {
+    /// Each line is a record.
+    pub(crate) fn lines(text: Text, rule: Rule) -> Self {
+        Self::new(Kind::Lines, text, rule)
+    }
+
+    /// Groups of lines are records, of the rule's length at most.
+    pub(crate) fn groups(multiline: Multiline, text: Text, rule: Rule) -> Self {
+        Self::new(Kind::Groups(multiline), text, rule)
+    }
+
+    /// The lines of CRI are joined to records.
+    pub(crate) fn cri(text: Text, rule: Rule) -> Self {
+        Self::new(Kind::Runtime(Runtime::Cri), text, rule)
+    }
+
+    /// The lines of Docker's JSON files are joined to records.
+    pub(crate) fn docker_json(rule: Rule) -> Self {
+        Self::new(Kind::Runtime(Runtime::DockerJson), Text::Utf8, rule)
+    }
+
+    fn new(kind: Kind, text: Text, mut rule: Rule) -> Self {
+        rule.max_line = match kind {
+            Kind::Lines => text.longest(rule.max_line),
+            Kind::Groups(_) | Kind::Runtime(_) => text.longest_joined(rule.max_line),
+        };
+        Self { kind, text, rule }
+    }
+
+    /// The encoding of bytes to which this is carried.
+    pub(crate) fn text_of(&self, carry: Carry) -> Text {
+        self.text.resolved(carry.has(Carry::BIG))
+    }
+
+    /// So many bytes always hold the end of a record, or enough to cut it.
+    pub(crate) fn look_bytes(&self) -> usize {
+        let longest = match &self.kind {
+            Kind::Lines | Kind::Groups(_) => self.rule.max_line as usize,
+            Kind::Runtime(_) => self.longest_runtime_line(),
+        };
+        longest + 2 * self.text.width() + MARK_BYTES
+    }
+
+    fn longest_runtime_line(&self) -> usize {
+        2 * self.rule.max_line as usize + RUNTIME_FRAME_BYTES
+    }
+
+    /// How long an unfinished record may wait for more, when it ends within a line or not.
+    pub(crate) fn patience(&self, within_line: bool) -> Duration {
+        match &self.kind {
+            Kind::Groups(multiline) if within_line => multiline.timeout.max(UNFINISHED_LINE),
+            Kind::Groups(multiline) => multiline.timeout,
+            Kind::Lines | Kind::Runtime(_) => UNFINISHED_LINE,
         }
     }
 
-    fn records(bytes: &[u8], mid_line: bool, tail: Tail, rule: Rule) -> (Vec<String>, Framed) {
-        let mut out = Vec::new();
-        let framed = frame(bytes, mid_line, tail, rule, |record| {
-            out.push(String::from_utf8_lossy(record).into_owned());
-            true
-        });
-        (out, framed)
+    /// Whether what comes in meanwhile, of others, does not prolong the patience.
+    pub(crate) fn is_interleaved(&self) -> bool {
+        matches!(self.kind, Kind::Runtime(_))
     }
 
-    #[test]
-    fn lines_become_records_and_an_unfinished_one_waits() {
-        let rule = rule(100, LongLine::Split);
-        let (got, framed) = records(b"a\r\n\nbc\nd", false, Tail::Leave, rule);
-        assert_eq!(got, ["a\r", "", "bc"]);
-        assert_eq!((framed.used, framed.records, framed.pieces), (7, 3, 0));
-        let (got, framed) = records(b"a\nd", false, Tail::Take, rule);
-        assert_eq!(
-            (got, framed.used, framed.pieces),
-            (vec!["a".into(), "d".into()], 3, 1)
-        );
-        assert_eq!(records(b"", false, Tail::Take, rule).1, Framed::default());
-    }
-
-    #[test]
-    fn a_newline_after_an_unfinished_record_is_no_record() {
-        let rule = rule(100, LongLine::Split);
-        assert_eq!(records(b"\nx\n", true, Tail::Leave, rule).0, ["x"]);
-        assert_eq!(records(b"\nx\n", false, Tail::Leave, rule).0, ["", "x"]);
-        let (got, framed) = records(b"\n", true, Tail::Leave, rule);
-        assert_eq!((got.len(), framed.used), (0, 1));
-    }
-
-    #[test]
-    fn long_lines_are_split_or_truncated() {
-        let (got, framed) = records(
-            b"abcdefgh\nxy\n",
-            false,
-            Tail::Leave,
-            rule(3, LongLine::Split),
-        );
-        assert_eq!(got, ["abc", "def", "gh", "xy"]);
-        assert_eq!((framed.used, framed.pieces), (12, 2));
-        let rule = rule(3, LongLine::Truncate);
-        let (got, framed) = records(b"abcdefgh\nxy\n", false, Tail::Leave, rule);
-        assert_eq!(got, ["abc", "xy"]);
-        assert_eq!(
-            (framed.used, framed.dropped.as_slice()),
-            (12, std::slice::from_ref(&(3..8)))
-        );
-        let (got, framed) = records(b"xy\nabcdef", false, Tail::Leave, rule);
-        assert_eq!(got, ["xy", "abc"]);
-        assert_eq!((framed.used, framed.dropping), (9, true));
-    }
-
-    #[test]
-    fn a_line_of_exactly_the_limit_is_whole() {
-        let (got, framed) = records(b"abc\nd", false, Tail::Leave, rule(3, LongLine::Truncate));
-        assert_eq!((got, framed.dropped.len()), (vec!["abc".into()], 0));
-        assert_eq!(
-            records(b"abc", false, Tail::Leave, rule(3, LongLine::Split))
-                .1
-                .used,
+    /// Makes records of the bytes. `give` says whether it had room.
+    pub(crate) fn frame(
+        &self,
+        source: Source<'_>,
+        mut give: impl FnMut(Piece<'_>) -> bool,
+    ) -> Framed {
+        let text = self.text_of(source.carry);
+        let begin = if source.at == 0 {
+            text.mark_bytes(source.bytes)
+        } else {
             0
-        );
-    }
-
-    #[test]
-    fn a_character_is_not_cut_in_two() {
-        let (got, _) = records(
-            "aé\u{20ac}z\n".as_bytes(),
-            false,
-            Tail::Leave,
-            rule(4, LongLine::Split),
-        );
-        assert_eq!(got, ["aé", "\u{20ac}z"]);
-        // Junk has no characters: the cut is at the limit.
-        assert_eq!(cut_at(&[0x80; 10], 4), 4);
-    }
-
-    fn any_rule() -> impl Strategy<Value = Rule> {
-        (1u32..9, any::<bool>()).prop_map(|(max_line, truncate)| {
-            rule(
-                max_line,
-                if truncate {
-                    LongLine::Truncate
-                } else {
-                    LongLine::Split
-                },
-            )
-        })
-    }
-
-    proptest! {
-        /// What a crash needs: the span of a batch, read again, gives the same records.
-        #[test]
-        fn a_span_read_again_gives_the_same_records(
-            bytes in prop::collection::vec(prop::sample::select(b"ab\n\xc3\xa9".to_vec()), 0..60),
-            mid_line: bool, take: bool, rule in any_rule(), room in 1usize..12,
-        ) {
-            let tail = if take { Tail::Take } else { Tail::Leave };
-            let mut first = Vec::new();
-            let framed = frame(&bytes, mid_line, tail, rule, |record| {
-                if first.len() < room {
-                    first.push(record.to_vec());
-                    return true;
-                }
-                false
-            });
-            prop_assert_eq!(framed.records as usize, first.len());
-            let mut again = Vec::new();
-            let second = frame(&bytes[..framed.used], mid_line, Tail::Take, rule, |record| {
-                again.push(record.to_vec());
-                true
-            });
-            prop_assert_eq!(second.used, framed.used);
-            prop_assert_eq!(first, again);
+        };
+        let ground = Ground {
+            source,
+            text,
+            rule: self.rule,
+            begin,
+        };
+        let mut framed = match text {
+            Text::Utf8 | Text::Ascii(_) => {
+                let ends = memchr::memchr_iter(b'\n', source.bytes);
+                self.by_kind(ground, ends, &mut give)
+            }
+            Text::Utf16 { big } => {
+                let ends = text::newlines_of_utf16(source.bytes, source.at, big);
+                self.by_kind(ground, ends, &mut give)
+            }
+        };
+        framed.carry = framed.carry.with(Carry::BIG, source.carry.has(Carry::BIG));
+        // A byte order mark alone is no record.
+        if framed.used == 0 && source.bytes.len() == begin && ground.takes() {
+            framed.used = begin;
         }
+        framed
+    }
 
-        /// Nothing but newlines and counted rests is left out, whatever the pieces.
-        #[test]
-        fn every_byte_is_in_a_record_or_counted(
-            bytes in prop::collection::vec(prop::sample::select(b"ab\n".to_vec()), 0..60),
-            rule in any_rule(),
-        ) {
-            let mut given = 0;
-            let framed = frame(&bytes, false, Tail::Take, rule, |record| {
-                given += record.len();
-                record.len() <= rule.max_line as usize
-            });
-            prop_assert_eq!(framed.used, bytes.len());
-            let newlines = bytes.iter().filter(|&&byte| byte == b'\n').count();
-            let mut dropped: usize = framed.dropped.iter().map(ExactSizeIterator::len).sum();
-            if framed.dropped.is_empty() { dropped = 0; }
-            prop_assert_eq!(given + newlines + dropped, bytes.len());
+    fn by_kind(
+        &self,
+        ground: Ground<'_>,
+        ends: impl Iterator<Item = usize>,
+        give: &mut impl FnMut(Piece<'_>) -> bool,
+    ) -> Framed {
+        match &self.kind {
+            Kind::Lines => lines::frame(ground, ends, give),
+            Kind::Groups(multiline) => groups::frame(ground, multiline, ends, give),
+            Kind::Runtime(runtime) => {
+                joined::frame(ground, *runtime, self.longest_runtime_line(), ends, give)
+            }
         }
+    }
+
+    /// What to frame instead after records `beyond` the used bytes were given: only those that were
+    /// used; where there was no room for any, the records of single lines, unjoined. `None` when
+    /// nothing is used yet.
+    pub(crate) fn frame_again<'a>(source: Source<'a>, framed: &Framed) -> Option<Source<'a>> {
+        let single = source.carry.with(Carry::SINGLE, true);
+        match framed.used {
+            0 if framed.full => Some(Source {
+                carry: single,
+                ..source
+            }),
+            0 => None,
+            used => Some(Source {
+                bytes: source.bytes.get(..used).unwrap_or_default(),
+                tail: Tail::Again(framed.carry),
+                ..source
+            }),
+        }
+    }
+
+    /// How many bytes, from the beginning, belong to the rest of a record that is dropped, and whether
+    /// it ends there.
+    pub(crate) fn rest(&self, source: Source<'_>) -> (usize, bool) {
+        let text = self.text_of(source.carry);
+        let ground = Ground {
+            source,
+            text,
+            rule: self.rule,
+            begin: 0,
+        };
+        match (text, &self.kind) {
+            (Text::Utf8 | Text::Ascii(_), Kind::Lines | Kind::Runtime(_)) => {
+                lines::rest(ground, memchr::memchr_iter(b'\n', source.bytes))
+            }
+            (Text::Utf16 { big }, Kind::Lines | Kind::Runtime(_)) => {
+                let ends = text::newlines_of_utf16(source.bytes, source.at, big);
+                lines::rest(ground, ends)
+            }
+            (Text::Utf8 | Text::Ascii(_), Kind::Groups(multiline)) => {
+                let ends = memchr::memchr_iter(b'\n', source.bytes);
+                groups::rest(ground, multiline, ends)
+            }
+            (Text::Utf16 { big }, Kind::Groups(multiline)) => {
+                let ends = text::newlines_of_utf16(source.bytes, source.at, big);
+                groups::rest(ground, multiline, ends)
+            }
+        }
+    }
+}
+
+impl<'a> Ground<'a> {
+    fn bytes(&self, range: Range<usize>) -> &'a [u8] {
+        self.source.bytes.get(range).unwrap_or_default()
+    }
+
+    /// Whether the first line is the rest of one that began before.
+    fn is_mid_line(&self) -> bool {
+        self.source.carry.has(Carry::MID_LINE)
+    }
+
+    fn takes(&self) -> bool {
+        matches!(self.source.tail, Tail::Take | Tail::Again(_))
+    }
+
+    /// Whether a line at `at` is longer than a record of at most `max` bytes can be.
+    fn is_too_long(&self, line: &[u8], max: usize) -> bool {
+        line.len() > max || self.text.grows_too_long(line)
+    }
+
+    /// Where to cut a line that begins at `at` and is too long: at `max` or a bit before, between two
+    /// characters.
+    fn cut_at(&self, line: &[u8], at: usize, max: usize) -> usize {
+        self.text.cut_at(line, self.source.at + at as u64, max)
     }
 }

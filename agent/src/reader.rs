@@ -13,6 +13,7 @@ mod cut;
 mod files;
 mod holes;
 mod hunt;
+mod make;
 mod newcomers;
 mod turn;
 
@@ -33,19 +34,19 @@ use tributary_common::{
 use self::{
     files::{Ended, NotTailed},
     hunt::Folders,
+    make::{Made, Maker},
     newcomers::Undecided,
 };
 use crate::{
     checkpoint::{Checkpoint, Record, as_gauge},
     config::Task,
     discover::Event,
-    frame::Framed,
     handle::FileKey,
     identify::{Mark, Prefix},
     limit::{Bucket, Budget, Share},
     recipe::{Compiled, Recipe},
     send::Outgoing,
-    status::{Counters, Oddities, Status, TaskFigures},
+    status::{Counters, Status, TaskFigures},
     tail::Tail,
     turns::{Pick, Turns},
 };
@@ -116,12 +117,13 @@ impl Channel {
 
 impl Channel {
     /// Takes note of what was read.
-    fn count_read(&mut self, bytes: u64, framed: &Framed, odd: Oddities) {
+    fn count_read(&mut self, bytes: u64, made: &Made) {
+        let framed = &made.framed;
         self.figures.read_bytes += bytes;
         self.figures.read_records += u64::from(framed.records);
-        self.counters.read(bytes, framed.records, framed.pieces);
-        self.figures.odd.add(odd);
-        self.counters.odd(odd);
+        self.counters.read(bytes, framed.records);
+        self.figures.odd.add(made.odd);
+        self.counters.odd(made.odd);
     }
 }
 
@@ -194,7 +196,7 @@ pub(crate) struct Reader {
     blocked: Vec<usize>,
     /// The block: the bytes that a mark covers, then new ones.
     block: Vec<u8>,
-    encoder: Encoder,
+    maker: Maker,
     open_files: usize,
     max_open_files: usize,
     share_limit: u64,
@@ -235,7 +237,7 @@ impl Reader {
             timers: BTreeSet::new(),
             blocked: Vec::new(),
             block: vec![0; BLOCK_BYTES + 512],
-            encoder: Encoder::new(Codec::Zstd),
+            maker: Maker::new(Encoder::new(Codec::Zstd)),
             open_files: 0,
             max_open_files,
             share_limit,

@@ -35,6 +35,12 @@ pub(crate) struct Oddities {
     pub(crate) time_not_found: u64,
     /// They have the time of reading: their line's time is impossible.
     pub(crate) time_impossible: u64,
+    /// They are not whole: pieces of long ones, unfinished ones.
+    pub(crate) split: u64,
+    /// They are lines that are none of the container runtime's.
+    pub(crate) malformed: u64,
+    /// Characters in them that stand for bytes that are no text in the task's encoding.
+    pub(crate) undecodable: u64,
 }
 
 impl Oddities {
@@ -51,6 +57,9 @@ impl Oddities {
     pub(crate) fn add(&mut self, more: Self) {
         self.time_not_found += more.time_not_found;
         self.time_impossible += more.time_impossible;
+        self.split += more.split;
+        self.malformed += more.malformed;
+        self.undecodable += more.undecodable;
     }
 }
 
@@ -82,6 +91,8 @@ pub(crate) struct Counters {
     records: Counter,
     pieces: Counter,
     untimed: [Counter; 2],
+    malformed: Counter,
+    undecodable: Counter,
     batches: Counter,
     truncations: Counter,
     behind: Gauge,
@@ -105,6 +116,8 @@ impl Counters {
             bytes: counter!("tributary_agent_read_bytes_total", "topic" => topic.clone()),
             records: counter!("tributary_agent_read_records_total", "topic" => topic.clone()),
             pieces: counter!("tributary_agent_split_records_total", "topic" => topic.clone()),
+            malformed: counter!("tributary_agent_malformed_records_total", "topic" => topic.clone()),
+            undecodable: counter!("tributary_agent_undecodable_characters_total", "topic" => topic.clone()),
             batches: counter!("tributary_agent_read_batches_total", "topic" => topic.clone()),
             truncations: counter!("tributary_agent_truncations_total", "topic" => topic.clone()),
             behind: gauge!("tributary_agent_behind_bytes", "topic" => topic.clone()),
@@ -118,10 +131,9 @@ impl Counters {
     }
 
     /// A batch was read.
-    pub(crate) fn read(&self, bytes: u64, records: u32, pieces: u32) {
+    pub(crate) fn read(&self, bytes: u64, records: u32) {
         self.bytes.increment(bytes);
         self.records.increment(records.into());
-        self.pieces.increment(pieces.into());
         self.batches.increment(1);
     }
 
@@ -130,6 +142,9 @@ impl Counters {
         let [not_found, impossible] = &self.untimed;
         not_found.increment(odd.time_not_found);
         impossible.increment(odd.time_impossible);
+        self.pieces.increment(odd.split);
+        self.malformed.increment(odd.malformed);
+        self.undecodable.increment(odd.undecodable);
     }
 
     /// A file was cut off or written anew.
@@ -288,6 +303,9 @@ impl Status {
                         "not_found": figures.odd.time_not_found,
                         "impossible": figures.odd.time_impossible,
                     },
+                    "split_records": figures.odd.split,
+                    "malformed_records": figures.odd.malformed,
+                    "undecodable_characters": figures.odd.undecodable,
                     "last_error": health.last_error,
                     "unreadable": figures.unreadable, "left_out": left_out,
                 })

@@ -15,12 +15,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     checkpoint::{Cut, GenerationRecord},
+    frame::Carry,
     handle::FileKey,
     identify::{Evidence, Mark},
 };
 
-/// An unfinished line that has not grown for this long is taken as it is.
-pub(crate) const UNFINISHED_LINE: Duration = Duration::from_secs(5);
 /// A file without a name is closed when it has not grown for this long: its room is wanted back.
 const CLOSE_DELETED: Duration = Duration::from_secs(5);
 /// A renamed file that no path of the task names is closed when it has not grown for this long: its
@@ -77,8 +76,10 @@ pub(crate) struct Tail {
     pub(crate) evidence: Evidence,
     /// Marks before the last one, oldest first.
     marks: VecDeque<Mark>,
-    /// The line at the mark is to be dropped up to its newline.
-    pub(crate) dropping: bool,
+    /// What the bytes before the mark carry to those behind it.
+    pub(crate) carry: Carry,
+    /// When the bytes behind the mark began to wait for the end of their record.
+    pub(crate) held_since: Option<Instant>,
     /// The evidence is from an earlier life, or the file was away: compare before reading.
     pub(crate) doubted: bool,
     /// The greatest size seen, in bytes.
@@ -115,7 +116,8 @@ impl Tail {
             file: None,
             evidence: Evidence::default(),
             marks: VecDeque::new(),
-            dropping: false,
+            carry: Carry::default(),
+            held_since: None,
             doubted: false,
             size: 0,
             mtime_ns: 0,
@@ -139,7 +141,7 @@ impl Tail {
                 prefix: record.prefix,
                 mark: record.mark,
             },
-            dropping: record.dropping,
+            carry: record.carry,
             doubted: true,
             size: record.mark.offset,
             mtime_ns: record.mtime_ns,
@@ -197,7 +199,7 @@ impl Tail {
             path: self.real_path().as_os_str().as_bytes().to_vec(),
             prefix: self.evidence.prefix,
             mark: self.evidence.mark,
-            dropping: self.dropping,
+            carry: self.carry,
             mtime_ns: self.mtime_ns,
             ended_ms: None,
         }
@@ -215,13 +217,14 @@ impl Tail {
     }
 
     /// Moves the offset on.
-    pub(crate) fn advance(&mut self, mark: Mark, dropping: bool, now: Instant) {
+    pub(crate) fn advance(&mut self, mark: Mark, carry: Carry, now: Instant) {
         if self.marks.len() == MARKS {
             self.marks.pop_front();
         }
         self.marks.push_back(self.evidence.mark);
         self.evidence.mark = mark;
-        self.dropping = dropping;
+        self.carry = carry;
+        self.held_since = None;
         self.size = self.size.max(mark.offset);
         self.unread_since = (self.unread() > 0).then_some(now);
     }

@@ -44,8 +44,9 @@ pub(crate) enum Time {
     Read,
     /// The line.
     Line {
-        /// How it is written, as in strftime.
-        pattern: String,
+        /// How it is written, as in strftime; absent: the container runtime wrote it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pattern: Option<String>,
         /// A regular expression that finds it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<String>,
@@ -90,6 +91,8 @@ pub(crate) enum TimeFrom {
     Read,
     /// The line.
     Line(Box<LineTime>),
+    /// The container runtime, which wrote it before the text.
+    Runtime,
 }
 
 impl TimeFrom {
@@ -100,18 +103,31 @@ impl TimeFrom {
     pub(crate) fn new(time: &Time) -> Result<Self, String> {
         match time {
             Time::Read => Ok(Self::Read),
-            Time::Line { pattern, at, zone } => {
+            Time::Line {
+                pattern: Some(pattern),
+                at,
+                zone,
+            } => {
                 let line = LineTime::new(pattern, at.as_deref(), zone.as_deref())?;
                 Ok(Self::Line(Box::new(line)))
+            }
+            Time::Line {
+                pattern: None,
+                at: None,
+                zone: None,
+            } => Ok(Self::Runtime),
+            Time::Line { pattern: None, .. } => {
+                Err("at and zone say nothing without a pattern; expected is a pattern".to_owned())
             }
         }
     }
 
-    /// The event time of a line.
-    pub(crate) fn of(&self, line: &[u8], read_ms: i64) -> Timed {
+    /// The event time of a line, which the runtime had from its container at `runtime`.
+    pub(crate) fn of(&self, line: &[u8], runtime: Option<&str>, read_ms: i64) -> Timed {
         let found = match self {
             Self::Read => Ok(read_ms),
             Self::Line(time) => time.find(line, read_ms),
+            Self::Runtime => runtime_time(runtime, read_ms),
         };
         match found {
             Ok(ms) => Timed { ms, flag: None },
@@ -120,6 +136,17 @@ impl TimeFrom {
                 flag: Some(flag),
             },
         }
+    }
+}
+
+/// The time that a container runtime wrote, as RFC 3339.
+fn runtime_time(text: Option<&str>, read_ms: i64) -> Result<i64, Flag> {
+    let time = text.and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let ms = time.ok_or(Flag::NotFound)?.as_millisecond();
+    if (EARLIEST_MS..=read_ms.saturating_add(AHEAD_MS)).contains(&ms) {
+        Ok(ms)
+    } else {
+        Err(Flag::Impossible)
     }
 }
 

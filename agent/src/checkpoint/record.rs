@@ -25,7 +25,7 @@ use tributary_common::{
 
 use super::v1;
 use crate::{
-    frame::Rule,
+    frame::{Carry, Rule},
     handle::FileKey,
     identify::{Mark, Prefix},
     recipe::{self, Recipe},
@@ -68,10 +68,10 @@ pub(crate) struct Cut {
     pub(crate) mark: u64,
     /// How bytes became records.
     pub(crate) recipe: MadeBy,
-    /// The byte before the span is no newline.
-    pub(crate) mid_line: bool,
-    /// The rest of the line after the span is to be dropped.
-    pub(crate) dropping: bool,
+    /// What the bytes before the span had carried to it.
+    pub(crate) before: Carry,
+    /// What it carries to the bytes behind it.
+    pub(crate) after: Carry,
 }
 
 /// What made the records of a cut.
@@ -113,8 +113,8 @@ pub(crate) struct GenerationRecord {
     pub(crate) prefix: Prefix,
     /// Evidence: where reading stopped.
     pub(crate) mark: Mark,
-    /// The line at the mark is to be dropped up to its newline.
-    pub(crate) dropping: bool,
+    /// What the bytes before the mark carry to those behind it.
+    pub(crate) carry: Carry,
     /// Last change of its content that was seen, in ns since 1970.
     pub(crate) mtime_ns: i64,
     /// When it was given up, in ms since 1970; `None` while it is read.
@@ -194,8 +194,8 @@ pub(crate) enum Record {
         generation: GenerationId,
         /// Where reading goes on.
         mark: Mark,
-        /// The line goes on and is to be dropped.
-        dropping: bool,
+        /// What is carried there.
+        carry: Carry,
     },
     /// Bytes were lost; kept until told.
     Lost(Loss),

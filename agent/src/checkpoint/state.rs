@@ -102,11 +102,11 @@ impl State {
                 stream,
                 generation,
                 mark,
-                dropping,
+                carry,
             } => {
                 let known = self.known(stream, generation)?;
                 known.mark = mark;
-                known.dropping = dropping;
+                known.carry = carry;
             }
             Record::Lost(loss) if self.keep_accounts => self.ledger.lost(loss),
             Record::Recipe { no, recipe } => {
@@ -171,7 +171,7 @@ impl State {
             offset: cut.span.end,
             hash: cut.mark,
         };
-        known.dropping = cut.dropping;
+        known.carry = cut.after;
         known.ended_ms = None;
         if self.keep_accounts {
             self.ledger.read(cut.id, &cut.minutes);

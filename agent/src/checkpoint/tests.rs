@@ -14,7 +14,7 @@ use tributary_common::{
 
 use super::{Checkpoint, Cut, End, GenerationRecord, MadeBy, Record, State, Told, inspect, log};
 use crate::{
-    frame::{LongLine, Rule},
+    frame::{Carry, LongLine, Rule},
     handle::FileKey,
     identify::{Mark, Prefix},
     recipe::{Recipe, tests::of_lines},
@@ -39,7 +39,7 @@ fn beginning() -> Vec<Record> {
         path: b"/log".to_vec(),
         prefix: Prefix::default(),
         mark: Mark::default(),
-        dropping: false,
+        carry: Carry::default(),
         mtime_ns: 0,
         ended_ms: None,
     });
@@ -72,8 +72,8 @@ fn cut(epoch: Epoch, seq: u64) -> Cut {
         content_sum: 9,
         mark: 3,
         recipe: MadeBy::Recipe(1),
-        mid_line: false,
-        dropping: false,
+        before: Carry::default(),
+        after: Carry::default(),
     }
 }
 
@@ -165,16 +165,17 @@ fn a_file_of_version_1_is_read_and_goes_on_as_version_2() {
         let cuts: Vec<_> = state
             .cuts
             .values()
-            .map(|cut| (cut.id.seq, cut.span.start, cut.recipe, cut.mid_line))
+            .map(|cut| (cut.id.seq, cut.span.start, cut.recipe, cut.before))
             .collect();
+        let mid_line = Carry::default().with(Carry::MID_LINE, true);
         let wanted = [
-            (2, 10, rule(LongLine::Truncate), true),
-            (3, 25, rule(LongLine::Split), false),
-            (1, 35, rule(LongLine::Split), false),
+            (2, 10, rule(LongLine::Truncate), mid_line),
+            (3, 25, rule(LongLine::Split), Carry::default()),
+            (1, 35, rule(LongLine::Split), Carry::default()),
         ];
         assert_eq!(cuts, wanted);
         let known = &state.generations[&(STREAM, GENERATION)];
-        assert_eq!((known.mark.offset, known.dropping), (45, false));
+        assert_eq!((known.mark.offset, known.carry), (45, Carry::default()));
         assert_eq!((state.ledger.losses.len(), state.tasks.len()), (1, 1));
     };
     let (checkpoint, recovery) = Checkpoint::open(dir.path(), true, 3000).unwrap();

@@ -16,7 +16,7 @@ use tributary_common::{
 
 use super::record::{self, Account, End, Told};
 use crate::{
-    frame::Rule,
+    frame::{Carry, Rule},
     handle::FileKey,
     identify::{Mark, Prefix},
 };
@@ -104,8 +104,8 @@ impl From<Cut> for record::Cut {
             content_sum: cut.content_sum,
             mark: cut.mark,
             recipe: record::MadeBy::Rule(cut.rule),
-            mid_line: cut.mid_line,
-            dropping: cut.dropping,
+            before: Carry::default().with(Carry::MID_LINE, cut.mid_line),
+            after: Carry::default().dropping(cut.dropping),
         }
     }
 }
@@ -121,7 +121,7 @@ impl From<GenerationRecord> for record::GenerationRecord {
             path: known.path,
             prefix: known.prefix,
             mark: known.mark,
-            dropping: known.dropping,
+            carry: Carry::default().dropping(known.dropping),
             mtime_ns: known.mtime_ns,
             ended_ms: known.ended_ms,
         }
@@ -156,7 +156,7 @@ impl From<Record> for record::Record {
                 stream,
                 generation,
                 mark,
-                dropping,
+                carry: Carry::default().dropping(dropping),
             },
             Record::Lost(loss) => Self::Lost(loss),
             Record::Told(told) => Self::Told(told),

@@ -15,22 +15,64 @@ use tributary_common::{
 
 use crate::{
     discover::{Pattern, PatternSet},
-    frame::LongLine,
+    frame::{LongLine, text::Label},
     group::Group,
-    recipe::{self, Compiled, Framing, Recipe},
+    recipe::{self, Compiled, Crlf, Framing, Recipe},
     times::{self, LineTime, Time},
 };
+
+/// Where a line is in its group.
+const PATTERN: Kind = Kind::checked("regular expression", "^[0-9]{4}-", check_regex);
+
+static MULTILINE: &[Key] = &[
+    Key::optional("start", PATTERN, "A line that fits begins a group."),
+    Key::optional(
+        "continue",
+        PATTERN,
+        "A line that fits goes on with the group before it.",
+    ),
+    Key::optional("end", PATTERN, "A line that fits ends its group."),
+    Key::default(
+        "timeout",
+        Kind::duration("10ms", "1h"),
+        "2s",
+        "A group that has not grown for so long is whole.",
+    ),
+    Key::default(
+        "max_lines",
+        Kind::Integer {
+            min: 1,
+            max: 1_000_000,
+        },
+        "1000",
+        "The most lines of a record.",
+    ),
+    Key::optional(
+        "max_bytes",
+        Kind::size("16B", "1MiB"),
+        "The longest record; absent: max_line.",
+    ),
+];
 
 static FRAMING: Kind = Kind::OneOf {
     tag: "kind",
     common: &[],
     variants: &[
         Variant::new("lines", "Each line is a record.", &[]),
-        Variant::not_yet("multiline", "Several lines make a record."),
-        Variant::not_yet("cri", "Lines of a container runtime, joined where partial."),
-        Variant::not_yet(
+        Variant::new(
+            "multiline",
+            "Groups of lines are records, newlines within them included. One of start, continue and end tells them apart; `truncate` drops what is over the caps, `split` makes a record of its own of it.",
+            MULTILINE,
+        ),
+        Variant::new(
+            "cri",
+            "Lines of a container runtime (`<time> <stream> <P|F> <text>`): the text is the record, joined where partial. Other lines are sent as they stand, flagged and counted.",
+            &[],
+        ),
+        Variant::new(
             "docker-json",
-            "Lines of Docker's JSON files, joined where partial.",
+            "Lines of Docker's JSON files: `log` is the record, joined up to its newline. Other lines are sent as they stand, flagged and counted.",
+            &[],
         ),
     ],
 };
@@ -48,10 +90,10 @@ static TIME: Kind = Kind::OneOf {
             "line",
             "The event time is in the line; where there is none, or an impossible one (no such day, before 1990, more than a day after it was read), the time of reading counts, and `tributary_agent_untimed_records_total` too.",
             &[
-                Key::required(
+                Key::optional(
                     "pattern",
                     Kind::checked("pattern", "%d/%b/%Y:%H:%M:%S %z", LineTime::check_pattern),
-                    "How the time is written, as in strftime: `%d/%b/%Y:%H:%M:%S %z`. Parts of seconds are `%f`, `%3f`, `%.f`; seconds since 1970 `%s`, ms `%s%3f`. Without a year or a date it is the one nearest to the time of reading.",
+                    "How the time is written, as in strftime: `%d/%b/%Y:%H:%M:%S %z`. Parts of seconds are `%f`, `%3f`, `%.f`; seconds since 1970 `%s`, ms `%s%3f`. Without a year or a date it is the one nearest to the time of reading. Absent: the time that the container runtime wrote, with framing cri and docker-json.",
                 ),
                 Key::optional(
                     "at",
@@ -111,7 +153,7 @@ pub(super) static TASK: Schema = Schema::new(
             "encoding",
             Kind::checked("encoding", "utf-8", check_encoding),
             "utf-8",
-            "The files' encoding, as a WHATWG label. utf-8 passes all bytes as they are; others become UTF-8.",
+            "The files' encoding, as a WHATWG label. utf-8 passes all bytes as they are; others become UTF-8, and what is no text in them U+FFFD, counted. utf-16 goes by the byte order mark, and is little-endian without one. A byte order mark at the beginning of a file is left out.",
         ),
         Key::default(
             "max_line",
@@ -124,6 +166,12 @@ pub(super) static TASK: Schema = Schema::new(
             Kind::choice(&["split", "truncate"]),
             "split",
             "Longer lines become several records, or lose their rest. Both are counted.",
+        ),
+        Key::default(
+            "crlf",
+            Kind::choice(&["keep", "strip"]),
+            "keep",
+            "What becomes of a carriage return before the newline that ends a record.",
         ),
         Key::default(
             "framing",
@@ -195,6 +243,7 @@ pub(super) struct RawTask {
     encoding: String,
     max_line: u64,
     long_line: LongLine,
+    crlf: Crlf,
     framing: Framing,
     time: Time,
     rate: Option<u64>,
@@ -226,16 +275,21 @@ pub(super) fn check_task(at: usize, raw: RawTask, checker: &mut Checker) -> Opti
 
 /// Checks how bytes become records, key by key so that a person sees all faults.
 fn check_recipe(at: usize, raw: &RawTask, checker: &mut Checker) -> Option<Arc<Compiled>> {
-    let encoding = checker.take(
-        &format!("task[{at}].encoding"),
-        check_encoding(&raw.encoding),
-    );
-    encoding?;
+    let encoding = Label::find(&raw.encoding).and_then(|label| raw.framing.fits(label));
+    let encoding = checker.take(&format!("task[{at}].encoding"), encoding);
+    let pattern = match &raw.framing {
+        Framing::Multiline { .. } => raw.framing.pattern().map(drop),
+        Framing::Lines | Framing::Cri | Framing::DockerJson => Ok(()),
+    };
+    let pattern = checker.take(&format!("task[{at}].framing"), pattern);
+    let time = checker.take(&format!("task[{at}].time"), raw.framing.times(&raw.time));
+    encoding.and(pattern).and(time)?;
     let recipe = Recipe {
         framing: raw.framing.clone(),
         encoding: raw.encoding.clone(),
         max_line: u32::try_from(raw.max_line).unwrap_or(u32::MAX),
         long_line: raw.long_line,
+        crlf: raw.crlf,
         time: raw.time.clone(),
         labels: raw.labels.clone(),
     };
@@ -251,5 +305,9 @@ fn check_zone(name: &str) -> Result<(), String> {
 }
 
 fn check_encoding(label: &str) -> Result<(), String> {
-    recipe::find_encoding(label).map(drop)
+    Label::find(label).map(drop)
+}
+
+fn check_regex(pattern: &str) -> Result<(), String> {
+    recipe::regex(pattern).map(drop)
 }

@@ -6,11 +6,11 @@
 //!
 //! Not for: when to read (see [`super::turn`]).
 
-use std::{borrow::Cow, fs::File, sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tributary_common::{
-    batch::{Encoded, Encoder},
+    batch::Encoded,
     header::BatchHeader,
     ids::{BatchId, GenerationId},
     report::Loss,
@@ -19,71 +19,30 @@ use tributary_common::{
 
 use super::{
     Channel, Reader,
+    make::{Made, Making},
     turn::{Block, Step, fill},
 };
 use crate::{
     checkpoint::{Cut, End, MadeBy, Record},
     clock,
-    frame::{Framed, Tail as Unfinished, frame},
+    frame::{Carry, Framed, Source, Tail as Unfinished, text::Label},
     identify::{MARK_BYTES, Mark, PREFIX_BYTES, prefix_of},
     limit::{BATCH_OVERHEAD_BYTES, Permit},
     recipe::Compiled,
     send::Outgoing,
     shown::shown,
-    status::Oddities,
+    tail::Tail,
 };
 
 /// A span that cannot be read is tried again after this long.
 const REPLAY_AGAIN: Duration = Duration::from_secs(2);
 
-/// How the records of a span are made.
-#[derive(Debug, Clone, Copy)]
-struct Making {
+/// A batch that was made of new bytes.
+struct MadeNow {
     id: BatchId,
     read_ms: u64,
-    mid_line: bool,
-    unfinished: Unfinished,
-}
-
-/// Frames and encodes `bytes`; the batch is `None` when there is no record.
-fn make(
-    encoder: &mut Encoder,
-    recipe: &Compiled,
-    bytes: &[u8],
-    making: Making,
-) -> (Framed, Oddities, Option<Encoded>) {
-    let mut odd = Oddities::default();
-    encoder.begin(making.id);
-    let read_ms = i64::try_from(making.read_ms).unwrap_or(i64::MAX);
-    let give = |line: &[u8]| {
-        let value = match recipe.encoding {
-            None => Cow::Borrowed(line),
-            Some(encoding) => match encoding.decode_without_bom_handling(line).0 {
-                Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
-                Cow::Owned(text) => Cow::Owned(text.into_bytes()),
-            },
-        };
-        let has_room = encoder.has_room(None, &value);
-        if has_room {
-            let timed = recipe.time.of(&value, read_ms);
-            odd.untimed(timed.flag);
-            encoder.push(timed.ms, None, &value);
-        }
-        has_room
-    };
-    let framed = frame(bytes, making.mid_line, making.unfinished, recipe.rule, give);
-    if framed.records == 0 {
-        return (framed, odd, None);
-    }
-    match encoder.finish() {
-        Ok(encoded) => (framed, odd, Some(encoded)),
-        Err(error) => {
-            // A record is at most 1 MiB, which every batch takes; text that grew threefold when it
-            // became UTF-8 does not.
-            tracing::error!(error = error.to_string(), "a batch cannot be encoded");
-            (framed, odd, None)
-        }
-    }
+    made: Made,
+    permit: Permit,
 }
 
 impl Reader {
@@ -94,7 +53,7 @@ impl Reader {
         at: usize,
         block: Block,
         unfinished: Unfinished,
-        mut permit: Permit,
+        permit: Permit,
         now: Instant,
     ) -> bool {
         let Some(known) = self.streams.get(stream) else {
@@ -106,8 +65,11 @@ impl Reader {
         let Some(channel) = self.channels.get_mut(known.channel) else {
             return false;
         };
-        let bytes = self.block.get(block.before..block.len).unwrap_or_default();
-        let before = self.block.get(..block.before).and_then(<[u8]>::last);
+        let start = tail.offset();
+        let recipe = &channel.task.recipe;
+        let Some(carry) = carry_to(tail, recipe, &self.block, block) else {
+            return false;
+        };
         let id = BatchId {
             stream: known.id,
             epoch: self.wiring.epoch,
@@ -116,50 +78,97 @@ impl Reader {
         let making = Making {
             id,
             read_ms: clock::now_ms(),
-            mid_line: before.is_some_and(|&byte| byte != b'\n'),
-            unfinished,
+            source: Source {
+                bytes: self.block.get(block.before..block.len).unwrap_or_default(),
+                at: start,
+                carry,
+                tail: unfinished,
+            },
         };
-        let (framed, odd, encoded) = make(&mut self.encoder, &channel.task.recipe, bytes, making);
-        if framed.used == 0 {
+        let made = self.maker.make(recipe, making);
+        if made.framed.used == 0 {
             return false;
         }
+        let made_now = MadeNow {
+            id,
+            read_ms: making.read_ms,
+            made,
+            permit,
+        };
+        self.go_on_behind(stream, at, block.before, made_now, now);
+        true
+    }
+
+    /// Moves on behind the bytes that were used, with their batch if there is one.
+    fn go_on_behind(
+        &mut self,
+        stream: usize,
+        at: usize,
+        before: usize,
+        made_now: MadeNow,
+        now: Instant,
+    ) {
+        let MadeNow {
+            id,
+            read_ms,
+            made,
+            mut permit,
+        } = made_now;
+        let Some(known) = self.streams.get(stream) else {
+            return;
+        };
+        let Some(tail) = known.tails.get(at) else {
+            return;
+        };
+        let Some(channel) = self.channels.get_mut(known.channel) else {
+            return;
+        };
+        let framed = &made.framed;
         let start = tail.offset();
         let span = Span {
             start,
             end: start + framed.used as u64,
         };
-        let read = self
-            .block
-            .get(..block.before + framed.used)
-            .unwrap_or_default();
+        let read = self.block.get(..before + framed.used).unwrap_or_default();
         let mark = Mark::at(span.end, read);
         let (generation, file) = (tail.generation, shown(&tail.path));
         if let Some(bucket) = &mut channel.bucket {
             bucket.take(span.bytes());
         }
-        if let Some(encoded) = encoded {
-            channel.count_read(span.bytes(), &framed, odd);
+        if let Some(encoded) = &made.encoded {
+            channel.count_read(span.bytes(), &made);
             let recipe = MadeBy::Recipe(channel.recipe_no);
-            let cut = cut_of(making, recipe, (generation, span), mark, &framed, &encoded);
+            let cut = Cut {
+                id,
+                generation,
+                span,
+                read_ms,
+                records: encoded.records,
+                minutes: encoded.minutes.clone(),
+                content_sum: encoded.content_sum,
+                mark: mark.hash,
+                recipe,
+                before: made.before,
+                after: framed.carry,
+            };
             permit.shrink(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
-            let header = header(&self.wiring.agent, channel, &cut, &encoded, file.clone(), 0);
+            let header = header(&self.wiring.agent, channel, &cut, encoded, file.clone(), 0);
             self.note_cut(stream, at, cut, mark, now);
             let header = Box::new(header);
             self.hand_over(Outgoing {
                 header,
-                payload: encoded.payload,
+                payload: encoded.payload.clone(),
                 permit,
             });
         } else {
-            self.skip(stream, at, mark, framed.dropping, now);
+            self.skip(stream, at, mark, framed.carry, now);
             if framed.records > 0 {
                 let records = Some(framed.records.into());
                 let why = "cannot-be-encoded";
                 self.lose(stream, generation, file.clone(), span, why, records);
             }
         }
-        self.lose_dropped(stream, generation, &file, start, &framed);
-        true
+        self.lose_dropped(stream, generation, &file, start, &made.framed);
     }
 
     /// Says what was dropped from lines that were too long.
@@ -189,13 +198,13 @@ impl Reader {
 
     /// Moves the offset to the end of a new cut, and writes it to the checkpoint.
     fn note_cut(&mut self, stream: usize, at: usize, cut: Cut, mark: Mark, now: Instant) {
-        let dropping = cut.dropping;
+        let carry = cut.after;
         let mut records = vec![Record::Cut(cut)];
         if let Some(known) = self.streams.get_mut(stream) {
             known.seq += 1;
             let id = known.id;
             if let Some(tail) = known.tails.get_mut(at) {
-                tail.advance(mark, dropping, now);
+                tail.advance(mark, carry, now);
                 if grow_prefix(tail) {
                     records.push(Record::Generation(tail.record(id)));
                 }
@@ -204,27 +213,45 @@ impl Reader {
         self.wiring.checkpoint.write(records);
     }
 
-    /// Drops the rest of a line that was truncated, up to its newline.
+    /// Drops the rest of a record that was truncated: of a line, or of a group of them. `Hold` means:
+    /// it cannot be told where it ends.
     pub(super) fn drop_rest(
         &mut self,
         stream: usize,
         at: usize,
         block: Block,
+        unfinished: Unfinished,
         now: Instant,
     ) -> Step {
-        let bytes = self.block.get(block.before..block.len).unwrap_or_default();
-        let end = memchr::memchr(b'\n', bytes);
-        let used = end.map_or(bytes.len(), |end| end + 1);
-        let read = self.block.get(..block.before + used).unwrap_or_default();
-        let Some(tail) = self.tail_ref(stream, at) else {
+        let Some(known) = self.streams.get(stream) else {
             return Step::Nothing(None);
         };
+        let (Some(tail), Some(channel)) = (known.tails.get(at), self.channels.get(known.channel))
+        else {
+            return Step::Nothing(None);
+        };
+        let recipe = &channel.task.recipe;
+        let Some(carry) = carry_to(tail, recipe, &self.block, block) else {
+            return Step::Hold(None);
+        };
         let (start, generation) = (tail.offset(), tail.generation);
+        let source = Source {
+            bytes: self.block.get(block.before..block.len).unwrap_or_default(),
+            at: start,
+            carry,
+            tail: unfinished,
+        };
+        let (used, is_over) = recipe.framer.rest(source);
+        if used == 0 && !is_over {
+            return Step::Hold(None);
+        }
+        let newline = recipe.framer.text_of(carry).width() * usize::from(is_over);
+        let read = self.block.get(..block.before + used).unwrap_or_default();
         let file = shown(&tail.path);
-        let mark = Mark::at(start + used as u64, read);
-        self.skip(stream, at, mark, end.is_none(), now);
+        let (mark, left) = (Mark::at(start + used as u64, read), tail.carry);
+        self.skip(stream, at, mark, left.dropping(!is_over), now);
         // The newline itself is no loss.
-        let lost = start + end.unwrap_or(used) as u64;
+        let lost = start + used.saturating_sub(newline) as u64;
         if lost > start {
             let span = Span { start, end: lost };
             self.lose(stream, generation, file, span, "line-truncated", None);
@@ -232,7 +259,7 @@ impl Reader {
         Step::Did
     }
 
-    fn tail_ref(&self, stream: usize, at: usize) -> Option<&crate::tail::Tail> {
+    fn tail_ref(&self, stream: usize, at: usize) -> Option<&Tail> {
         self.streams.get(stream)?.tails.get(at)
     }
 
@@ -242,7 +269,7 @@ impl Reader {
         stream: usize,
         at: usize,
         mark: Mark,
-        dropping: bool,
+        carry: Carry,
         now: Instant,
     ) {
         let Some(known) = self.streams.get_mut(stream) else {
@@ -252,13 +279,13 @@ impl Reader {
         let Some(tail) = known.tails.get_mut(at) else {
             return;
         };
-        tail.advance(mark, dropping, now);
+        tail.advance(mark, carry, now);
         let generation = tail.generation;
         self.wiring.checkpoint.write(vec![Record::Skipped {
             stream: id,
             generation,
             mark,
-            dropping,
+            carry,
         }]);
     }
 
@@ -348,15 +375,18 @@ impl Reader {
             Some(Ok(None)) => return Ok(None),
             Some(Err(_)) | None => return Err(REPLAY_AGAIN),
         };
-        let bytes = self.block.get(block.before..block.len).unwrap_or_default();
         let making = Making {
             id: cut.id,
             read_ms: cut.read_ms,
-            mid_line: cut.mid_line,
-            unfinished: Unfinished::Take,
+            source: Source {
+                bytes: self.block.get(block.before..block.len).unwrap_or_default(),
+                at: cut.span.start,
+                carry: cut.before,
+                tail: Unfinished::Again(cut.after),
+            },
         };
-        let (_, _, again) = make(&mut self.encoder, recipe, bytes, making);
-        Ok(again.filter(|encoded| {
+        let Made { encoded, .. } = self.maker.make(recipe, making);
+        Ok(encoded.filter(|encoded| {
             encoded.content_sum == cut.content_sum && encoded.records == cut.records
         }))
     }
@@ -432,7 +462,7 @@ fn read_span(file: &File, span: Span, block: &mut Vec<u8>) -> std::io::Result<Op
 }
 
 /// Lets the evidence of the beginning grow, in few steps, so that a slow file writes few records.
-fn grow_prefix(tail: &mut crate::tail::Tail) -> bool {
+fn grow_prefix(tail: &mut Tail) -> bool {
     let (known, offset) = (tail.evidence.prefix.len, tail.offset());
     let grown = offset >= PREFIX_BYTES || offset >= known * 2;
     if known == PREFIX_BYTES || !grown {
@@ -447,28 +477,18 @@ fn grow_prefix(tail: &mut crate::tail::Tail) -> bool {
     }
 }
 
-/// The checkpoint's word for a batch that was made now.
-fn cut_of(
-    making: Making,
-    recipe: MadeBy,
-    (generation, span): (GenerationId, Span),
-    mark: Mark,
-    framed: &Framed,
-    encoded: &Encoded,
-) -> Cut {
-    Cut {
-        id: making.id,
-        generation,
-        span,
-        read_ms: making.read_ms,
-        records: encoded.records,
-        minutes: encoded.minutes.clone(),
-        content_sum: encoded.content_sum,
-        mark: mark.hash,
-        recipe,
-        mid_line: making.mid_line,
-        dropping: framed.dropping,
-    }
+/// What is carried to the new bytes of a block; `None` when the file cannot be asked.
+fn carry_to(tail: &Tail, recipe: &Compiled, bytes: &[u8], block: Block) -> Option<Carry> {
+    let before = bytes.get(..block.before).unwrap_or_default();
+    let is_big = match recipe.label {
+        Label::Is(_) => recipe.label.is_big(&[]),
+        Label::ByMark => {
+            let mut first = Vec::new();
+            fill(tail.file.as_ref()?, 0, 2, &mut first).ok()?;
+            recipe.label.is_big(&first)
+        }
+    };
+    Some(recipe.carry(tail.carry, tail.offset(), before, is_big))
 }
 
 fn header(

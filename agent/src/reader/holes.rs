@@ -16,7 +16,7 @@ use super::{
     Reader,
     turn::{Block, Step, fill},
 };
-use crate::identify::Mark;
+use crate::{frame::Carry, identify::Mark};
 
 /// Fewer NUL in a row than this are content, unless the file was just cut off.
 const LEAST_BYTES: usize = 512;
@@ -37,8 +37,13 @@ impl Reader {
         let before = self.block.get(..block.before).and_then(<[u8]>::last);
         let zeros = new.iter().position(|&byte| byte != 0).unwrap_or(new.len());
         let whole_block = zeros == new.len();
-        let tail = self.streams.get(stream)?.tails.get(at)?;
+        let known = self.streams.get(stream)?;
+        let tail = known.tails.get(at)?;
+        let recipe = &self.channels.get(known.channel)?.task.recipe;
+        // In UTF-16 a NUL may be half of a character.
+        let is_wide = recipe.label.text().width() > 1;
         let is_hole = match before {
+            _ if is_wide => zeros >= LEAST_BYTES,
             Some(0) => true,
             Some(b'\n') => zeros >= LEAST_BYTES,
             None => zeros >= LEAST_BYTES || tail.truncations > 0,
@@ -48,6 +53,7 @@ impl Reader {
             return None;
         }
         let (start, file) = (tail.offset(), tail.file.as_ref()?);
+        let zeros = if is_wide { zeros & !1 } else { zeros };
         let seen = start + zeros as u64;
         let end = if whole_block {
             next_data(file, start).map_or(seen, |data| data.clamp(seen, tail.size.max(seen)))
@@ -62,7 +68,9 @@ impl Reader {
         if let Some(channel) = self.channels.get(channel) {
             channel.counters.hole(end - start);
         }
-        self.skip(stream, at, mark, false, now);
+        // What follows begins a line.
+        let carry = Carry::default().with(Carry::LINE_BEGINS, true);
+        self.skip(stream, at, mark, carry, now);
         Some(Step::Did)
     }
 }

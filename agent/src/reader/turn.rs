@@ -2,7 +2,7 @@
 //!
 //! Not for: making a batch of the block (see [`super::cut`]).
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, time::Duration};
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -13,7 +13,8 @@ use crate::{
     handle::{self, Extent},
     identify::{MARK_BYTES, Mark, Verdict, verdict},
     limit::{BATCH_OVERHEAD_BYTES, Permit},
-    tail::{Place, Tail, UNFINISHED_LINE},
+    recipe::Compiled,
+    tail::{Place, Tail},
 };
 
 /// A file that cannot be opened or read is tried again after this long.
@@ -235,26 +236,35 @@ impl Reader {
         {
             return Step::Nothing(Some(now + wait));
         }
-        let max_line = self
-            .channels
-            .get(channel)
-            .map_or(0, |known| known.task.recipe.rule.max_line as usize);
-        match self.read_block(stream, at, BLOCK_BYTES, links, now) {
-            // A line that is longer than a block, and perhaps too long: see more of it.
-            Step::Hold(_) if max_line >= BLOCK_BYTES => {
-                self.read_block(stream, at, max_line + 1, links, now)
+        let Some(recipe) = self.channels.get(channel).map(|known| &known.task.recipe) else {
+            return Step::Nothing(None);
+        };
+        let recipe = Arc::clone(recipe);
+        match self.read_block(
+            stream,
+            at,
+            &recipe,
+            (BLOCK_BYTES, Unfinished::Leave),
+            links,
+            now,
+        ) {
+            // A record that is longer than a block, and perhaps too long: see more of it.
+            Step::Hold(_) => {
+                let look = recipe.framer.look_bytes().max(BLOCK_BYTES);
+                self.read_block(stream, at, &recipe, (look, Unfinished::Flush), links, now)
             }
             step => step,
         }
     }
 
     /// Reads up to `want` bytes and makes a batch of them. `Hold` means: all of it is one unfinished
-    /// line, and the file has more.
+    /// record, and the file has more.
     fn read_block(
         &mut self,
         stream: usize,
         at: usize,
-        want: usize,
+        recipe: &Compiled,
+        (want, mut unfinished): (usize, Unfinished),
         links: u64,
         now: Instant,
     ) -> Step {
@@ -289,29 +299,41 @@ impl Reader {
             return Step::Nothing(None);
         }
         let more = (block.len - block.before) == want && unread > want;
-        let idle = now.saturating_duration_since(tail.grown) >= UNFINISHED_LINE;
-        let unfinished_at = tail.grown + UNFINISHED_LINE;
-        if tail.dropping {
-            return self.drop_rest(stream, at, block, now);
+        let read = self.block.get(..block.len).unwrap_or_default();
+        let end = tail.offset() + (block.len - block.before) as u64;
+        let within_line = recipe.framer.text_of(tail.carry).is_mid_line(end, read);
+        let patience = recipe.framer.patience(within_line);
+        let unfinished_at = match tail.held_since {
+            Some(held) if recipe.framer.is_interleaved() => held.min(tail.grown) + patience,
+            Some(_) | None => tail.grown + patience,
+        };
+        if now >= unfinished_at && !more {
+            // Others may have kept the file growing; a line that is being written gets its time.
+            let grows = now < tail.grown + patience;
+            unfinished = if grows {
+                Unfinished::Flush
+            } else {
+                Unfinished::Take
+            };
         }
-        if let Some(step) = self.skip_hole(stream, at, block, now) {
+        let step = if tail.carry.is_dropping() {
+            drop(permit);
+            self.drop_rest(stream, at, block, unfinished, now)
+        } else if let Some(step) = self.skip_hole(stream, at, block, now) {
+            return step;
+        } else if self.cut(stream, at, block, unfinished, permit, now) {
+            Step::Did
+        } else {
+            Step::Hold(None)
+        };
+        if more || matches!(step, Step::Did) {
             return step;
         }
-        let unfinished = if idle && !more {
-            Unfinished::Take
-        } else {
-            Unfinished::Leave
-        };
-        if self.cut(stream, at, block, unfinished, permit, now) {
-            return Step::Did;
-        }
-        if more {
-            return Step::Hold(None);
-        }
-        // Only an unfinished line is there: it gets its time, whatever else arrives of it.
+        // Only an unfinished record is there: it gets its time, whatever else arrives of it.
         let Some(tail) = self.tail(stream, at) else {
             return Step::Nothing(None);
         };
+        tail.held_since.get_or_insert(now);
         tail.unread_since = Some(now);
         let close_at = tail.close_at(links);
         let until = close_at.map_or(unfinished_at, |close_at| close_at.min(unfinished_at));

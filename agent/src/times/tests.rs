@@ -243,15 +243,29 @@ fn impossible_times_are_flagged_and_have_the_time_of_reading() {
     check("%y%j", "26366", impossible);
 
     let time = TimeFrom::new(&Time::Line {
-        pattern: "%F".to_owned(),
+        pattern: Some("%F".to_owned()),
         at: None,
         zone: None,
     });
-    let of = |line: &[u8]| time.as_ref().unwrap().of(line, NOW);
+    let of = |line: &[u8]| time.as_ref().unwrap().of(line, None, NOW);
     assert_eq!((of(b"x").ms, of(b"x").flag), (NOW, Some(Flag::NotFound)));
     let flagged = of(b"1970-01-01 x");
     assert_eq!((flagged.ms, flagged.flag), (NOW, Some(Flag::Impossible)));
-    assert_eq!(TimeFrom::Read.of(b"", 5), Timed { ms: 5, flag: None });
+    assert_eq!(TimeFrom::Read.of(b"", None, 5), Timed { ms: 5, flag: None });
+}
+
+#[test]
+fn the_time_of_a_container_runtime_counts_where_it_is_one() {
+    let check = |text: Option<&str>, wanted: (i64, Option<Flag>)| {
+        let timed = TimeFrom::Runtime.of(b"2026-01-01", text, NOW);
+        assert_eq!((timed.ms, timed.flag), wanted, "{text:?}");
+    };
+    let ms = 1_795_235_400_250;
+    check(Some("2026-11-21T04:30:00.250999Z"), (ms, None));
+    check(Some("2026-11-21T12:30:00.25+08:00"), (ms, None));
+    check(Some("yesterday"), (NOW, Some(Flag::NotFound)));
+    check(None, (NOW, Some(Flag::NotFound)));
+    check(Some("1970-01-01T00:00:00Z"), (NOW, Some(Flag::Impossible)));
 }
 
 #[test]

@@ -163,7 +163,19 @@ pub const TABLE: &[Metric] = &[
         "tributary_agent_split_records_total",
         Unit::Records,
         &["topic"],
-        "Records that are no whole lines: pieces of long ones, unfinished ones.",
+        "Records that are not whole: pieces of long ones, unfinished ones.",
+    ),
+    counter(
+        "tributary_agent_malformed_records_total",
+        Unit::Records,
+        &["topic"],
+        "Lines that are none of the container runtime's, sent as they stand.",
+    ),
+    counter(
+        "tributary_agent_undecodable_characters_total",
+        Unit::Count,
+        &["topic"],
+        "Characters U+FFFD that stand for bytes that are no text in the task's encoding.",
     ),
     counter(
         "tributary_agent_untimed_records_total",
