@@ -21,12 +21,17 @@ fn check(name: &str, how: Logrotate) -> Result<()> {
         let mut nginx = Nginx::start(&folder.join("nginx"))?;
         let cluster = Layout::new(folder, name)
             .delivers_to(&kafka.bootstrap(), &[])
+            .extra("", "exclude = [\"**/*.gz\"]", "")
             .agent(&[format!("{}/access.log*", nginx.logs().display())])
             .start()?;
         let before = nginx.requests()?;
         let mut load = nginx.load(LOAD_SECONDS)?;
         for _ in 0..ROTATIONS {
-            std::thread::sleep(Duration::from_millis(700));
+            std::thread::sleep(Duration::from_millis(match how {
+                // Its names have the second.
+                Logrotate::DatedAndCompressed => 1_050,
+                Logrotate::RenameUsr1 | Logrotate::CopyTruncate => 700,
+            }));
             nginx.rotate(how)?;
         }
         ensure!(
@@ -45,7 +50,7 @@ fn check(name: &str, how: Logrotate) -> Result<()> {
             lines.len()
         );
         match how {
-            Logrotate::RenameUsr1 => {
+            Logrotate::RenameUsr1 | Logrotate::DatedAndCompressed => {
                 ensure!(
                     lines.len() as u64 == served,
                     "{} lines of {served}",
@@ -101,6 +106,11 @@ fn wait_for(kafka: &kafka::Kafka, topic: &str, records: u64) -> Result<()> {
 #[test]
 fn nginx_rotated_by_rename_and_usr1_is_delivered_whole() -> Result<()> {
     check("nginx-rename", Logrotate::RenameUsr1)
+}
+
+#[test]
+fn nginx_rotated_under_dated_names_and_compressed_later_is_delivered_whole() -> Result<()> {
+    check("nginx-dated", Logrotate::DatedAndCompressed)
 }
 
 #[test]

@@ -7,16 +7,15 @@
 
 use std::{
     fmt, fs,
-    io::Read as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
     child::{Child, Plan},
-    scratch,
+    packed, scratch,
 };
 
 /// Starting Java and compiling one file take two seconds on a quiet machine.
@@ -111,7 +110,7 @@ impl Service {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.logs)? {
             let path = entry?.path();
-            let text = unpacked(&path).with_context(|| path.display().to_string())?;
+            let text = packed::read(&path)?;
             let whole = text.split(|&byte| byte == b'\n');
             files.push(
                 whole
@@ -129,16 +128,6 @@ impl Service {
         );
         Ok(files)
     }
-}
-
-fn unpacked(path: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(path)?;
-    if path.extension().is_none_or(|extension| extension != "gz") {
-        return Ok(bytes);
-    }
-    let mut text = Vec::new();
-    flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut text)?;
-    Ok(text)
 }
 
 /// How a rolled file's name ends.

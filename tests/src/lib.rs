@@ -17,6 +17,7 @@
 //! | [`proxy`] | a TCP hop that breaks on command |
 //! | [`nginx`] | a real web server under load, rotated by logrotate |
 //! | [`java`] | a Java service that rolls its own log |
+//! | [`packed`] | what compressed log files hold |
 //! | [`pods`] | container logs as a kubelet lays them out and rotates them |
 //!
 //! Not for: the products; none of them depends on this package.
@@ -30,6 +31,7 @@ pub mod kafka;
 pub mod ledger;
 pub mod nginx;
 pub mod oracle;
+pub mod packed;
 pub mod pods;
 pub mod poll;
 pub mod product;

@@ -12,7 +12,7 @@ use crate::{
     child::{Child, Plan},
     http,
     kafka::free_port,
-    poll,
+    packed, poll,
 };
 
 /// How the access log is rotated.
@@ -20,6 +20,9 @@ use crate::{
 pub enum Logrotate {
     /// Rename, then USR1 tells nginx to open the new file.
     RenameUsr1,
+    /// As before, under a name with the time; what was rotated before that is compressed. At most
+    /// once a second. The way of `deploy/logrotate/app`.
+    DatedAndCompressed,
     /// Copy, then cut the file that nginx goes on writing to.
     CopyTruncate,
 }
@@ -102,12 +105,16 @@ impl Nginx {
     pub fn rotate(&self, how: Logrotate) -> Result<()> {
         let log = self.logs().join("access.log");
         let pid = self.folder.join("nginx.pid");
+        let reopen = format!(
+            "sharedscripts\npostrotate\nkill -USR1 $(cat {})\nendscript",
+            pid.display()
+        );
         let way = match how {
             Logrotate::CopyTruncate => "copytruncate".to_owned(),
-            Logrotate::RenameUsr1 => format!(
-                "create\nsharedscripts\npostrotate\nkill -USR1 $(cat {})\nendscript",
-                pid.display()
-            ),
+            Logrotate::RenameUsr1 => format!("create\n{reopen}"),
+            Logrotate::DatedAndCompressed => {
+                format!("create\ndateext\ndateformat -%Y%m%d-%s\ncompress\ndelaycompress\n{reopen}")
+            }
         };
         let su = if rustix::process::geteuid().is_root() {
             "su root root\n"
@@ -146,7 +153,7 @@ impl Nginx {
                 .ok_or_else(|| anyhow!("no name"))?
                 .to_string_lossy();
             if name.starts_with("access.log") {
-                let text = fs::read(&path)?;
+                let text = packed::read(&path)?;
                 let whole = text
                     .split(|&byte| byte == b'\n')
                     .filter(|line| !line.is_empty());
