@@ -26,6 +26,34 @@ use crate::{
 
 /// A batch of lines.
 pub(crate) fn batch(topic: &str, stream: u64, seq: u64, lines: &[&str]) -> (BatchHeader, Bytes) {
+    let lines: Vec<_> = lines.iter().map(|line| (None, *line)).collect();
+    made(topic, stream, seq, &lines)
+}
+
+/// A batch of a task with keys; a line is its key, its batch and its place.
+pub(crate) fn keyed_batch(
+    topic: &str,
+    stream: u64,
+    seq: u64,
+    keys: &[Option<&str>],
+) -> (BatchHeader, Bytes) {
+    let line = |(place, key): (usize, &Option<&str>)| {
+        format!("{}/{stream}/{seq}/{place}", key.unwrap_or("none"))
+    };
+    let lines: Vec<String> = keys.iter().enumerate().map(line).collect();
+    let keyed = keys.iter().zip(&lines);
+    let keyed: Vec<_> = keyed.map(|(key, line)| (*key, line.as_str())).collect();
+    let (mut header, payload) = made(topic, stream, seq, &keyed);
+    header.keyed = true;
+    (header, payload)
+}
+
+fn made(
+    topic: &str,
+    stream: u64,
+    seq: u64,
+    lines: &[(Option<&str>, &str)],
+) -> (BatchHeader, Bytes) {
     let id = BatchId {
         stream: StreamId(stream),
         epoch: Epoch(1),
@@ -33,8 +61,8 @@ pub(crate) fn batch(topic: &str, stream: u64, seq: u64, lines: &[&str]) -> (Batc
     };
     let mut encoder = Encoder::new(Codec::Zstd);
     encoder.begin(id);
-    for line in lines {
-        encoder.push(60_000, None, line.as_bytes());
+    for (key, line) in lines {
+        encoder.push(60_000, key.map(str::as_bytes), line.as_bytes());
     }
     let encoded = encoder.finish().unwrap();
     let header = BatchHeader {

@@ -21,7 +21,7 @@ use crate::{
 /// The version that this build writes and reads.
 pub const VERSION: u8 = 1;
 
-/// The version of the header of a batch whose records have keys: the same fields. A bus that does
+/// The version of the header of a batch whose records may have keys: the same fields. A bus that does
 /// not know it would put all its records into one partition, so it must refuse it.
 pub const KEYED_VERSION: u8 = 2;
 
@@ -89,7 +89,7 @@ pub struct BatchHeader {
     pub content_sum: u32,
     /// The path that the file had when the batch was cut, for people; lossy where not UTF-8.
     pub file: String,
-    /// Records have keys, which choose their partitions.
+    /// Records may have keys, which choose their partitions. The same for all batches of a task.
     #[serde(skip)]
     pub keyed: bool,
 }

@@ -70,7 +70,7 @@ impl Accepted {
             () if decoded.raw_bytes() != header.raw_bytes => "number of bytes",
             () if decoded.content_sum() != header.content_sum => "content sum",
             () if decoded.minutes() != header.minutes => "records per minute",
-            () if decoded.keyed() != header.keyed => "word on keys",
+            () if decoded.keyed() && !header.keyed => "word on keys",
             () => return Ok(decoded),
         };
         Err(corrupt(format!(
@@ -218,14 +218,25 @@ pub(crate) fn delivered(target: u32, batch: &Accepted, place: &Place) -> Record 
 /// Notes a delivery in the journal and answers the job once it is written. For destinations that
 /// find out by themselves what they have after a power cut: the write is enough.
 pub(crate) fn note_and_tell(journal: &Journal, target: u32, job: Job, place: Place) {
-    let record = delivered(target, &job.batch, &place);
+    note_all_and_tell(journal, target, job, place, Vec::new());
+}
+
+/// [`note_and_tell`] with more records that are true when the delivery is.
+pub(crate) fn note_all_and_tell(
+    journal: &Journal,
+    target: u32,
+    job: Job,
+    place: Place,
+    mut records: Vec<Record>,
+) {
+    records.push(delivered(target, &job.batch, &place));
     let Job {
         batch,
         done,
         target: _name,
     } = job;
     journal.commit(
-        vec![record],
+        records,
         false,
         Box::new(move |_written| {
             // The permit lives until the batch is noted: it bounds the journal's queue too.

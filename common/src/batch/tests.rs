@@ -209,6 +209,17 @@ fn a_payload_is_checked_against_its_header() {
     check(|h| h.records += 1, "says records");
     check(|h| h.raw_bytes = 5, "says raw bytes 5;");
     check(|h| h.content_sum ^= 1, "says content sum");
-    check(|h| h.keyed = true, "says keys true; the payload has false");
+    let mut keyed = log(1000);
+    keyed[1].key = Some(b"k".to_vec());
+    let keyed = encode(&mut Encoder::new(Codec::Lz4), &keyed);
+    let decoded = decode(&keyed.payload, MAX_DECODED_BYTES).unwrap();
+    assert_eq!(decoded.check(&header(&keyed)), Ok(()));
+    let mut silent = header(&keyed);
+    silent.keyed = false;
+    let error = decoded.check(&silent).unwrap_err().to_string();
+    assert!(
+        error.contains("says keys false; the payload has true"),
+        "{error}"
+    );
     check(|h| h.minutes.clear(), "says event minutes 0 of them");
 }

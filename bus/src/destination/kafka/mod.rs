@@ -3,7 +3,8 @@
 //! # Constraints
 //! Idempotent, acks=all, no timeout that drops: what was given to librdkafka stays on its way until
 //! Kafka has it, bounded by the permits that the batches carry. A batch is acknowledged when Kafka
-//! has every record of it. Batches of a stream keep their order; a stream keeps its partition.
+//! has every record of it. Batches of a stream keep their order; a stream keeps its partition, unless
+//! its records have keys: then they choose (see [`keyed`]).
 //!
 //! # Operation
 //! ```text
@@ -17,8 +18,10 @@
 //! A batch that failed may be there in part; its topic is closed and looked through again before
 //! anything more is produced.
 //!
-//! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`pace`], [`produced`], [`watch`].
+//! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`keyed`], [`pace`], [`produced`],
+//! [`watch`].
 
+mod keyed;
 mod open;
 mod owner;
 mod pace;
@@ -50,7 +53,7 @@ use tributary_common::{
 pub(crate) use self::settings::is_ours;
 use self::{
     open::Opener,
-    owner::{Message, Work, Worker},
+    owner::{KEYED, Message, Work, Worker},
     produced::{Context, Producer},
     topic::Topic,
     watch::{Health, Watcher},
@@ -193,7 +196,11 @@ impl Shared {
 impl Topics {
     /// Gives a batch to the owner of its partition. Called under the lock, which keeps the order.
     fn give(&mut self, topic: &Arc<Topic>, job: Job) {
-        let partition = topic.partition_of(job.batch.header.stream);
+        let header = &job.batch.header;
+        let partition = match header.keyed {
+            true => KEYED,
+            false => topic.partition_of(header.stream),
+        };
         let owner = (topic.target as usize).wrapping_add(partition.unsigned_abs() as usize);
         topic.entered();
         let work = Work {

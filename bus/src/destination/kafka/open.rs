@@ -17,12 +17,12 @@ use rdkafka::{
     producer::Producer as _,
 };
 use tokio::time::Instant;
-use tributary_common::{ids::BatchId, wire::RefuseReason};
+use tributary_common::wire::RefuseReason;
 
 use super::{
     super::Failure,
     Shared, Slot,
-    readback::{self, Found},
+    readback::{self, FoundBatches},
     topic::Topic,
 };
 use crate::journal::format::Record;
@@ -192,7 +192,7 @@ impl Opener {
         &self,
         name: &str,
         from: &BTreeMap<i32, i64>,
-    ) -> KafkaResult<(BTreeMap<i32, i64>, HashMap<BatchId, Found>)> {
+    ) -> KafkaResult<(BTreeMap<i32, i64>, FoundBatches)> {
         let started = Instant::now();
         let destination = self.shared.name.as_str();
         let mut look = readback::look(&self.shared.reader, destination, name, from)?;

@@ -13,13 +13,15 @@ use rdkafka::{
     producer::BaseRecord,
 };
 use tributary_common::{
-    batch::{Decoded, Decoder, Record},
+    batch::{Decoded, Decoder, ID_HEADER, Record},
+    ids::BatchId,
     wire::Place,
 };
 
 use super::{
     super::{Failure, Job, note_and_tell},
     Shared, Slot,
+    keyed::Spread,
     pace::{Key, Line, Pace},
     produced::{Flight, failure_of},
     topic::Topic,
@@ -27,6 +29,9 @@ use super::{
 
 /// A full queue is tried again after this.
 const QUEUE_PAUSE: Duration = Duration::from_millis(2);
+
+/// In the place of a partition: all of a topic, for batches with keys.
+pub(super) const KEYED: i32 = -1;
 
 /// What an owner is told.
 pub(super) enum Message {
@@ -109,11 +114,16 @@ impl Worker {
 
     /// Produces what the topic does not have of a batch.
     fn produce(&self, work: Work, pace: Arc<Pace>, decoded: &Decoded) {
+        if work.job.batch.header.keyed {
+            return self.produce_keyed(work, pace, decoded);
+        }
         let id = work.job.batch.header.id();
         let found = work
             .topic
             .find(id)
-            .map(|found| (found.partition, found.present(decoded)));
+            .into_iter()
+            .next()
+            .map(|found| (found.partition, found.present(decoded.records())));
         let Work {
             topic,
             mut partition,
@@ -151,11 +161,40 @@ impl Worker {
             }
         }
         let left = decoded.len() - skip;
+        let known = known
+            .map(|(first, end)| (partition, first, end))
+            .into_iter();
         let flight = Flight::new((&self.shared, &topic), (partition, pace), left, known, job);
-        self.send(&topic, partition, decoded, skip, &flight);
+        self.send_rest(&topic, partition, decoded, skip, &flight);
     }
 
-    fn send(
+    /// [`Worker::produce`] for a batch whose records go where their keys say.
+    fn produce_keyed(&self, work: Work, pace: Arc<Pace>, decoded: &Decoded) {
+        let Work { topic, job, .. } = work;
+        let header = &job.batch.header;
+        let (id, stream) = (header.id(), header.stream);
+        let mut spread = Spread::new(&topic, stream, decoded, &topic.find(id));
+        let left = decoded.len() - spread.records_there();
+        let flight = Flight::new(
+            (&self.shared, &topic),
+            (KEYED, pace),
+            left,
+            spread.places(),
+            job,
+        );
+        topic.convoy.join(&flight);
+        if left == 0 {
+            return flight.count(0);
+        }
+        let records = decoded.records().filter_map(|record| {
+            let share = spread.next(&record);
+            let first = share.is_first.then_some(id);
+            (!share.is_there).then_some((record, share.partition, first))
+        });
+        self.send(&topic, records, left, &flight);
+    }
+
+    fn send_rest(
         &self,
         topic: &Topic,
         partition: i32,
@@ -163,24 +202,34 @@ impl Worker {
         skip: u32,
         flight: &Arc<Flight>,
     ) {
-        let Some(producer) = self.producer.get() else {
-            let left = decoded.len() - skip;
-            return flight.failed(
-                Failure::Unavailable("the producer is gone".to_owned()),
-                left,
-            );
-        };
         // It goes to Kafka with the headers of the first record.
         debug_assert_eq!(decoded.id(), Some(flight.id()));
-        let mut left = decoded.len() - skip;
-        for record in decoded.records().skip(skip as usize) {
+        let records = decoded.records().skip(skip as usize);
+        let records = records.map(|record| (record, partition, None));
+        self.send(topic, records, decoded.len() - skip, flight);
+    }
+
+    /// Gives librdkafka `left` records with their partitions, and the batch id where a record that
+    /// does not have it shall.
+    fn send<'a>(
+        &self,
+        topic: &Topic,
+        records: impl Iterator<Item = (Record<'a>, i32, Option<BatchId>)>,
+        mut left: u32,
+        flight: &Arc<Flight>,
+    ) {
+        let Some(producer) = self.producer.get() else {
+            let gone = Failure::Unavailable("the producer is gone".to_owned());
+            return flight.failed(gone, left);
+        };
+        for (record, partition, id) in records {
             let mut base = BaseRecord::with_opaque_to(&topic.name, Arc::clone(flight))
                 .partition(partition)
                 // Zero means "now" to librdkafka.
                 .timestamp(record.timestamp_ms.max(1))
                 .payload(record.value);
             base.key = record.key;
-            base.headers = headers_of(&record);
+            base.headers = headers_of(&record, id);
             while let Err((error, back)) = producer.send(base) {
                 let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
                 if !full || topic.is_closed() || self.shared.is_closing() {
@@ -194,12 +243,20 @@ impl Worker {
     }
 }
 
-/// A record's headers, the batch id of a first record among them; `None` for none.
-fn headers_of(record: &Record<'_>) -> Option<OwnedHeaders> {
-    if record.headers.is_empty() {
+/// A record's headers, and the batch id before them where the record begins a part of a batch;
+/// `None` for none.
+fn headers_of(record: &Record<'_>, id: Option<BatchId>) -> Option<OwnedHeaders> {
+    let id = id.filter(|_id| record.batch_id.is_none());
+    if record.headers.is_empty() && id.is_none() {
         return None;
     }
-    let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len() + 1);
+    if let Some(id) = id {
+        headers = headers.insert(Header {
+            key: ID_HEADER,
+            value: Some(&id.to_bytes()),
+        });
+    }
     let all = record.headers.iter();
     Some(all.fold(headers, |headers, (key, value)| {
         headers.insert(Header { key, value })

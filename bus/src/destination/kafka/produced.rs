@@ -2,12 +2,15 @@
 //!
 //! Every record carries a handle of its batch; the last record that is answered completes it. The
 //! offsets of a batch are those of its first and last record: one thread owns a partition, so a
-//! batch lies in one piece unless other producers write in between. Called on librdkafka's polling
-//! thread.
+//! batch lies in one piece unless other producers write in between. A batch with keys has such a piece
+//! in each of its partitions. Called on librdkafka's polling thread.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicI64, AtomicU32, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU32, Ordering},
+    },
 };
 
 use rdkafka::{
@@ -23,11 +26,12 @@ use tributary_common::{
 };
 
 use super::{
-    super::{Failure, Job, note_and_tell},
+    super::{Failure, Job, note_all_and_tell},
     Shared,
     pace::{self, Pace},
     topic::Topic,
 };
+use crate::journal::format::Record;
 
 /// The producer.
 pub(super) type Producer = ThreadedProducer<Context>;
@@ -43,9 +47,50 @@ pub(super) struct Flight {
     bytes: u64,
     /// Records without an answer.
     left: AtomicU32,
-    first: AtomicI64,
-    end: AtomicI64,
+    lot: Lot,
     outcome: Mutex<Ended>,
+}
+
+/// Where the records of a batch land.
+enum Lot {
+    /// All in the flight's partition, between these offsets.
+    One { first: AtomicI64, end: AtomicI64 },
+    /// Where their keys say, between these offsets of each partition.
+    Keyed(Mutex<BTreeMap<i32, (i64, i64)>>),
+}
+
+impl Lot {
+    fn landed(&self, partition: i32, first: i64, after: i64) {
+        match self {
+            // Relaxed: one thread answers, and the countdown orders the rest.
+            Self::One { first: from, end } => {
+                from.fetch_min(first, Ordering::Relaxed);
+                end.fetch_max(after, Ordering::Relaxed);
+            }
+            Self::Keyed(parts) => {
+                let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
+                let part = parts.entry(partition).or_insert((first, after));
+                *part = (part.0.min(first), part.1.max(after));
+            }
+        }
+    }
+
+    /// The parts: partition, first offset, offset after the last.
+    fn parts(&self, partition: i32) -> Vec<(i32, i64, i64)> {
+        match self {
+            Self::One { first, end } => {
+                let first = first.load(Ordering::Relaxed);
+                vec![(partition, first, end.load(Ordering::Relaxed))]
+            }
+            Self::Keyed(parts) => {
+                let parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
+                parts
+                    .iter()
+                    .map(|(&p, &(first, end))| (p, first, end))
+                    .collect()
+            }
+        }
+    }
 }
 
 struct Ended {
@@ -54,18 +99,27 @@ struct Ended {
 }
 
 impl Flight {
-    /// A batch of which `records` will be produced. `known` are the offsets of what the partition
-    /// has already.
+    /// A batch of which `records` will be produced. `known` are the offsets of what is there already:
+    /// partition, first, after the last.
     pub(super) fn new(
         (shared, topic): (&Arc<Shared>, &Arc<Topic>),
         (partition, pace): (i32, Arc<Pace>),
         records: u32,
-        known: Option<(i64, i64)>,
+        known: impl Iterator<Item = (i32, i64, i64)>,
         job: Job,
     ) -> Arc<Self> {
-        let (first, end) = known.unwrap_or((i64::MAX, 0));
         let bytes = pace::cost(&job.batch.header);
         pace.entered(bytes);
+        let lot = match job.batch.header.keyed {
+            true => Lot::Keyed(Mutex::default()),
+            false => Lot::One {
+                first: AtomicI64::new(i64::MAX),
+                end: AtomicI64::new(0),
+            },
+        };
+        for (partition, first, after) in known {
+            lot.landed(partition, first, after);
+        }
         Arc::new(Self {
             shared: Arc::clone(shared),
             topic: Arc::clone(topic),
@@ -75,8 +129,7 @@ impl Flight {
             pace,
             bytes,
             left: AtomicU32::new(records),
-            first: AtomicI64::new(first),
-            end: AtomicI64::new(end),
+            lot,
             outcome: Mutex::new(Ended {
                 job: Some(job),
                 failure: None,
@@ -89,10 +142,9 @@ impl Flight {
         self.id
     }
 
-    /// A record is at an offset. Relaxed: one thread answers, and the countdown orders the rest.
-    fn landed(&self, offset: i64) {
-        self.first.fetch_min(offset, Ordering::Relaxed);
-        self.end.fetch_max(offset + 1, Ordering::Relaxed);
+    /// A record is at an offset.
+    fn landed(&self, partition: i32, offset: i64) {
+        self.lot.landed(partition, offset, offset + 1);
         self.count(1);
     }
 
@@ -105,41 +157,79 @@ impl Flight {
         self.count(records);
     }
 
-    fn count(&self, records: u32) {
-        if self.left.fetch_sub(records, Ordering::AcqRel) == records {
-            self.complete();
+    /// So many records have their answer; none where all of them are there already.
+    pub(super) fn count(&self, records: u32) {
+        if self.left.fetch_sub(records, Ordering::AcqRel) != records {
+            return;
+        }
+        self.pace.left(self.bytes);
+        match self.lot {
+            Lot::One { .. } => {
+                self.end(None);
+            }
+            Lot::Keyed(_) => self.topic.convoy.advance(),
         }
     }
 
-    fn complete(&self) {
+    /// Whether every record has its answer.
+    pub(super) fn is_answered(&self) -> bool {
+        self.left.load(Ordering::Acquire) == 0
+    }
+
+    /// Ends the batch, which has all its answers. `behind` says that it has to come again whatever
+    /// they are. False when it does.
+    pub(super) fn end(&self, behind: Option<Failure>) -> bool {
         let (job, failure) = {
             let mut ended = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-            (ended.job.take(), ended.failure.take())
+            (ended.job.take(), ended.failure.take().or(behind))
         };
-        let Some(job) = job else { return };
+        let Some(job) = job else { return true };
         self.topic.left();
-        self.pace.left(self.bytes);
         match failure {
             None => {
                 self.shared.took.record(self.given.elapsed().as_secs_f64());
-                let place = Place {
-                    destination: self.shared.name.clone(),
-                    target: self.topic.name.to_string(),
-                    partition: self.partition,
-                    first: self.first.load(Ordering::Relaxed),
-                    end: self.end.load(Ordering::Relaxed),
-                };
-                note_and_tell(&self.shared.journal, self.topic.target, job, place);
+                self.note(job);
                 self.shared.resolved(&self.topic, self.id);
+                true
             }
             Some(failure) => {
-                if matches!(failure, Failure::Unavailable(_)) {
+                let comes_again = matches!(failure, Failure::Unavailable(_));
+                if comes_again {
                     // A part of it may be there: look before anything more is produced.
                     self.shared.suspect(&self.topic);
                 }
                 job.done.tell(Err(failure));
+                !comes_again
             }
         }
+    }
+
+    /// Notes where the batch is; its place is its first part.
+    fn note(&self, job: Job) {
+        let mut parts = self.lot.parts(self.partition).into_iter();
+        let (partition, first, end) = parts.next().unwrap_or((self.partition, 0, 0));
+        let place = Place {
+            destination: self.shared.name.clone(),
+            target: self.topic.name.to_string(),
+            partition,
+            first,
+            end,
+        };
+        let target = self.topic.target;
+        let positions = parts.map(|(partition, _first, end)| {
+            let memory = self.shared.journal.memory();
+            let known = memory
+                .get(target)
+                .and_then(|known| known.positions.get(&partition));
+            Record::Position {
+                target,
+                partition,
+                end: known.map_or(end, |known| known.end.max(end)),
+                floor: known.and_then(|known| known.floor),
+            }
+        });
+        let positions = positions.collect();
+        note_all_and_tell(&self.shared.journal, target, job, place, positions);
     }
 }
 
@@ -201,7 +291,7 @@ impl ProducerContext for Context {
         match result {
             Ok(message) => {
                 flight.topic.progressed();
-                flight.landed(message.offset());
+                flight.landed(message.partition(), message.offset());
             }
             Err((error, _message)) => flight.failed(failure_of(error), 1),
         }

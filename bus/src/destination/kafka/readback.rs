@@ -29,7 +29,7 @@ use rdkafka::{
 };
 use tokio::time::Instant;
 use tributary_common::{
-    batch::{Decoded, ID_HEADER, Record},
+    batch::{ID_HEADER, Record},
     ids::BatchId,
 };
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -58,6 +58,9 @@ pub(super) struct Found {
     at: usize,
 }
 
+/// The batches that were found, with their part in each partition.
+pub(super) type FoundBatches = HashMap<BatchId, Vec<Found>>;
+
 /// How much of a batch is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Present {
@@ -70,9 +73,10 @@ pub(super) struct Present {
 }
 
 impl Found {
-    /// Compares a batch that came again with what is there.
-    pub(super) fn present(&self, decoded: &Decoded) -> Present {
-        self.matched(decoded.records().map(|record| hash_of(&record)))
+    /// Compares the records of a batch that came again, those of this partition where it is keyed,
+    /// with what is there.
+    pub(super) fn present<'a>(&self, records: impl Iterator<Item = Record<'a>>) -> Present {
+        self.matched(records.map(|record| hash_of(&record)))
     }
 
     fn matched(&self, hashes: impl Iterator<Item = [u64; 2]>) -> Present {
@@ -135,7 +139,7 @@ impl ConsumerContext for Quiet {}
 #[derive(Debug, Default)]
 pub(super) struct Look {
     /// The batches.
-    pub(super) found: HashMap<BatchId, Found>,
+    pub(super) found: FoundBatches,
     /// Per partition the end up to which was read.
     pub(super) ends: BTreeMap<i32, i64>,
     /// Records that were read.
@@ -178,13 +182,15 @@ pub(super) fn look(
         look.records += log.len();
         let log = Arc::new(log);
         for (batch, at) in starts {
+            let parts = look.found.entry(batch).or_default();
             // The first one counts: a later copy was produced although the first was there.
-            let found = || Found {
-                partition,
-                log: Arc::clone(&log),
-                at,
-            };
-            look.found.entry(batch).or_insert_with(found);
+            if parts.last().is_none_or(|part| part.partition != partition) {
+                parts.push(Found {
+                    partition,
+                    log: Arc::clone(&log),
+                    at,
+                });
+            }
         }
     }
     Ok(look)

@@ -16,9 +16,10 @@ use tributary_common::{batch::ID_HEADER, wire::Place};
 
 use super::{
     super::{Accepted, Done, Outcome},
+    keyed::partition_of_key,
     *,
 };
-use crate::testing::{accepted, batch};
+use crate::testing::{accepted, batch, keyed_batch};
 
 fn bootstrap() -> String {
     std::env::var("TRIBUTARY_TEST_KAFKA").expect("TRIBUTARY_TEST_KAFKA names a Kafka")
@@ -186,7 +187,7 @@ async fn after_a_kill_what_is_there_is_not_produced_again() {
     let elsewhere = start(TempDir::new().unwrap(), &bootstrap);
     let place = wait(&elsewhere.deliver(&topic, &whole));
     elsewhere.kafka.close(Duration::from_secs(5));
-    produce_part(&bootstrap, &topic, place.partition, &part);
+    produce_part(&bootstrap, &topic, &part, &[place.partition; 2]);
 
     let second = start(dir, &bootstrap);
     let again = wait(&second.deliver(&topic, &whole));
@@ -205,8 +206,69 @@ async fn after_a_kill_what_is_there_is_not_produced_again() {
     second.kafka.close(Duration::from_secs(5));
 }
 
-/// Produces the first two records of a batch, as a life that was killed in the middle.
-fn produce_part(bootstrap: &str, topic: &str, partition: i32, batch: &Accepted) {
+#[tokio::test]
+#[ignore = "needs a Kafka, which it/bus_on_kafka.rs gives"]
+async fn keyed_batches_are_spread_by_their_keys_and_found_after_a_kill() {
+    let bootstrap = bootstrap();
+    let topic = fresh_topic("keyed", &bootstrap).await;
+    let names: Vec<String> = (0..12).map(|no| format!("user-{no}")).collect();
+    let keys: Vec<Option<&str>> = (0..40)
+        .map(|at| names.get(at * 7 % 13).map(String::as_str))
+        .collect();
+    let batches = [1, 2, 3, 4].map(|seq| accepted(keyed_batch("web", 1, seq, &keys)));
+    let mut all = Vec::new();
+    for batch in batches {
+        all.push(batch.await);
+    }
+    let first = start(TempDir::new().unwrap(), &bootstrap);
+    wait(&first.deliver(&topic, &all[0]));
+    let dir = first.kill();
+
+    // A killed life left one batch whole and one in part.
+    let elsewhere = start(TempDir::new().unwrap(), &bootstrap);
+    wait(&elsewhere.deliver(&topic, &all[1]));
+    elsewhere.kafka.close(Duration::from_secs(5));
+    let of = |key: Option<&str>| match key {
+        Some(key) => partition_of_key(key.as_bytes(), PARTITIONS),
+        None => Topic::new("t".into(), 0, PARTITIONS, HashMap::new())
+            .partition_of(tributary_common::ids::StreamId(1)),
+    };
+    let begun: Vec<i32> = keys.iter().take(9).map(|key| of(*key)).collect();
+    produce_part(&bootstrap, &topic, &all[2], &begun);
+
+    let second = start(dir, &bootstrap);
+    let waiting: Vec<_> = all
+        .iter()
+        .skip(1)
+        .map(|batch| second.deliver(&topic, batch))
+        .collect();
+    waiting.iter().for_each(|outcome| drop(wait(outcome)));
+
+    let records = records(&bootstrap, &topic);
+    assert_eq!(records.len(), 4 * keys.len());
+    for (partition, _offset, value, _marked) in &records {
+        let key = value.split('/').next().unwrap();
+        assert_eq!(*partition, of((key != "none").then_some(key)), "{value}");
+    }
+    for partition in 0..PARTITIONS {
+        let here = records.iter().filter(|record| record.0 == partition);
+        let places: Vec<(u64, u64, bool)> = here
+            .map(|(_, _, value, marked)| {
+                let mut parts = value.split('/').skip(2).map(|part| part.parse().unwrap());
+                (parts.next().unwrap(), parts.next().unwrap(), *marked)
+            })
+            .collect();
+        assert!(places.is_sorted(), "{places:?}");
+        let marked = places.iter().filter(|place| place.2).count();
+        let begins = places.chunk_by(|one, next| one.0 == next.0).count();
+        assert_eq!((marked, begins), (4, 4), "{places:?}");
+    }
+    second.kafka.close(Duration::from_secs(5));
+}
+
+/// Produces the first records of a batch into these partitions, as a life that was killed in the
+/// middle.
+fn produce_part(bootstrap: &str, topic: &str, batch: &Accepted, partitions: &[i32]) {
     use rdkafka::{
         message::{Header, OwnedHeaders},
         producer::{BaseRecord, Producer},
@@ -217,17 +279,19 @@ fn produce_part(bootstrap: &str, topic: &str, partition: i32, batch: &Accepted) 
     let decoded = batch
         .open(&mut tributary_common::batch::Decoder::new())
         .unwrap();
-    for (at, record) in decoded.records().take(2).enumerate() {
+    for (at, (record, partition)) in decoded.records().zip(partitions).enumerate() {
         let id = batch.header.id().to_bytes();
         let headers = OwnedHeaders::new().insert(Header {
             key: ID_HEADER,
             value: Some(&id),
         });
         let mut base = BaseRecord::<[u8], [u8]>::to(topic)
-            .partition(partition)
+            .partition(*partition)
             .timestamp(record.timestamp_ms)
             .payload(record.value);
-        base.headers = (at == 0).then_some(headers);
+        base.key = record.key;
+        let is_first = partitions.iter().position(|one| one == partition) == Some(at);
+        base.headers = is_first.then_some(headers);
         producer
             .send(base)
             .map_err(|(error, _record)| error)

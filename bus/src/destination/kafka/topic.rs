@@ -4,7 +4,6 @@
 //! (see [`super::open`]).
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,7 +15,10 @@ use tokio::time::Instant;
 use tributary_common::ids::{BatchId, StreamId};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::readback::Found;
+use super::{
+    keyed::Convoy,
+    readback::{Found, FoundBatches},
+};
 
 /// A topic with batches on their way and no answer for this long is stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
@@ -37,7 +39,9 @@ pub(super) struct Topic {
     progress: AtomicBool,
     closed: AtomicBool,
     opened_at: Instant,
-    found: Mutex<HashMap<BatchId, Found>>,
+    found: Mutex<FoundBatches>,
+    /// Its keyed batches.
+    pub(super) convoy: Convoy,
     watch: Mutex<Watch>,
 }
 
@@ -46,12 +50,7 @@ struct Watch {
 }
 
 impl Topic {
-    pub(super) fn new(
-        name: Arc<str>,
-        target: u32,
-        partitions: i32,
-        found: HashMap<BatchId, Found>,
-    ) -> Self {
+    pub(super) fn new(name: Arc<str>, target: u32, partitions: i32, found: FoundBatches) -> Self {
         Self {
             name,
             target,
@@ -61,10 +60,16 @@ impl Topic {
             closed: AtomicBool::new(false),
             opened_at: Instant::now(),
             found: Mutex::new(found),
+            convoy: Convoy::default(),
             watch: Mutex::new(Watch {
                 since: Instant::now(),
             }),
         }
+    }
+
+    /// How many partitions it has.
+    pub(super) fn partitions(&self) -> i32 {
+        self.partitions
     }
 
     /// The partition of a stream.
@@ -114,13 +119,13 @@ impl Topic {
         (quiet >= STALLED_AFTER).then_some(quiet)
     }
 
-    fn found(&self) -> MutexGuard<'_, HashMap<BatchId, Found>> {
+    fn found(&self) -> MutexGuard<'_, FoundBatches> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a recovery found of a batch.
-    pub(super) fn find(&self, batch: BatchId) -> Option<Found> {
-        self.found().get(&batch).cloned()
+    /// What a recovery found of a batch, by partition: at most one part of a batch without keys.
+    pub(super) fn find(&self, batch: BatchId) -> Vec<Found> {
+        self.found().get(&batch).cloned().unwrap_or_default()
     }
 
     /// A found batch is complete now. Returns whether it was the last one.
@@ -143,6 +148,8 @@ impl Topic {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
