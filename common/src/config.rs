@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 use serde::de::DeserializeOwned;
 use toml::de::DeTable;
 
+mod diff;
 mod env;
 mod fault;
 mod nearest;
@@ -25,6 +26,7 @@ mod single;
 mod units;
 mod walk;
 
+pub use diff::{Difference, differences};
 pub use env::Env;
 pub use fault::{Fault, Faults, Place};
 pub use reference::reference_markdown;

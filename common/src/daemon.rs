@@ -67,24 +67,45 @@ impl<C> std::fmt::Debug for Part<C> {
 
 /// What the outside asks of a running part.
 #[derive(Debug)]
-pub struct Signals {
+pub struct Signals<C> {
     /// Cancelled by SIGTERM or SIGINT.
     pub stop: CancellationToken,
     /// SIGHUP. A part that drops it says by that that it cannot reload.
-    pub reload: Reload,
+    pub reload: Reload<C>,
 }
 
-/// Hears SIGHUP.
-#[derive(Debug)]
-pub struct Reload(watch::Receiver<u64>);
+/// Hears SIGHUP, and loads the configuration anew.
+pub struct Reload<C> {
+    asked: watch::Receiver<u64>,
+    load: Box<dyn Fn() -> Result<Loaded<C>, Faults> + Send + Sync>,
+}
 
-impl Reload {
-    /// Waits for the next SIGHUP; several of them since the last wait count as one. Never returns
-    /// once the daemon is ending.
-    pub async fn next(&mut self) {
-        if self.0.changed().await.is_err() {
+impl<C> std::fmt::Debug for Reload<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reload").finish_non_exhaustive()
+    }
+}
+
+impl<C> Reload<C> {
+    /// Loads whenever the number changes: for who runs a part without being a daemon.
+    pub fn new(
+        asked: watch::Receiver<u64>,
+        load: impl Fn() -> Result<Loaded<C>, Faults> + Send + Sync + 'static,
+    ) -> Self {
+        let load = Box::new(load);
+        Self { asked, load }
+    }
+
+    /// Waits for the next SIGHUP and loads the configuration; several of them since the last wait
+    /// count as one. Never returns once the daemon is ending.
+    ///
+    /// # Errors
+    /// All faults: the old configuration is to go on.
+    pub async fn next(&mut self) -> Result<Loaded<C>, Faults> {
+        if self.asked.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+        (self.load)()
     }
 }
 
@@ -100,7 +121,7 @@ pub fn main<C, F, R>(part: &Part<C>, run: R) -> ExitCode
 where
     C: Send + 'static,
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
-    R: FnOnce(C, Signals) -> F,
+    R: FnOnce(C, Signals<C>) -> F,
 {
     with_args(part, std::env::args_os(), run)
 }
@@ -110,7 +131,7 @@ fn with_args<C, F, R>(part: &Part<C>, args: impl IntoIterator<Item = OsString>, 
 where
     C: Send + 'static,
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
-    R: FnOnce(C, Signals) -> F,
+    R: FnOnce(C, Signals<C>) -> F,
 {
     let matches = match command(part).try_get_matches_from(args) {
         Ok(matches) => matches,
@@ -136,7 +157,11 @@ where
             tell(io::stdout(), loaded.effective().trim_end());
             ExitCode::SUCCESS
         }
-        Wish::Run => start(part, loaded, run),
+        Wish::Run => {
+            let (path, load) = (path.to_owned(), part.load);
+            let again = move || load(&path, &Env::of_process());
+            start(part, loaded, again, run)
+        }
     }
 }
 
@@ -209,11 +234,16 @@ fn tell(mut out: impl Write, text: &str) {
 }
 
 /// Starts logging, figures and the runtime, and runs the part to its end.
-fn start<C, F, R>(part: &Part<C>, loaded: Loaded<C>, run: R) -> ExitCode
+fn start<C, F, R>(
+    part: &Part<C>,
+    loaded: Loaded<C>,
+    again: impl Fn() -> Result<Loaded<C>, Faults> + Send + Sync + 'static,
+    run: R,
+) -> ExitCode
 where
     C: Send + 'static,
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
-    R: FnOnce(C, Signals) -> F,
+    R: FnOnce(C, Signals<C>) -> F,
 {
     let log = (part.log)(&loaded.value);
     telemetry::init(log.format, &log.level);
@@ -238,7 +268,7 @@ where
             return ExitCode::from(EXIT_FAILURE);
         }
     };
-    let result = supervise(&runtime, part.name, loaded.value, run);
+    let result = supervise(&runtime, part.name, loaded.value, again, run);
     runtime.shutdown_timeout(LAST_GRACE);
     match result {
         Ok(()) => {
@@ -268,7 +298,10 @@ where
         .worker_threads(workers)
         .enable_all()
         .build()?;
-    let result = supervise(&runtime, "tributary", (), |(), signals| run(signals.stop));
+    let never = || Err(Faults::nothing_to_load());
+    let result = supervise(&runtime, "tributary", (), never, |(), signals| {
+        run(signals.stop)
+    });
     runtime.shutdown_timeout(LAST_GRACE);
     result
 }
@@ -295,11 +328,17 @@ fn code_of(error: &anyhow::Error) -> u8 {
 }
 
 /// Runs the part beside the signals.
-fn supervise<C, F, R>(runtime: &Runtime, name: &str, config: C, run: R) -> anyhow::Result<()>
+fn supervise<C, F, R>(
+    runtime: &Runtime,
+    name: &str,
+    config: C,
+    again: impl Fn() -> Result<Loaded<C>, Faults> + Send + Sync + 'static,
+    run: R,
+) -> anyhow::Result<()>
 where
     C: Send + 'static,
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
-    R: FnOnce(C, Signals) -> F,
+    R: FnOnce(C, Signals<C>) -> F,
 {
     // Signals are heard on a runtime of their own: a part that blocks all of its threads cannot
     // keep the second signal from us.
@@ -308,7 +347,7 @@ where
         let stop = CancellationToken::new();
         let (hup, reload) = watch::channel(0);
         let mut upkeep = pin!(metrics::upkeep(CancellationToken::new()));
-        let signals = Signals { stop: stop.clone(), reload: Reload(reload) };
+        let signals = Signals { stop: stop.clone(), reload: Reload::new(reload, again) };
         let future = {
             let _entered = runtime.enter();
             run(config, signals)

@@ -66,6 +66,16 @@ impl Faults {
         Self(vec![fault])
     }
 
+    /// There is no file to load: the program has no configuration of its own.
+    pub(crate) fn nothing_to_load() -> Self {
+        Self::one(Fault {
+            file: "configuration".to_owned(),
+            place: Place::Whole,
+            key: String::new(),
+            why: "there is no file to load".to_owned(),
+        })
+    }
+
     /// Each fault.
     pub fn iter(&self) -> std::slice::Iter<'_, Fault> {
         self.0.iter()

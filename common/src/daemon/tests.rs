@@ -48,7 +48,7 @@ fn part() -> Part<Config> {
     }
 }
 
-async fn run(config: Config, signals: Signals) -> anyhow::Result<()> {
+async fn run(config: Config, signals: Signals<Config>) -> anyhow::Result<()> {
     let Signals { stop, reload } = signals;
     // Only one act reloads; the others say that they cannot, before they are up.
     let reload = (config.act == "reload").then_some(reload);
@@ -59,7 +59,10 @@ async fn run(config: Config, signals: Signals) -> anyhow::Result<()> {
         "block" => std::thread::sleep(Duration::from_secs(600)),
         "panic" => panic!("on purpose"),
         "lock" => drop(disk::Lock::acquire(&config.dir)?),
-        "reload" => reload.unwrap().next().await,
+        "reload" => {
+            let again = reload.unwrap().next().await;
+            assert_eq!(again.unwrap().value.act, "reload");
+        }
         _fail => anyhow::bail!("on purpose"),
     }
     Ok(())
