@@ -61,7 +61,7 @@ static BUS: Schema = Schema::new(
 
 /// The keys of `agent.toml`.
 pub static SCHEMA: Schema = Schema::new(
-    "The daemon on every server.",
+    "The daemon on every server. SIGHUP takes `[[task]]`, `[[bus]]` and `limits.bandwidth` anew; a document that changes anything else is refused as a whole until a restart.",
     &[
         Key::default(
             "zone",
@@ -99,9 +99,16 @@ pub static SCHEMA: Schema = Schema::new(
     ],
 );
 
+/// Values that a running agent takes anew; the others need a restart.
+pub(crate) const LIVE_KEYS: &[&str] = &["limits.bandwidth"];
+/// Lists whose items a running agent takes anew.
+pub(crate) const LIVE_LISTS: &[&str] = &["task", "bus"];
+
 /// The agent's settings, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// All of them as TOML, defaults filled in: what is kept and compared.
+    pub effective: String,
     /// Its data centre.
     pub zone: Zone,
     /// Its memory between two lives.
@@ -159,7 +166,7 @@ struct RawConfig {
 /// # Errors
 /// All faults.
 pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
-    config::load("agent", &SCHEMA, path, env, check)
+    config::load("agent", &SCHEMA, path, env, check).map(with_text)
 }
 
 /// Loads a configuration from text; `name` stands in faults where the file's name would.
@@ -167,7 +174,13 @@ pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
 /// # Errors
 /// All faults.
 pub fn parse(text: &str, name: &str) -> Result<Loaded<Config>, Faults> {
-    config::parse("agent", &SCHEMA, text, name, &Env::none(), check)
+    config::parse("agent", &SCHEMA, text, name, &Env::none(), check).map(with_text)
+}
+
+/// Settings that know how they were written.
+fn with_text(mut loaded: Loaded<Config>) -> Loaded<Config> {
+    loaded.value.effective = loaded.effective().to_owned();
+    loaded
 }
 
 /// What spans several keys.
@@ -204,6 +217,7 @@ fn check(raw: RawConfig, checker: &mut Checker) -> Option<Config> {
         .collect();
     let tasks = tasks.into_iter().collect::<Option<Vec<Task>>>()?;
     Some(Config {
+        effective: String::new(),
         zone,
         state_dir,
         admin,

@@ -22,10 +22,11 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use metrics::counter;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tributary_common::ids::Class;
 
 pub(crate) use self::pattern::{Pattern, PatternSet, is_absence};
 use self::{
@@ -33,7 +34,9 @@ use self::{
     watch::{Hints, Watch, Watched},
 };
 use crate::{
+    config::Task,
     handle::{self, FileKind, Glance},
+    live::Plan,
     shown::shown,
 };
 
@@ -68,17 +71,18 @@ pub(crate) enum Event {
     Look(Look),
     /// Files were written to.
     Touched(Vec<PathBuf>),
+    /// The list of tasks from now on. What was looked for before came before it, what is looked for
+    /// by it comes after.
+    Apply(Plan),
     /// Memory came back, or the bus takes batches of a topic again.
     Wake,
     /// It is time to stop.
     Stop,
 }
 
-/// What changed since the look before. Tasks are named by their place in the configuration.
+/// What changed since the look before. Tasks are named by their places.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
-    /// How often everything was looked at: 1 for the first one.
-    pub(crate) round: u64,
     /// Everything was looked at, not only what a hint was about.
     pub(crate) whole: bool,
     /// Paths that are new, or name another file than before.
@@ -118,6 +122,15 @@ pub(crate) struct Where {
 }
 
 impl Where {
+    /// Where the files of a task are.
+    pub(crate) fn of(task: &Task) -> Self {
+        Self {
+            paths: task.paths.clone(),
+            exclude: task.exclude.clone(),
+            critical: task.class == Class::P0,
+        }
+    }
+
     /// Whether a path is one of this task's, and if so, whether no wildcard was needed.
     fn matches(&self, path: &Path) -> Option<bool> {
         let literal = self
@@ -136,12 +149,16 @@ struct Known {
     round: u64,
     /// Looks in a row that did not.
     absent: u8,
+    /// It is to be told as if it were new.
+    again: bool,
 }
 
 /// The thread's state.
 #[derive(Debug)]
 pub(crate) struct Discover {
-    tasks: Vec<Where>,
+    /// By place; `None` where a task was removed.
+    tasks: Vec<Option<Where>>,
+    plans: Receiver<Plan>,
     state_dir: PathBuf,
     /// Device and inode of the agent's own log, when that is a file.
     own_log: Option<(u64, u64)>,
@@ -214,13 +231,20 @@ enum Scope {
 }
 
 impl Discover {
-    /// Looks for the files of these tasks. `state_dir` is absolute.
-    pub(crate) fn new(tasks: Vec<Where>, state_dir: &Path, events: Sender<Event>) -> Self {
-        Self::with_watches(tasks, state_dir, events, usize::MAX)
+    /// Looks for the files of these tasks, and of those of the last plan from then on. `state_dir` is
+    /// absolute.
+    pub(crate) fn new(
+        tasks: Vec<Option<Where>>,
+        plans: Receiver<Plan>,
+        state_dir: &Path,
+        events: Sender<Event>,
+    ) -> Self {
+        Self::with_watches(tasks, plans, state_dir, events, usize::MAX)
     }
 
     fn with_watches(
-        tasks: Vec<Where>,
+        tasks: Vec<Option<Where>>,
+        plans: Receiver<Plan>,
         state_dir: &Path,
         events: Sender<Event>,
         max_watches: usize,
@@ -243,8 +267,9 @@ impl Discover {
         };
         Self {
             drained: Instant::now(),
-            critical: tasks.iter().any(|task| task.critical),
+            critical: tasks.iter().flatten().any(|task| task.critical),
             tasks,
+            plans,
             state_dir,
             own_log,
             events,
@@ -267,6 +292,13 @@ impl Discover {
         // When to look at everything, at tasks without hints, and at `renamed`.
         let (mut all_at, mut blind_at, mut some_at) = (Instant::now(), Instant::now(), None);
         while !stop.is_cancelled() {
+            if let Ok(plan) = self.plans.try_recv() {
+                self.take_over(&plan);
+                all_at = Instant::now();
+                if self.events.send(Event::Apply(plan)).is_err() {
+                    return Ok(());
+                }
+            }
             let began = Instant::now();
             let is_due = |at: &Instant| *at <= began;
             let (look, absent) = if all_at <= began {
@@ -314,6 +346,30 @@ impl Discover {
         Ok(())
     }
 
+    /// From now on these tasks are looked for.
+    fn take_over(&mut self, plan: &Plan) {
+        self.tasks.iter_mut().for_each(|task| *task = None);
+        for (place, task) in &plan.tasks {
+            if self.tasks.len() <= *place {
+                self.tasks.resize_with(place + 1, || None);
+            }
+            if let Some(known) = self.tasks.get_mut(*place) {
+                *known = Some(Where::of(task));
+            }
+        }
+        self.critical = self.tasks.iter().flatten().any(|task| task.critical);
+        let tasks = &self.tasks;
+        let stays = |task: usize| tasks.get(task).is_some_and(Option::is_some);
+        self.known.retain(|(task, _), _| stays(*task));
+        for ((task, _), known) in &mut self.known {
+            known.again |= plan.moved.contains(task);
+        }
+        self.figures.blind.retain(|task| stays(*task));
+        self.figures
+            .left_out
+            .resize_with(tasks.len(), BTreeMap::new);
+    }
+
     /// Waits for hints until `until`, at most a moment.
     fn wait(&mut self, until: Instant) -> Hints {
         let limit = until
@@ -357,7 +413,6 @@ impl Discover {
             self.watch = Watch::new(self.max_watches).ok();
         }
         let mut look = Look {
-            round: self.round,
             whole: scope == Scope::All,
             ..Look::default()
         };
@@ -401,14 +456,15 @@ impl Discover {
 
     /// A look at these paths only: hints said that something happened to their names.
     fn look_at(&mut self, paths: &[PathBuf]) -> (Option<Look>, Vec<PathBuf>) {
-        let mut look = Look {
-            round: self.round,
-            ..Look::default()
-        };
+        let mut look = Look::default();
         let mut absent = Vec::new();
         for path in paths {
             for task in 0..self.tasks.len() {
-                let Some(literal) = self.tasks.get(task).and_then(|place| place.matches(path))
+                let Some(literal) = self
+                    .tasks
+                    .get(task)
+                    .and_then(Option::as_ref)
+                    .and_then(|place| place.matches(path))
                 else {
                     continue;
                 };
@@ -465,7 +521,7 @@ impl Discover {
 
     /// All paths of one task that match now. Adds directories that could not be read to `unknown`.
     fn walk(&mut self, task: usize, unknown: &mut Vec<PathBuf>) -> Vec<(PathBuf, bool)> {
-        let Some(place) = self.tasks.get(task) else {
+        let Some(Some(place)) = self.tasks.get(task) else {
             return Vec::new();
         };
         let mut walk = Walk {
@@ -523,9 +579,10 @@ impl Discover {
             glance,
             round: self.round,
             absent: 0,
+            again: false,
         };
         match self.known.get_mut(&key) {
-            Some(known) if known.glance.is_same_file(&glance) && !anew => {
+            Some(known) if known.glance.is_same_file(&glance) && !anew && !known.again => {
                 if known.glance != glance {
                     look.touched.push(key.1);
                 }

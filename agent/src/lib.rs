@@ -27,6 +27,7 @@ mod handle;
 mod host;
 mod identify;
 mod limit;
+pub mod live;
 mod reader;
 mod recipe;
 mod report;
@@ -40,12 +41,13 @@ mod turns;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
     admin::{self, Admin},
+    daemon::Reload,
     disk,
-    ids::{Class, Topic},
+    ids::Topic,
     metrics, net,
     report::Reporter,
     tasks::Supervisor,
@@ -57,9 +59,10 @@ use self::{
     config::{Config, Task},
     discover::{Discover, Event, Where},
     limit::{Budget, Share},
+    live::{Live, Places},
     reader::{Channel, Reader, Wiring},
     report::Reports,
-    send::{Outgoing, Sender},
+    send::{Outgoing, Sender, Ways},
     status::Status,
 };
 
@@ -79,6 +82,20 @@ const BATCH_PART: u64 = 2;
 /// When the state directory is held by another process or cannot be used, when the admin port is
 /// taken, or when a part fails.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let (_nobody, asked) = watch::channel(0);
+    let never = Reload::new(asked, || config::parse("", "nothing"));
+    run_live(config, never, stop).await
+}
+
+/// As [`run`], and takes each configuration that `reload` gives while it runs.
+///
+/// # Errors
+/// As [`run`]; a configuration that cannot be taken is none.
+pub async fn run_live(
+    config: Config,
+    reload: Reload<Config>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     metrics::install();
     let lock = disk::Lock::acquire(&config.state_dir)?;
     let listener = net::listen_for("admin", &config.admin.to_string()).await?;
@@ -105,8 +122,27 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         outgoing,
         status: Arc::clone(&shared.status),
     };
-    start_reading(&mut parts, &config, wiring, events, &stop);
-    start_sending(&mut parts, config, shared.clone(), batches, stop);
+    let (plans, taken) = crossbeam_channel::bounded(1);
+    let mut places = Places::default();
+    start_reading(
+        &mut parts,
+        &config,
+        (wiring, taken),
+        events,
+        &mut places,
+        &stop,
+    );
+    let (ways, ways_now) = watch::channel(Ways::of(&config));
+    let status = Arc::clone(&shared.status);
+    let live = Live::new(config.clone(), places, plans, ways, status);
+    parts.spawn("config", live.run(reload, stop.clone()));
+    start_sending(
+        &mut parts,
+        config,
+        shared.clone(),
+        (batches, ways_now),
+        stop,
+    );
     let result = parts.join().await;
     shared.checkpoint.sync(true);
     drop(lock);
@@ -117,7 +153,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 #[derive(Debug, Clone)]
 struct Shared {
     hello: Hello,
-    tasks: Arc<[Task]>,
     checkpoint: Arc<Checkpoint>,
     status: Arc<Status>,
 }
@@ -149,7 +184,6 @@ impl Shared {
         };
         Ok(Self {
             hello,
-            tasks: config.tasks.clone().into(),
             checkpoint: Arc::new(checkpoint),
             status: Arc::new(Status::default()),
         })
@@ -167,9 +201,7 @@ impl Shared {
         };
         let (shared, budget) = (self.clone(), Arc::clone(budget));
         Admin::new(ready, move || {
-            let mut page = shared
-                .status
-                .page(&shared.tasks, &shared.checkpoint, &budget);
+            let mut page = shared.status.page(&shared.checkpoint, &budget);
             if let Some(page) = page.as_object_mut() {
                 page.insert("agent".to_owned(), shared.hello.agent.as_str().into());
                 page.insert("host".to_owned(), shared.hello.host.clone().into());
@@ -180,21 +212,21 @@ impl Shared {
     }
 }
 
-/// Starts discovery and the reader.
+/// Starts discovery and the reader. The tasks get their places.
 fn start_reading(
     parts: &mut Supervisor,
     config: &Config,
-    wiring: Wiring,
+    (wiring, plans): (Wiring, crossbeam_channel::Receiver<live::Plan>),
     events: crossbeam_channel::Sender<Event>,
+    places: &mut Places,
     stop: &CancellationToken,
 ) {
-    let place = |task: &Task| Where {
-        paths: task.paths.clone(),
-        exclude: task.exclude.clone(),
-        critical: task.class == Class::P0,
-    };
-    let places = config.tasks.iter().map(place).collect();
-    let discover = Discover::new(places, &config.state_dir, events.clone());
+    for (at, task) in config.tasks.iter().enumerate() {
+        let place = places.of(&task.id);
+        debug_assert_eq!(place, at, "ids differ: the schema says so");
+    }
+    let wheres = config.tasks.iter().map(Where::of).map(Some).collect();
+    let discover = Discover::new(wheres, plans, &config.state_dir, events.clone());
     let token = stop.clone();
     parts.spawn_blocking("discover", move || discover.run(&token));
     let channels = channels(config.tasks.clone(), &wiring.checkpoint);
@@ -209,12 +241,11 @@ fn start_sending(
     parts: &mut Supervisor,
     config: Config,
     shared: Shared,
-    batches: mpsc::Receiver<Outgoing>,
+    (batches, ways): (mpsc::Receiver<Outgoing>, watch::Receiver<Ways>),
     stop: CancellationToken,
 ) {
     let Shared {
         hello,
-        tasks,
         checkpoint,
         status,
     } = shared;
@@ -226,11 +257,10 @@ fn start_sending(
     let epoch = hello.epoch;
     let sender = Sender::new(
         hello,
-        &config.bus,
+        ways,
         batches,
         Arc::clone(&checkpoint),
         Arc::clone(&status),
-        config.limits.bandwidth,
     );
     let sent = CancellationToken::new();
     // However the sender ends, also before it began, the others are told.
@@ -246,7 +276,6 @@ fn start_sending(
             manager,
             reporter,
             epoch,
-            tasks,
             checkpoint,
             status,
         };

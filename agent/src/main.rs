@@ -18,6 +18,6 @@ fn main() -> ExitCode {
         log: |config| &config.log,
     };
     daemon::main(&part, |config, signals| {
-        tributary_agent::run(config, signals.stop)
+        tributary_agent::run_live(config, signals.reload, signals.stop)
     })
 }

@@ -8,6 +8,7 @@
 //! Not for: finding files (see [`crate::discover`]), sending (see [`crate::send`]). Started by
 //! [`crate::run`].
 
+mod apply;
 mod copies;
 mod cut;
 mod files;
@@ -28,7 +29,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::{sync::mpsc, time::Instant};
 use tributary_common::{
     batch::{Codec, Encoder},
-    ids::{AgentId, Class, Epoch, GenerationId, StreamId},
+    ids::{AgentId, Class, Epoch, GenerationId, StreamId, Topic},
 };
 
 use self::{
@@ -46,7 +47,7 @@ use crate::{
     limit::{Bucket, Budget, Share},
     recipe::{Compiled, Recipe},
     send::Outgoing,
-    status::{Counters, Status, TaskFigures},
+    status::{Counters, Rate, Status, TaskFigures, TaskView},
     tail::Tail,
     turns::{Pick, Turns},
 };
@@ -92,6 +93,12 @@ pub(crate) struct Channel {
     bucket: Option<Bucket>,
     /// Its files were never looked for before this life.
     fresh: bool,
+    /// It is not in the list of tasks any more.
+    removed: bool,
+    /// Whole looks for its files so far, since they were looked for where they are now.
+    looks: u64,
+    /// Its rates.
+    rate: Rate,
     /// What people see.
     figures: TaskFigures,
     /// What machines see.
@@ -109,6 +116,9 @@ impl Channel {
             share,
             bucket,
             fresh,
+            removed: false,
+            looks: 0,
+            rate: Rate::default(),
             figures: TaskFigures::default(),
             counters,
         }
@@ -116,6 +126,19 @@ impl Channel {
 }
 
 impl Channel {
+    /// Goes on with other settings of the same task.
+    fn change(&mut self, task: Task, share: Arc<Share>) {
+        if task.rate != self.task.rate {
+            self.bucket = task.rate.map(|rate| Bucket::new(rate, Instant::now()));
+        }
+        if task.topic != self.task.topic {
+            self.counters.behind(0);
+            self.counters = Counters::of_topic(&task.topic);
+            self.share = share;
+        }
+        self.task = task;
+    }
+
     /// Takes note of what was read.
     fn count_read(&mut self, bytes: u64, made: &Made) {
         let framed = &made.framed;
@@ -211,12 +234,6 @@ pub(crate) struct Reader {
 impl Reader {
     /// A reader that goes on where the checkpoint says.
     pub(crate) fn new(wiring: Wiring, channels: Vec<Channel>, max_open_files: usize) -> Self {
-        let topics: BTreeSet<&str> = channels
-            .iter()
-            .map(|channel| channel.task.topic.as_str())
-            .collect();
-        // At least a mebibyte, or a slow connection could not be kept busy.
-        let share_limit = (wiring.budget.limit() / topics.len().max(1) as u64).max(1 << 20);
         let mut reader = Self {
             wiring,
             channels,
@@ -240,15 +257,29 @@ impl Reader {
             maker: Maker::new(Encoder::new(Codec::Zstd)),
             open_files: 0,
             max_open_files,
-            share_limit,
+            share_limit: 0,
             stopping: false,
             any_awaited: true,
             any_read: false,
             figures_at: Instant::now(),
         };
         reader.number_recipes();
+        reader.share_out();
         reader.restore();
         reader
+    }
+
+    /// Each topic may have its part of the memory.
+    fn share_out(&mut self) {
+        let topics: BTreeSet<&str> = self
+            .channels
+            .iter()
+            .filter(|channel| !channel.removed)
+            .map(|channel| channel.task.topic.as_str())
+            .collect();
+        // At least a mebibyte, or a slow connection could not be kept busy.
+        let part = self.wiring.budget.limit() / topics.len().max(1) as u64;
+        self.share_limit = part.max(1 << 20);
     }
 
     /// Makes the recipes of all channels known to the checkpoint.
@@ -321,6 +352,7 @@ impl Reader {
                     }
                 }
             }
+            Event::Apply(plan) => self.apply(plan),
             Event::Stop => self.stopping = true,
         }
     }
@@ -464,13 +496,29 @@ impl Reader {
                 figures.oldest_unread = oldest.into_iter().flatten().min();
             }
         }
-        for channel in &self.channels {
-            channel.counters.behind(channel.figures.unread_bytes);
+        let mut behind: HashMap<Topic, u64> = HashMap::new();
+        for channel in self.channels.iter_mut().filter(|known| !known.removed) {
+            let figures = &mut channel.figures;
+            let (bytes, records) = (figures.read_bytes, figures.read_records);
+            figures.rates = channel.rate.note(bytes, records, now);
+            *behind.entry(channel.task.topic.clone()).or_default() += figures.unread_bytes;
+        }
+        let known = self.channels.iter().enumerate();
+        let known = known.filter(|(_, channel)| !channel.removed);
+        for (_, channel) in known.clone() {
+            // Tasks of one topic share its gauge.
+            let of_topic = behind.get(&channel.task.topic).copied();
+            channel.counters.behind(of_topic.unwrap_or(0));
         }
         let used = as_gauge(self.wiring.budget.used());
         metrics::gauge!("tributary_agent_memory_bytes").set(used);
-        self.wiring
-            .status
-            .publish(self.channels.iter().map(|channel| channel.figures.clone()));
+        let views = known.map(|(place, channel)| TaskView {
+            place,
+            task: channel.task.id.clone(),
+            topic: channel.task.topic.clone(),
+            class: channel.task.class,
+            figures: channel.figures.clone(),
+        });
+        self.wiring.status.publish(views.collect());
     }
 }

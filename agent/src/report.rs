@@ -25,7 +25,7 @@ use tributary_common::{
 use crate::{
     checkpoint::{Account, Checkpoint, End, Record, Series, State, Told},
     clock,
-    config::{Manager, Task},
+    config::Manager,
     status::Status,
 };
 
@@ -49,7 +49,6 @@ pub(crate) struct Reports {
     pub(crate) manager: Manager,
     pub(crate) reporter: Reporter,
     pub(crate) epoch: Epoch,
-    pub(crate) tasks: Arc<[Task]>,
     pub(crate) checkpoint: Arc<Checkpoint>,
     pub(crate) status: Arc<Status>,
 }
@@ -173,7 +172,8 @@ impl Reports {
             health: Health {
                 software: software(),
                 memory_bytes: resident_bytes(),
-                tasks: self.status.health(&self.tasks, &self.checkpoint),
+                tasks: self.status.health(&self.checkpoint),
+                config: Some(self.status.config_health()),
                 ..Health::default()
             },
         };

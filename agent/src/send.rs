@@ -9,6 +9,7 @@
 
 mod link;
 mod nodes;
+mod ways;
 mod window;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use metrics::{Counter, counter, gauge};
 use tokio::{
     select,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -26,14 +27,15 @@ use tributary_common::{
     wire::{self, Frame, Hello, Outcome, Receipt, Refusal, RefuseReason},
 };
 
+pub(crate) use self::ways::Ways;
 use self::{
     link::{Link, LinkError},
     nodes::Nodes,
+    ways::changed,
     window::Window,
 };
 use crate::{
     checkpoint::{Checkpoint, End, Record},
-    config::Cluster,
     limit::{Bucket, Permit},
     status::{Refused, Status},
 };
@@ -51,6 +53,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(10);
 const LAST_CONNECT: Duration = Duration::from_secs(2);
 /// Answers handled before the socket is served again.
 const ANSWERS_AT_ONCE: usize = 64;
+/// A node that the configuration does not name any more is left within this time.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// A connection that lived this long was a good one.
 const GOOD_LIFE: Duration = Duration::from_secs(5);
 
@@ -70,6 +74,10 @@ pub(crate) struct Outgoing {
 pub(crate) struct Sender {
     hello: Hello,
     nodes: Nodes,
+    /// Where to, and how fast; another one may come at any time.
+    ways: watch::Receiver<Ways>,
+    /// They changed since the order of the nodes was made.
+    reorder: bool,
     incoming: mpsc::Receiver<Outgoing>,
     /// The reader is done.
     ended: bool,
@@ -135,20 +143,22 @@ impl Sender {
     /// A sender that connects in the order of these clusters.
     pub(crate) fn new(
         hello: Hello,
-        clusters: &[Cluster],
+        mut ways: watch::Receiver<Ways>,
         incoming: mpsc::Receiver<Outgoing>,
         checkpoint: Arc<Checkpoint>,
         status: Arc<Status>,
-        bandwidth: Option<u64>,
     ) -> Self {
+        let first = ways.borrow_and_update().clone();
         Self {
-            nodes: Nodes::new(&hello.agent, clusters),
+            nodes: Nodes::new(&hello.agent, &first.clusters),
             hello,
+            ways,
+            reorder: false,
             incoming,
             ended: false,
             checkpoint,
             status,
-            bandwidth: bandwidth.map(|rate| Bucket::new(rate, Instant::now())),
+            bandwidth: first.bucket(),
             window: Window::new(PIECE_BYTES),
             counters: Counters::new(),
             stopped: None,
@@ -177,7 +187,8 @@ impl Sender {
             });
             gauge!("tributary_agent_connected_count").set(1.0);
             let began = Instant::now();
-            let close = self.session(link, &stop).await;
+            let addr = addr.to_owned();
+            let close = self.session(link, &addr, &stop).await;
             gauge!("tributary_agent_connected_count").set(0.0);
             let now = Instant::now();
             if now.saturating_duration_since(began) >= GOOD_LIFE {
@@ -220,6 +231,9 @@ impl Sender {
             if self.ended && self.window.is_empty() {
                 return None;
             }
+            if self.reorder || self.ways.has_changed().unwrap_or(false) {
+                self.take_over();
+            }
             let now = Instant::now();
             match self.nodes.pick(now) {
                 Ok(node) => {
@@ -235,9 +249,40 @@ impl Sender {
                     }
                 }
                 Err(until) => {
-                    self.meanwhile(sleep_until(until), stop).await?;
+                    let mut ways = self.ways.clone();
+                    let first = async move {
+                        select! {
+                            () = sleep_until(until) => false,
+                            () = changed(&mut ways) => true,
+                        }
+                    };
+                    self.reorder |= self.meanwhile(first, stop).await?;
                 }
             }
+        }
+    }
+
+    /// Goes by the clusters that are given from now on.
+    fn take_over(&mut self) {
+        let ways = self.ways.borrow_and_update().clone();
+        self.reorder = false;
+        self.bandwidth = ways.bucket();
+        self.nodes = Nodes::new(&self.hello.agent, &ways.clusters);
+    }
+
+    /// Other ways while connected: the connection stays, unless its node is none of them any more.
+    /// The order counts when it ends.
+    fn look_at_ways(&mut self, session: &mut Session, addr: &str) {
+        let ways = self.ways.borrow_and_update().clone();
+        self.reorder = true;
+        self.bandwidth = ways.bucket();
+        if !ways.lead_to(addr) {
+            tracing::info!(
+                node = addr,
+                "the configuration does not name this node any more"
+            );
+            let leave_by = Instant::now() + LEAVE_WITHIN;
+            session.leave_by.get_or_insert(leave_by);
         }
     }
 
@@ -286,7 +331,7 @@ impl Sender {
     }
 
     /// Speaks with one node until the connection ends.
-    async fn session(&mut self, link: Link, stop: &CancellationToken) -> Close {
+    async fn session(&mut self, link: Link, addr: &str, stop: &CancellationToken) -> Close {
         let now = Instant::now();
         self.window.open(&link.welcome);
         let mut session = Session {
@@ -333,6 +378,7 @@ impl Sender {
                     }
                 }
                 batch = self.incoming.recv(), if !self.ended => self.take_in(batch),
+                () = changed(&mut self.ways) => self.look_at_ways(&mut session, addr),
                 () = stop.cancelled(), if self.stopped.is_none() => {
                     self.stopped = Some(Instant::now());
                 }

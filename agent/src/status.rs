@@ -5,8 +5,11 @@
 //!
 //! Not for: the accounts (see [`crate::checkpoint`]).
 
+mod rate;
+
 use std::{
     collections::BTreeMap,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,14 +17,14 @@ use metrics::{Counter, Gauge, counter, gauge};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tributary_common::{
-    ids::{StreamId, TaskId, Topic},
-    report::TaskHealth,
+    ids::{Class, StreamId, TaskId, Topic},
+    report::{ConfigHealth, TaskHealth},
 };
 
+pub(crate) use self::rate::Rate;
 use crate::{
     checkpoint::{Checkpoint, State, as_gauge},
     clock,
-    config::Task,
     discover::Figures,
     limit::Budget,
     shown::shown,
@@ -78,10 +81,64 @@ pub(crate) struct TaskFigures {
     pub(crate) read_records: u64,
     /// Of these, the odd ones.
     pub(crate) odd: Oddities,
-    /// The last error in words, while it lasts.
-    pub(crate) last_error: String,
+    /// Both per second, over the last minute.
+    pub(crate) rates: (u64, u64),
+    /// The last error, while it lasts.
+    pub(crate) last_error: Option<TaskError>,
     /// Files that cannot be read now, and why; the first hundred.
     pub(crate) unreadable: BTreeMap<String, String>,
+}
+
+impl TaskFigures {
+    /// Something is wrong with a file.
+    pub(crate) fn failed(&mut self, path: &Path, error: &std::io::Error) {
+        self.last_error = Some(TaskError {
+            at_ms: clock::now_ms(),
+            path: shown(path),
+            text: error.to_string(),
+        });
+    }
+}
+
+/// What is wrong with a task's file.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskError {
+    /// Since when, in ms since 1970.
+    pub(crate) at_ms: u64,
+    /// The file.
+    pub(crate) path: String,
+    /// What.
+    pub(crate) text: String,
+}
+
+/// One task on this agent.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskView {
+    /// Its place, by which discovery knows it.
+    pub(crate) place: usize,
+    /// Its id.
+    pub(crate) task: TaskId,
+    /// Its topic.
+    pub(crate) topic: Topic,
+    /// Its class.
+    pub(crate) class: Class,
+    /// How it goes.
+    pub(crate) figures: TaskFigures,
+}
+
+/// The configuration that counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Applied {
+    /// The name of its content.
+    pub(crate) version: String,
+    /// Since when, in ms since 1970.
+    pub(crate) applied_ms: u64,
+    /// Where it is kept as the last good one; `None` when that failed.
+    pub(crate) kept: Option<PathBuf>,
+    /// Why the last document was refused, a fault a line; empty when it was applied.
+    pub(crate) fault: String,
+    /// When that was, in ms since 1970; 0 for never.
+    pub(crate) fault_ms: u64,
 }
 
 /// One task's metrics, looked up once.
@@ -197,7 +254,8 @@ pub(crate) struct Refused {
 /// What the parts show.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
-    tasks: Mutex<Vec<TaskFigures>>,
+    tasks: Mutex<Vec<TaskView>>,
+    config: Mutex<Applied>,
     looks: Mutex<Figures>,
     link: Mutex<LinkFigures>,
     refused: Mutex<BTreeMap<StreamId, Refused>>,
@@ -209,9 +267,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Status {
-    /// The reader's figures, in the order of the tasks.
-    pub(crate) fn publish(&self, figures: impl Iterator<Item = TaskFigures>) {
-        *lock(&self.tasks) = figures.collect();
+    /// The reader's tasks and their figures.
+    pub(crate) fn publish(&self, tasks: Vec<TaskView>) {
+        *lock(&self.tasks) = tasks;
+    }
+
+    /// What became of the last configuration.
+    pub(crate) fn config(&self, change: impl FnOnce(&mut Applied)) {
+        let mut applied = lock(&self.config);
+        change(&mut applied);
+        gauge!("tributary_agent_config_applied_seconds").set(as_gauge(applied.applied_ms / 1000));
+        let faulty = u64::from(!applied.fault.is_empty());
+        gauge!("tributary_agent_config_faulty_count").set(as_gauge(faulty));
+    }
+
+    /// The configuration, for reports.
+    pub(crate) fn config_health(&self) -> ConfigHealth {
+        let applied = lock(&self.config).clone();
+        ConfigHealth {
+            version: applied.version,
+            applied_ms: applied.applied_ms,
+            fault: applied.fault,
+            fault_ms: applied.fault_ms,
+        }
     }
 
     /// Discovery's figures.
@@ -248,26 +326,32 @@ impl Status {
     }
 
     /// Each task's health, for reports.
-    pub(crate) fn health(&self, tasks: &[Task], checkpoint: &Checkpoint) -> Vec<TaskHealth> {
+    pub(crate) fn health(&self, checkpoint: &Checkpoint) -> Vec<TaskHealth> {
+        let tasks = lock(&self.tasks).clone();
+        self.health_of(&tasks, checkpoint)
+    }
+
+    fn health_of(&self, tasks: &[TaskView], checkpoint: &Checkpoint) -> Vec<TaskHealth> {
         let unacked = checkpoint.read(unacked);
-        let figures = lock(&self.tasks).clone();
         let refused = self.refused();
         let link_error = lock(&self.link).last_error.clone();
         let (now, now_ms) = (Instant::now(), clock::now_ms());
-        let health = |(at, task): (usize, &Task)| {
-            let figures = figures.get(at).cloned().unwrap_or_default();
-            let (bytes, oldest_ms) = unacked.get(&task.id).copied().unwrap_or((0, u64::MAX));
+        let health = |task: &TaskView| {
+            let figures = &task.figures;
+            let (bytes, oldest_ms) = unacked.get(&task.task).copied().unwrap_or((0, u64::MAX));
             let unread_ms = figures.oldest_unread.map_or(0, |since| {
                 u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
             });
-            let refusal = refused.values().find(|refused| refused.task == task.id);
+            let refusal = refused.values().find(|refused| refused.task == task.task);
             let error = match refusal {
                 Some(refused) => refused.reason.clone(),
-                None if figures.last_error.is_empty() => link_error.clone(),
-                None => figures.last_error,
+                None => match &figures.last_error {
+                    Some(error) => format!("{}: {}", error.path, error.text),
+                    None => link_error.clone(),
+                },
             };
             TaskHealth {
-                task: task.id.clone(),
+                task: task.task.clone(),
                 topic: task.topic.clone(),
                 files: figures.files,
                 bytes_behind: figures.unread_bytes + bytes,
@@ -275,41 +359,23 @@ impl Status {
                 last_error: error,
             }
         };
-        tasks.iter().enumerate().map(health).collect()
+        tasks.iter().map(health).collect()
     }
 
     /// What `/status` answers.
-    pub(crate) fn page(&self, tasks: &[Task], checkpoint: &Checkpoint, budget: &Budget) -> Value {
-        let figures = lock(&self.tasks).clone();
+    pub(crate) fn page(&self, checkpoint: &Checkpoint, budget: &Budget) -> Value {
+        let views = lock(&self.tasks).clone();
         let link = lock(&self.link).clone();
         let looks = lock(&self.looks).clone();
-        let health = self.health(tasks, checkpoint);
-        let names: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
+        let health = self.health_of(&views, checkpoint);
+        let polled = views
+            .iter()
+            .filter(|view| looks.blind.contains(&view.place));
+        let polled: Vec<&TaskId> = polled.map(|view| &view.task).collect();
         let tasks: Vec<Value> = health
-            .into_iter()
-            .enumerate()
-            .map(|(at, health)| {
-                let figures = figures.get(at).cloned().unwrap_or_default();
-                let left_out = looks.left_out.get(at).into_iter().flatten();
-                let left_out: Vec<Value> = left_out
-                    .map(|(path, kind)| json!({ "path": shown(path), "reason": kind.as_str() }))
-                    .collect();
-                json!({
-                    "task": health.task, "topic": health.topic, "files": health.files,
-                    "bytes_behind": health.bytes_behind,
-                    "oldest_unacked_ms": health.oldest_unacked_ms,
-                    "read_bytes": figures.read_bytes, "read_records": figures.read_records,
-                    "untimed_records": {
-                        "not_found": figures.odd.time_not_found,
-                        "impossible": figures.odd.time_impossible,
-                    },
-                    "split_records": figures.odd.split,
-                    "malformed_records": figures.odd.malformed,
-                    "undecodable_characters": figures.odd.undecodable,
-                    "last_error": health.last_error,
-                    "unreadable": figures.unreadable, "left_out": left_out,
-                })
-            })
+            .iter()
+            .zip(&views)
+            .map(|(health, view)| task_page(health, view, &looks))
             .collect();
         let refused: Vec<Value> = self
             .refused()
@@ -326,7 +392,7 @@ impl Status {
             "refused": refused,
             "discovery": {
                 "paths": looks.paths, "watched_folders": looks.watched,
-                "polled_tasks": looks.blind.iter().filter_map(|&at| names.get(at)).collect::<Vec<_>>(),
+                "polled_tasks": polled,
                 "look_ms": u64::try_from(looks.took.as_millis()).unwrap_or(u64::MAX),
             },
             "bus": {
@@ -339,8 +405,44 @@ impl Status {
                 "healthy": checkpoint.is_healthy(),
                 "damaged_files": checkpoint.damaged_files(),
             },
+            "config": config_page(&lock(&self.config)),
         })
     }
+}
+
+fn task_page(health: &TaskHealth, view: &TaskView, looks: &Figures) -> Value {
+    let figures = &view.figures;
+    let left_out = looks.left_out.get(view.place).into_iter().flatten();
+    let left_out: Vec<Value> = left_out
+        .map(|(path, kind)| json!({ "path": shown(path), "reason": kind.as_str() }))
+        .collect();
+    let error = figures.last_error.as_ref();
+    json!({
+        "task": health.task, "topic": health.topic, "class": view.class, "files": health.files,
+        "bytes_behind": health.bytes_behind,
+        "oldest_unacked_ms": health.oldest_unacked_ms,
+        "read_bytes": figures.read_bytes, "read_records": figures.read_records,
+        "read_bytes_per_second": figures.rates.0, "read_records_per_second": figures.rates.1,
+        "untimed_records": {
+            "not_found": figures.odd.time_not_found,
+            "impossible": figures.odd.time_impossible,
+        },
+        "split_records": figures.odd.split,
+        "malformed_records": figures.odd.malformed,
+        "undecodable_characters": figures.odd.undecodable,
+        "last_error": health.last_error,
+        "last_error_ms": error.map(|error| error.at_ms),
+        "last_error_path": error.map(|error| &error.path),
+        "unreadable": figures.unreadable, "left_out": left_out,
+    })
+}
+
+fn config_page(applied: &Applied) -> Value {
+    json!({
+        "version": applied.version, "applied_ms": applied.applied_ms, "kept": applied.kept,
+        "fault": applied.fault,
+        "fault_ms": (applied.fault_ms > 0).then_some(applied.fault_ms),
+    })
 }
 
 /// Per task: source bytes cut and not acknowledged, and when the oldest of them was read.

@@ -82,6 +82,8 @@ pub(crate) struct Tail {
     pub(crate) held_since: Option<Instant>,
     /// The evidence is from an earlier life, or the file was away: compare before reading.
     pub(crate) doubted: bool,
+    /// No path of its task names it any more, or its task was removed: nothing new is read.
+    pub(crate) leaving: bool,
     /// The greatest size seen, in bytes.
     pub(crate) size: u64,
     /// Last change of its content, in ns since 1970.
@@ -119,6 +121,7 @@ impl Tail {
             carry: Carry::default(),
             held_since: None,
             doubted: false,
+            leaving: false,
             size: 0,
             mtime_ns: 0,
             grown: now,

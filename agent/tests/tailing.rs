@@ -7,6 +7,7 @@
 )]
 
 mod files;
+mod live;
 mod rig;
 
 use std::{fs, time::Duration};

@@ -317,6 +317,7 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
             software: concat!("tributary-bus ", env!("CARGO_PKG_VERSION")).to_owned(),
             memory_bytes: tributary_common::metrics::resident_bytes(),
             tasks: Vec::new(),
+            config: None,
             connections: node.open_connections(),
             destinations: node.destinations().iter().map(|d| d.health()).collect(),
         },

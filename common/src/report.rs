@@ -167,6 +167,19 @@ pub struct TaskHealth {
     pub last_error: String,
 }
 
+/// The configuration that a part goes by.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConfigHealth {
+    /// The name of its content: the same for the same settings.
+    pub version: String,
+    /// Since when it counts, in ms since 1970.
+    pub applied_ms: u64,
+    /// Why the last document was refused, a fault a line; empty when it was applied.
+    pub fault: String,
+    /// When that was, in ms since 1970; 0 for never.
+    pub fault_ms: u64,
+}
+
 /// A destination as a bus node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationHealth {
@@ -190,6 +203,9 @@ pub struct Health {
     /// Agent only: its tasks.
     #[serde(default)]
     pub tasks: Vec<TaskHealth>,
+    /// Agent only: its configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigHealth>,
     /// Bus only: open agent connections.
     #[serde(default)]
     pub connections: u64,

@@ -15,7 +15,13 @@ fn check(max_watches: usize, act: impl Fn(&Path, u64), done: impl Fn(&Look) -> b
     };
     let (events, looks) = crossbeam_channel::bounded(1);
     let state = dir.path().join("state");
-    let discover = Discover::with_watches(vec![place], &state, events, max_watches);
+    let discover = Discover::with_watches(
+        vec![Some(place)],
+        crossbeam_channel::never(),
+        &state,
+        events,
+        max_watches,
+    );
     let stop = CancellationToken::new();
     let token = stop.clone();
     let thread = std::thread::spawn(move || discover.run(&token));
@@ -25,7 +31,7 @@ fn check(max_watches: usize, act: impl Fn(&Path, u64), done: impl Fn(&Look) -> b
         match looks.recv_timeout(limit).expect("it looks") {
             Event::Look(look) if done(&look) => break look,
             Event::Look(_) | Event::Touched(_) => {}
-            Event::Wake | Event::Stop => panic!("discovery says no such thing"),
+            Event::Apply(_) | Event::Wake | Event::Stop => panic!("discovery says no such thing"),
         }
         count += 1;
         assert!(count < 1000, "it never comes");

@@ -6,7 +6,6 @@
 //! Not for: reading (see [`super::turn`]), copies (see [`super::copies`]).
 
 use std::{
-    collections::HashMap,
     ffi::OsString,
     fs::File,
     io,
@@ -26,7 +25,7 @@ use super::{
     copies::{folder_of, stem_of},
 };
 use crate::{
-    checkpoint::{GenerationRecord, Record},
+    checkpoint::{GenerationRecord, Record, State},
     clock,
     config::Start,
     discover::{Look, is_absence},
@@ -71,47 +70,6 @@ pub(crate) fn stream_id(agent: &AgentId, task: &TaskId, path: &Path) -> StreamId
 }
 
 impl Reader {
-    /// Takes up what an earlier life left.
-    pub(super) fn restore(&mut self) {
-        let now = Instant::now();
-        let channels: HashMap<TaskId, usize> = self
-            .channels
-            .iter()
-            .enumerate()
-            .map(|(at, channel)| (channel.task.id.clone(), at))
-            .collect();
-        let checkpoint = std::sync::Arc::clone(&self.wiring.checkpoint);
-        checkpoint.read(|state| {
-            for (&id, known) in &state.streams {
-                // A task that is not configured any more keeps its place, should it come back.
-                let Some(&channel) = channels.get(&known.task) else {
-                    continue;
-                };
-                let stream = self.add_stream(id, channel);
-                for &generation in &known.generations {
-                    let Some(record) = state.generations.get(&(id, generation)) else {
-                        continue;
-                    };
-                    let replay = state.cuts_of(id, generation);
-                    if record.ended_ms.is_some() && replay.is_empty() {
-                        let ended = Ended {
-                            stream: id,
-                            generation,
-                            mtime_ns: record.mtime_ns,
-                        };
-                        self.ended.insert((channel, record.key), ended);
-                        continue;
-                    }
-                    let path = PathBuf::from(OsString::from_vec(record.path.clone()));
-                    let tail = Tail::restored(record, path, replay, now);
-                    self.by_key
-                        .insert((channel, record.key), (stream, generation));
-                    self.push_tail(stream, tail);
-                }
-            }
-        });
-    }
-
     pub(super) fn add_stream(&mut self, id: StreamId, channel: usize) -> usize {
         let stream = self.streams.len();
         self.streams.push(Stream {
@@ -192,7 +150,10 @@ impl Reader {
         }
         // What turns up nearby is settled as well.
         if look.whole {
-            self.await_or_give_up(look.round);
+            self.channels
+                .iter_mut()
+                .for_each(|channel| channel.looks += 1);
+            self.await_or_give_up();
         }
         for (channel, path, info) in unknown {
             // Another name of it may have come first.
@@ -452,18 +413,20 @@ impl Reader {
         let (task, topic) = (known.task.id.clone(), known.task.topic.clone());
         let id = stream_id(&self.wiring.agent, &task, path);
         let mut records = Vec::new();
+        // The checkpoint forgets a stream whose files ended long ago.
+        let is_kept = |state: &State| state.streams.contains_key(&id);
+        if !self.wiring.checkpoint.read(is_kept) {
+            let path = path.as_os_str().as_bytes().to_vec();
+            records.push(Record::Stream {
+                stream: id,
+                task,
+                topic,
+                path,
+            });
+        }
         let stream = match self.by_id.get(&id) {
             Some(&stream) => stream,
-            None => {
-                let path = path.as_os_str().as_bytes().to_vec();
-                records.push(Record::Stream {
-                    stream: id,
-                    task,
-                    topic,
-                    path,
-                });
-                self.add_stream(id, channel)
-            }
+            None => self.add_stream(id, channel),
         };
         let mut tail = Tail::new(info.key, info.inode, 0, path.to_owned(), now);
         tail.seen_at(path, info.device);
@@ -501,7 +464,7 @@ impl Reader {
             "a file cannot be read; it is tried again regularly, the others go on"
         );
         if let Some(channel) = self.channels.get_mut(channel) {
-            channel.figures.last_error = format!("{}: {error}", shown(path));
+            channel.figures.failed(path, error);
             if channel.figures.unreadable.len() < MAX_SHOWN {
                 let (path, error) = (shown(path), error.to_string());
                 channel.figures.unreadable.insert(path, error);
@@ -523,7 +486,7 @@ impl Reader {
         {
             tracing::info!(path = shown(path), "a file can be read again");
             if let Some(channel) = self.channels.get_mut(channel) {
-                channel.figures.last_error.clear();
+                channel.figures.last_error = None;
                 channel.figures.unreadable.remove(&shown(path));
             }
         }

@@ -25,8 +25,8 @@ use crate::{
 /// Folders nearby that are looked into, and entries in all of them.
 const MAX_FOLDERS: usize = 64;
 const MAX_ENTRIES: usize = 50_000;
-/// Files of an earlier life that no look has found by this one, and for so long, are given up.
-const GIVE_UP_ROUND: u64 = 3;
+/// Files of an earlier life that so many looks have not found, and for so long, are given up.
+const GIVE_UP_LOOKS: u64 = 3;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 /// The same, when not even their folder is there or can be read: it may be mounted later.
 const GIVE_UP_FOLDER_AFTER: Duration = Duration::from_secs(600);
@@ -122,7 +122,7 @@ impl Reader {
     }
 
     /// Files of an earlier life that no path names: renamed nearby, or gone.
-    pub(super) fn await_or_give_up(&mut self, round: u64) {
+    pub(super) fn await_or_give_up(&mut self) {
         if !std::mem::take(&mut self.any_awaited) {
             return;
         }
@@ -133,13 +133,17 @@ impl Reader {
                     at += 1;
                     continue;
                 };
-                if self.hunt(stream, at) {
+                if self.is_left_out(stream, at) {
+                    if !self.leave(stream, at) {
+                        at += 1;
+                    }
+                } else if self.hunt(stream, at) {
                     if let Some(tail) = self.tail(stream, at) {
                         tail.place = Place::Hidden(Instant::now());
                     }
                     self.make_ready(stream);
                     at += 1;
-                } else if round >= GIVE_UP_ROUND && self.may_give_up(stream, at, since) {
+                } else if self.may_give_up(stream, at, since) {
                     self.end(stream, at);
                     self.make_ready(stream);
                 } else {
@@ -152,6 +156,11 @@ impl Reader {
 
     /// Whether a file was awaited for long enough.
     fn may_give_up(&self, stream: usize, at: usize, since: Instant) -> bool {
+        let channel = self.streams.get(stream).map_or(0, |known| known.channel);
+        let looks = self.channels.get(channel).map_or(0, |known| known.looks);
+        if looks < GIVE_UP_LOOKS {
+            return false;
+        }
         let after = if self.folder_is_away(stream, at) {
             GIVE_UP_FOLDER_AFTER
         } else {

@@ -130,6 +130,10 @@ impl Reader {
         if !tail.replay.is_empty() {
             return self.replay(stream, at, now);
         }
+        if tail.leaving {
+            self.forget(stream, at);
+            return Step::Changed;
+        }
         if size == tail.offset() {
             let close_at = tail.close_at(links);
             return self.at_end(stream, at, close_at, now);

@@ -16,6 +16,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_agent::config;
 use tributary_common::{
     batch,
+    daemon::Reload,
     header::BatchHeader,
     ids::{BatchId, Epoch, Name, NodeId},
     wire::{
@@ -306,6 +308,9 @@ async fn send(write: &mut OwnedWriteHalf, frame: &Frame) {
 pub(crate) struct Agent {
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
+    /// What SIGHUP loads, and the signal.
+    document: Arc<Mutex<String>>,
+    hup: watch::Sender<u64>,
 }
 
 impl Agent {
@@ -314,12 +319,41 @@ impl Agent {
             .unwrap_or_else(|faults| panic!("{faults}"))
             .value;
         let stop = CancellationToken::new();
+        let document = Arc::new(Mutex::new(text.to_owned()));
+        let (hup, asked) = watch::channel(0);
+        let source = Arc::clone(&document);
+        let reload = Reload::new(asked, move || {
+            config::parse(&source.lock().unwrap(), "reload")
+        });
         #[expect(
             clippy::disallowed_methods,
             reason = "the rig's own task, joined by stop"
         )]
-        let task = tokio::spawn(tributary_agent::run(config, stop.clone()));
-        Self { stop, task }
+        let task = tokio::spawn(tributary_agent::run_live(config, reload, stop.clone()));
+        Self {
+            stop,
+            task,
+            document,
+            hup,
+        }
+    }
+
+    /// Gives it another document, as SIGHUP does.
+    pub(crate) fn offer(&self, text: &str) {
+        text.clone_into(&mut self.document.lock().unwrap());
+        self.hup.send_modify(|number| *number += 1);
+    }
+
+    /// The same, and waits until it counts.
+    pub(crate) async fn reload(&self, state: &Path, text: &str) {
+        let wanted = config::parse(text, "reload").unwrap().value.effective;
+        self.offer(text);
+        let until = Instant::now() + LIMIT;
+        let kept = state.join("config/agent.toml");
+        while !std::fs::read_to_string(&kept).is_ok_and(|text| text.ends_with(&wanted)) {
+            assert!(Instant::now() < until, "it does not count in time:\n{text}");
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Ends it as a kill does: what it leaves is what its files held at some moment, as a new state

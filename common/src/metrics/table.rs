@@ -297,6 +297,24 @@ pub const TABLE: &[Metric] = &[
         &["topic"],
         "Source bytes that are known and not read.",
     ),
+    counter(
+        "tributary_agent_config_loads_total",
+        Unit::Count,
+        &["outcome"],
+        "Configurations that came while it ran: applied, unchanged, refused.",
+    ),
+    gauge(
+        "tributary_agent_config_applied_seconds",
+        Unit::Seconds,
+        &[],
+        "Since when the configuration counts, in seconds since 1970.",
+    ),
+    gauge(
+        "tributary_agent_config_faulty_count",
+        Unit::Count,
+        &[],
+        "1 when the last configuration was refused and the one before it goes on, else 0.",
+    ),
     // bus
     gauge(
         "tributary_bus_connections_count",

@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State};
 use serde::Serialize;
-use tributary_common::report::{DestinationHealth, Health, TaskHealth};
+use tributary_common::report::{ConfigHealth, DestinationHealth, Health, TaskHealth};
 
 use crate::{api::error::ApiError, app::App, service::states::NodeState, store::nodes::NodeRow};
 
@@ -42,6 +42,30 @@ impl From<TaskHealth> for NodeTask {
             bytes_behind: task.bytes_behind,
             oldest_unacked_ms: task.oldest_unacked_ms,
             last_error: task.last_error,
+        }
+    }
+}
+
+/// The configuration that a node goes by.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct NodeConfig {
+    /// The name of its content: the same for the same settings.
+    pub(crate) version: String,
+    /// Since when it counts, in ms since 1970 by the node's clock.
+    pub(crate) applied_ms: u64,
+    /// Why the last document was refused, a fault a line; empty when it was applied.
+    pub(crate) fault: String,
+    /// When that was, in ms since 1970 by the node's clock; 0 for never.
+    pub(crate) fault_ms: u64,
+}
+
+impl From<ConfigHealth> for NodeConfig {
+    fn from(config: ConfigHealth) -> Self {
+        Self {
+            version: config.version,
+            applied_ms: config.applied_ms,
+            fault: config.fault,
+            fault_ms: config.fault_ms,
         }
     }
 }
@@ -101,6 +125,8 @@ pub(crate) struct NodeItem {
     pub(crate) memory_bytes: u64,
     /// Agent only: its tasks.
     pub(crate) tasks: Vec<NodeTask>,
+    /// Agent only: its configuration; `null` until it told one.
+    pub(crate) config: Option<NodeConfig>,
     /// Bus only: open agent connections.
     pub(crate) connections: u64,
     /// Bus only: its destinations.
@@ -122,6 +148,7 @@ fn item(row: NodeRow, now_ms: i64) -> NodeItem {
         software,
         memory_bytes,
         tasks,
+        config,
         connections,
         destinations,
     } = row.health;
@@ -144,6 +171,7 @@ fn item(row: NodeRow, now_ms: i64) -> NodeItem {
         software,
         memory_bytes,
         tasks: tasks.into_iter().map(NodeTask::from).collect(),
+        config: config.map(NodeConfig::from),
         connections,
         destinations: destinations
             .into_iter()

@@ -337,6 +337,23 @@ export interface components {
              */
             minute_ms: number;
         };
+        /** @description The configuration that a node goes by. */
+        NodeConfig: {
+            /**
+             * Format: int64
+             * @description Since when it counts, in ms since 1970 by the node's clock.
+             */
+            applied_ms: number;
+            /** @description Why the last document was refused, a fault a line; empty when it was applied. */
+            fault: string;
+            /**
+             * Format: int64
+             * @description When that was, in ms since 1970 by the node's clock; 0 for never.
+             */
+            fault_ms: number;
+            /** @description The name of its content: the same for the same settings. */
+            version: string;
+        };
         /** @description A destination as a bus node sees it. */
         NodeDestination: {
             /** @description Why, in words; empty when up. */
@@ -352,6 +369,7 @@ export interface components {
         NodeItem: {
             /** @description A bus node's cluster; empty for an agent. */
             cluster: string;
+            config?: null | components["schemas"]["NodeConfig"];
             /**
              * Format: int64
              * @description Bus only: open agent connections.

@@ -12,5 +12,6 @@ export type TopicCounts = Schemas['TopicCounts'];
 export type MinuteCounts = Schemas['MinuteCounts'];
 export type LossItem = Schemas['LossItem'];
 export type LossesPage = Schemas['LossesPage'];
+export type NodeConfig = Schemas['NodeConfig'];
 export type NodeItem = Schemas['NodeItem'];
 export type NodesPage = Schemas['NodesPage'];

@@ -242,6 +242,8 @@ export const en = {
   'nodes.behind': 'Behind',
   'nodes.software': 'Version',
   'nodes.work': 'Tasks and destinations',
+  'nodes.config': 'Configuration {version} since',
+  'nodes.config.refused': 'configuration refused',
   'nodes.tasks': { one: '{n} task', other: '{n} tasks' },
   'nodes.tasks.errors': { one: '{n} error', other: '{n} errors' },
   'nodes.destination.up': 'up',

@@ -217,6 +217,8 @@ export const zh: Texts = {
   'nodes.behind': '落后',
   'nodes.software': '版本',
   'nodes.work': '任务与目的地',
+  'nodes.config': '配置 {version},生效于',
+  'nodes.config.refused': '配置被拒绝',
   'nodes.tasks': { other: '{n} 个任务' },
   'nodes.tasks.errors': { other: '{n} 个错误' },
   'nodes.destination.up': '可用',

@@ -157,6 +157,7 @@ function Work({ node }: { node: NodeItem }) {
   return (
     <>
       {t('nodes.tasks', { n: node.tasks.length })}
+      {node.config?.fault ? <span className="tone-bad"> · {t('nodes.config.refused')}</span> : null}
       {errors > 0 ? <span className="tone-bad"> · {t('nodes.tasks.errors', { n: errors })}</span> : null}
     </>
   );

@@ -1,14 +1,31 @@
 /** What one node does: an agent's tasks, a bus node's destinations. */
-import type { NodeItem } from '../../api/types';
+import type { NodeConfig, NodeItem } from '../../api/types';
 import { useI18n } from '../../i18n/context';
 import { UNKNOWN } from '../../lib/format';
 import { DestinationMark } from '../../ui/state';
 
+/** Which configuration counts, and why the last one does not. */
+function Config({ config }: { config: NodeConfig }) {
+  const { t, fmt } = useI18n();
+  return (
+    <p>
+      {t('nodes.config', { version: config.version })} <span className="dim">{fmt.dateTime(config.applied_ms)}</span>
+      {config.fault === '' ? null : (
+        <span className="tone-bad" title={fmt.dateTime(config.fault_ms)}>
+          {' '}
+          · {t('nodes.config.refused')}: {config.fault}
+        </span>
+      )}
+    </p>
+  );
+}
+
 export function NodeWork({ node }: { node: NodeItem }) {
   const { t, fmt } = useI18n();
-  if (node.tasks.length === 0 && node.destinations.length === 0) return <p className="dim">{t('nodes.nothing')}</p>;
+  if (node.tasks.length === 0 && node.destinations.length === 0 && !node.config) return <p className="dim">{t('nodes.nothing')}</p>;
   return (
     <div className="work">
+      {node.config ? <Config config={node.config} /> : null}
       {node.tasks.length === 0 ? null : (
         <table>
           <thead>

@@ -1,0 +1,295 @@
+//! Another list of tasks, between two batches.
+//!
+//! A task that changed goes on where it was; its next batch is made in the new way. Of one that was
+//! removed only the cuts of an earlier life are still made, then its files are closed: the checkpoint
+//! keeps their offsets, and when the task comes back it goes on from there. A file that the patterns
+//! of its task do not name any more is treated the same way, whether they changed while the agent ran
+//! or while it did not.
+//!
+//! Not for: which documents are good (see [`crate::live`]).
+
+use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf, sync::Arc};
+
+use tokio::time::Instant;
+use tributary_common::ids::{GenerationId, StreamId, Topic};
+
+use super::{BLOCK_BYTES, Channel, Ended, Next, Reader, files::stream_id};
+use crate::{
+    checkpoint::{Cut, State},
+    config::Task,
+    handle,
+    limit::Share,
+    live::Plan,
+    tail::{Place, Tail},
+    turns::Turns,
+};
+
+impl Reader {
+    /// Takes up what an earlier life left of all tasks.
+    pub(super) fn restore(&mut self) {
+        for channel in 0..self.channels.len() {
+            self.restore_channel(channel, State::cuts_of);
+        }
+    }
+
+    /// Takes up what the checkpoint knows of a task, with the `cuts` of each generation that have to
+    /// be made again.
+    fn restore_channel(
+        &mut self,
+        channel: usize,
+        cuts: impl Fn(&State, StreamId, GenerationId) -> Vec<Cut>,
+    ) {
+        let now = Instant::now();
+        let Some(task) = self
+            .channels
+            .get(channel)
+            .map(|known| known.task.id.clone())
+        else {
+            return;
+        };
+        self.any_awaited = true;
+        let checkpoint = Arc::clone(&self.wiring.checkpoint);
+        checkpoint.read(|state| {
+            let of_task = state.streams.iter().filter(|(_, known)| known.task == task);
+            for (&id, known) in of_task {
+                let stream = match self.by_id.get(&id) {
+                    Some(&stream) => stream,
+                    None => self.add_stream(id, channel),
+                };
+                // Those that have not left yet stay.
+                let mut leaving = self.take_tails(stream);
+                for &generation in &known.generations {
+                    let is_it = |tail: &Tail| tail.generation == generation;
+                    let Some(record) = state.generations.get(&(id, generation)) else {
+                        continue;
+                    };
+                    let tail = if let Some(at) = leaving.iter().position(is_it) {
+                        let mut tail = leaving.remove(at);
+                        tail.leaving = false;
+                        tail
+                    } else {
+                        let replay = cuts(state, id, generation);
+                        if record.ended_ms.is_some() && replay.is_empty() {
+                            let ended = Ended {
+                                stream: id,
+                                generation,
+                                mtime_ns: record.mtime_ns,
+                            };
+                            self.ended.insert((channel, record.key), ended);
+                            continue;
+                        }
+                        let path = PathBuf::from(OsString::from_vec(record.path.clone()));
+                        Tail::restored(record, path, replay, now)
+                    };
+                    self.by_key
+                        .insert((channel, tail.key), (stream, generation));
+                    self.push_tail(stream, tail);
+                }
+            }
+        });
+    }
+
+    fn take_tails(&mut self, stream: usize) -> Vec<Tail> {
+        let known = self.streams.get_mut(stream);
+        known.map_or_else(Vec::new, |known| std::mem::take(&mut known.tails))
+    }
+
+    /// Takes over a plan.
+    pub(super) fn apply(&mut self, plan: Plan) {
+        let Plan {
+            tasks,
+            moved,
+            applied,
+        } = plan;
+        let stays = |place: usize| tasks.iter().any(|(of, _)| *of == place);
+        let removed = (0..self.channels.len()).filter(|&place| !stays(place));
+        for place in removed.collect::<Vec<_>>() {
+            self.remove_channel(place);
+        }
+        for (place, task) in tasks {
+            self.take_task(place, task, moved.contains(&place));
+        }
+        self.number_recipes();
+        self.share_out();
+        self.sort_ready();
+        // Figures of the new list are there when the plan counts.
+        self.publish(Instant::now());
+        // Nobody waits any more when all is ending.
+        let _ending = applied.send(());
+    }
+
+    /// A task of the list: new, back again, or as before.
+    fn take_task(&mut self, place: usize, task: Task, moved: bool) {
+        let share = self.share_of(&task.topic);
+        match self.channels.get_mut(place) {
+            Some(channel) if !channel.removed => {
+                channel.change(task, share);
+                if moved {
+                    self.find_anew(place);
+                }
+            }
+            Some(_) | None => {
+                let fresh = !self
+                    .wiring
+                    .checkpoint
+                    .read(|state| state.tasks.contains(&task.id));
+                let channel = Channel::new(task, share, fresh);
+                match self.channels.get_mut(place) {
+                    Some(known) => *known = channel,
+                    // Places are given in the order of the list: a new one is the next.
+                    None => self.channels.push(channel),
+                }
+                // What was cut of it is in the sender's hands, or with a file that has not left yet.
+                self.restore_channel(place, |_, _, _| Vec::new());
+            }
+        }
+    }
+
+    /// The part of the memory of a topic.
+    fn share_of(&self, topic: &Topic) -> Arc<Share> {
+        let known = self.channels.iter();
+        let mut known = known.filter(|channel| &channel.task.topic == topic);
+        known
+            .next()
+            .map_or_else(Arc::default, |channel| Arc::clone(&channel.share))
+    }
+
+    /// Streams that are ready stand in the queues of their classes, which may be others now.
+    fn sort_ready(&mut self) {
+        self.ready = Turns::new(BLOCK_BYTES as u64);
+        for stream in 0..self.streams.len() {
+            if let Some(known) = self.streams.get_mut(stream)
+                && known.next == Next::Ready
+            {
+                known.next = Next::Idle;
+                self.make_ready(stream);
+            }
+        }
+    }
+
+    /// A task is not in the list any more.
+    fn remove_channel(&mut self, place: usize) {
+        let Some(channel) = self.channels.get_mut(place) else {
+            return;
+        };
+        if std::mem::replace(&mut channel.removed, true) {
+            return;
+        }
+        channel.counters.behind(0);
+        self.undecided.retain(|waiting| waiting.channel != place);
+        self.cut_off.retain(|cut| cut.channel != place);
+        self.ended.retain(|(of, _), _| *of != place);
+        self.not_tailed.retain(|(of, _), _| *of != place);
+        self.by_folder.retain(|(of, _), _| *of != place);
+        self.by_path.retain(|_, names| {
+            names.retain(|&(of, _, _)| of != place);
+            !names.is_empty()
+        });
+        for stream in 0..self.streams.len() {
+            let of = self.streams.get(stream).map(|known| known.channel);
+            if of != Some(place) {
+                continue;
+            }
+            let mut at = 0;
+            while self.tail(stream, at).is_some() {
+                if !self.leave(stream, at) {
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    /// The patterns of a task are others: what they do not find in the next look leaves.
+    fn find_anew(&mut self, place: usize) {
+        let now = Instant::now();
+        self.by_path.retain(|_, names| {
+            names.retain(|&(of, _, _)| of != place);
+            !names.is_empty()
+        });
+        let of_task = self.streams.iter_mut();
+        let of_task = of_task.filter(|stream| stream.channel == place);
+        for tail in of_task.flat_map(|stream| &mut stream.tails) {
+            tail.names = 0;
+            if tail.place == Place::Named {
+                tail.place = Place::Awaited(now);
+            }
+        }
+        self.any_awaited = true;
+        if let Some(channel) = self.channels.get_mut(place) {
+            channel.looks = 0;
+        }
+    }
+
+    /// A file that no path of the task names, though it is where it was when its stream began: the
+    /// patterns leave it out. One that was renamed since is read to its end.
+    pub(super) fn is_left_out(&self, stream: usize, at: usize) -> bool {
+        let Some(known) = self.streams.get(stream) else {
+            return false;
+        };
+        let (Some(tail), Some(channel)) = (known.tails.get(at), self.channels.get(known.channel))
+        else {
+            return false;
+        };
+        // A file that was cut off belongs to a younger generation.
+        let key = (known.channel, tail.key);
+        let is_its_own = self.by_key.get(&key) == Some(&(stream, tail.generation));
+        is_its_own
+            && stream_id(&self.wiring.agent, &channel.task.id, &tail.path) == known.id
+            && handle::of_path(&tail.path).is_ok_and(|info| info.key == tail.key)
+    }
+
+    /// Nothing new is read of a generation: only what an earlier life had cut is still made of it.
+    /// True when it has left.
+    pub(super) fn leave(&mut self, stream: usize, at: usize) -> bool {
+        let Some(tail) = self.tail(stream, at) else {
+            return true;
+        };
+        tail.leaving = true;
+        if tail.replay.is_empty() {
+            self.forget(stream, at);
+            return true;
+        }
+        let is_open = tail.file.is_some();
+        tail.place = Place::Hidden(Instant::now());
+        if !is_open {
+            self.hunt(stream, at);
+        }
+        self.make_ready(stream);
+        false
+    }
+
+    /// Drops a generation of which nothing is wanted. The checkpoint keeps its place.
+    pub(super) fn forget(&mut self, stream: usize, at: usize) {
+        self.close(stream, at);
+        let Some(known) = self.streams.get_mut(stream) else {
+            return;
+        };
+        if at >= known.tails.len() {
+            return;
+        }
+        let (id, channel) = (known.id, known.channel);
+        let tail: Tail = known.tails.remove(at);
+        let named = (channel, stream, tail.generation);
+        if let Some(names) = self.by_path.get_mut(&tail.path) {
+            names.retain(|name| *name != named);
+            if names.is_empty() {
+                self.by_path.remove(&tail.path);
+            }
+        }
+        let key = (channel, tail.key);
+        if self.by_key.get(&key) == Some(&(stream, tail.generation)) {
+            self.by_key.remove(&key);
+            let removed = self.channels.get(channel).is_none_or(|known| known.removed);
+            // Should the patterns name it again, it goes on.
+            if !removed {
+                let ended = Ended {
+                    stream: id,
+                    generation: tail.generation,
+                    mtime_ns: tail.mtime_ns,
+                };
+                self.ended.insert(key, ended);
+            }
+        }
+        self.make_ready(stream);
+    }
+}

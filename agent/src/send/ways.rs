@@ -1,0 +1,47 @@
+//! Where to send, and how fast: what the sender takes anew while it runs.
+//!
+//! Not for: which node of them now (see [`super::nodes`]). [`crate::live`] gives them.
+
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    config::{Cluster, Config},
+    limit::Bucket,
+};
+
+/// What the sender keeps to.
+#[derive(Debug, Clone)]
+pub(crate) struct Ways {
+    /// Clusters in failover order.
+    pub(crate) clusters: Vec<Cluster>,
+    /// Bytes per second.
+    bandwidth: Option<u64>,
+}
+
+impl Ways {
+    /// As the configuration says.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            clusters: config.bus.clone(),
+            bandwidth: config.limits.bandwidth,
+        }
+    }
+
+    /// The ceiling.
+    pub(super) fn bucket(&self) -> Option<Bucket> {
+        self.bandwidth.map(|rate| Bucket::new(rate, Instant::now()))
+    }
+
+    /// Whether a node is one of them.
+    pub(super) fn lead_to(&self, addr: &str) -> bool {
+        let mut nodes = self.clusters.iter().flat_map(|cluster| &cluster.nodes);
+        nodes.any(|node| node == addr)
+    }
+}
+
+/// Waits until there are others; for ever when nobody can give any.
+pub(super) async fn changed(ways: &mut watch::Receiver<Ways>) {
+    if ways.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

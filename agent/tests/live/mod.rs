@@ -1,0 +1,285 @@
+//! Another configuration while lines flow: nothing is missing, nothing is doubled.
+
+use std::{fs, path::Path, time::Duration};
+
+use crate::rig::{self, Agent, FakeBus, Manner, Place, append, assert_same, lines};
+
+/// A document with these tasks: id, topic, path, further keys.
+fn document(place: &Place, tasks: &[(&str, &str, &str, &str)]) -> String {
+    document_to(place, &place.bus.addr, tasks)
+}
+
+fn document_to(place: &Place, bus: &str, tasks: &[(&str, &str, &str, &str)]) -> String {
+    let mut text = format!(
+        "zone = \"dc1\"\nstate_dir = {:?}\nadmin = \"127.0.0.1:0\"\n\
+         [[bus]]\nname = \"dc1\"\nnodes = [\"{bus}\"]\n",
+        place.state(),
+    );
+    for (id, topic, path, more) in tasks {
+        text += &format!(
+            "[[task]]\nid = {id:?}\ntopic = {topic:?}\npaths = [{:?}]\n{more}\n",
+            place.log(path)
+        );
+    }
+    text
+}
+
+/// The lines that arrived for a topic, in order.
+fn of_topic(bus: &FakeBus, topic: &str) -> Vec<String> {
+    let batches = bus.arrived().into_iter();
+    let of_topic = batches.filter(|batch| batch.header.topic.as_str() == topic);
+    of_topic.flat_map(|batch| batch.lines).collect()
+}
+
+async fn expect_topic(bus: &FakeBus, topic: &str, wanted: &[String]) {
+    bus.wait(|_| of_topic(bus, topic).len() >= wanted.len())
+        .await;
+    assert_same(&of_topic(bus, topic), wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn changes_under_load_lose_nothing_and_double_nothing() {
+    let place = Place::new().await;
+    place.bus.manner(Manner::SometimesBusy);
+    let tasks = |round: usize| {
+        let class = format!(
+            "class = \"P{}\"\nlabels = {{ round = \"{round}\" }}\nrate = \"{}MB/s\"",
+            round % 4,
+            1 + round % 3
+        );
+        let topic = if round.is_multiple_of(5) { "x" } else { "y" };
+        let paths = if round.is_multiple_of(2) {
+            "a*.log"
+        } else {
+            "*.log"
+        };
+        document(
+            &place,
+            &[
+                ("one", topic, paths, &class),
+                ("two", "z", "other/*.log", ""),
+            ],
+        )
+    };
+    fs::create_dir(place.log("other")).unwrap();
+    let agent = Agent::start(&tasks(0));
+    let mut wanted = Vec::new();
+    for round in 0..25 {
+        for name in ["a1.log", "a2.log", "other/b.log"] {
+            let new = lines(&format!("{name} round {round}"), 200);
+            append(&place.log(name), &new);
+            wanted.extend(new);
+        }
+        agent.reload(&place.state(), &tasks(round)).await;
+    }
+    place.bus.expect_sorted(&wanted).await;
+    agent.stop().await;
+    place.bus.expect_sorted(&wanted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_bad_document_changes_nothing() {
+    let place = Place::new().await;
+    let good = document(&place, &[("t", "x", "a.log", "")]);
+    let agent = Agent::start(&good);
+    let mut wanted = lines("before", 50);
+    append(&place.log("a.log"), &wanted);
+    place.bus.expect(&wanted).await;
+    // A fault; no document at all; a good document that needs a restart and has another topic.
+    agent.offer(&good.replace("topic", "topik"));
+    agent.offer("= what");
+    agent.offer(&good.replace("dc1", "dc2").replace("\"x\"", "\"y\""));
+    let new = lines("after", 50);
+    append(&place.log("a.log"), &new);
+    wanted.extend(new);
+    expect_topic(&place.bus, "x", &wanted).await;
+    // It still listens.
+    agent
+        .reload(&place.state(), &good.replace("\"x\"", "\"y\""))
+        .await;
+    append(&place.log("a.log"), &lines("last", 5));
+    expect_topic(&place.bus, "y", &lines("last", 5)).await;
+    agent.stop().await;
+    expect_topic(&place.bus, "x", &wanted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_task_that_comes_back_goes_on_where_it_was() {
+    let place = Place::new().await;
+    let both = document(&place, &[("a", "x", "a.log", ""), ("b", "y", "b.log", "")]);
+    let one = document(&place, &[("b", "y", "b.log", "")]);
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    let write = |round: usize, a: &mut Vec<String>, b: &mut Vec<String>| {
+        for (name, all) in [("a.log", a), ("b.log", b)] {
+            let new = lines(&format!("{name} {round}"), 100);
+            append(&place.log(name), &new);
+            all.extend(new);
+        }
+    };
+    let mut agent = Agent::start(&both);
+    for round in 0..3 {
+        write(round * 2, &mut a, &mut b);
+        expect_topic(&place.bus, "x", &a).await;
+        expect_topic(&place.bus, "y", &b).await;
+        agent.reload(&place.state(), &one).await;
+        let before = a.clone();
+        write(round * 2 + 1, &mut a, &mut b);
+        expect_topic(&place.bus, "y", &b).await;
+        assert_same(&of_topic(&place.bus, "x"), &before);
+        // Back in the same life, and in the next one.
+        if round == 1 {
+            agent.stop().await;
+            agent = Agent::start(&both);
+        } else {
+            agent.reload(&place.state(), &both).await;
+        }
+        expect_topic(&place.bus, "x", &a).await;
+    }
+    agent.stop().await;
+    expect_topic(&place.bus, "x", &a).await;
+    expect_topic(&place.bus, "y", &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_task_that_comes_back_finds_its_rotated_file() {
+    let place = Place::new().await;
+    let with = document(&place, &[("a", "x", "a.log", "")]);
+    let without = document(&place, &[]);
+    let agent = Agent::start(&with);
+    let mut wanted = lines("first", 30);
+    append(&place.log("a.log"), &wanted);
+    expect_topic(&place.bus, "x", &wanted).await;
+    agent.reload(&place.state(), &without).await;
+    for name in ["unseen", "young"] {
+        append(&place.log("a.log"), &lines(name, 30));
+        wanted.extend(lines(name, 30));
+        if name == "unseen" {
+            fs::rename(place.log("a.log"), place.log("a.log.1")).unwrap();
+        }
+    }
+    agent.reload(&place.state(), &with).await;
+    expect_topic(&place.bus, "x", &wanted).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_was_cut_is_delivered_after_its_task_is_gone() {
+    let place = Place::new().await;
+    let with = document(&place, &[("a", "x", "a.log", "")]);
+    place.bus.manner(Manner::Busy);
+    let agent = Agent::start(&with);
+    let wanted = lines("a", 2000);
+    append(&place.log("a.log"), &wanted);
+    wait_for_cuts(&place.state()).await;
+    agent.reload(&place.state(), &document(&place, &[])).await;
+    append(&place.log("a.log"), &lines("late", 10));
+    place.bus.manner(Manner::Take);
+    expect_topic(&place.bus, "x", &wanted).await;
+    agent.stop().await;
+    expect_topic(&place.bus, "x", &wanted).await;
+}
+
+/// Waits until something was cut and nothing more is unread.
+async fn wait_for_cuts(state: &Path) {
+    let dir = state.join("checkpoint");
+    let until = tokio::time::Instant::now() + rig::LIMIT;
+    let cuts = || {
+        let summary = tributary_agent::checkpoint::inspect(&dir).ok();
+        summary.map_or(0, |summary| summary.unacknowledged_records)
+    };
+    while cuts() < 2000 {
+        assert!(tokio::time::Instant::now() < until, "{} cut", cuts());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn one_file_in_two_tasks_has_two_offsets() {
+    let place = Place::new().await;
+    let text = document(&place, &[("a", "x", "a.log", ""), ("b", "y", "*.log", "")]);
+    place.bus.refuse_topic("y", true);
+    let agent = Agent::start(&text);
+    let mut wanted = lines("first", 500);
+    append(&place.log("a.log"), &wanted);
+    expect_topic(&place.bus, "x", &wanted).await;
+    assert!(of_topic(&place.bus, "y").is_empty());
+    agent.stop().await;
+    place.bus.refuse_topic("y", false);
+    wanted.extend(lines("second", 500));
+    append(&place.log("a.log"), &lines("second", 500));
+    let agent = Agent::start(&text);
+    for topic in ["x", "y"] {
+        expect_topic(&place.bus, topic, &wanted).await;
+    }
+    let streams = |topic: &str| {
+        let arrived = place.bus.arrived();
+        let batch = arrived
+            .iter()
+            .find(|batch| batch.header.topic.as_str() == topic)
+            .unwrap();
+        (batch.header.stream, batch.header.generation)
+    };
+    let (one, other) = (streams("x"), streams("y"));
+    assert_ne!(one.0, other.0, "each task has a stream of its own");
+    assert_eq!(one.1, other.1, "it is one file");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_that_is_left_out_is_not_read_on_until_it_is_named_again() {
+    let place = Place::new().await;
+    let all = document(&place, &[("a", "x", "*.log", "")]);
+    let some = document(&place, &[("a", "x", "*.log", "exclude = [\"**/b.log\"]")]);
+    let mut agent = Agent::start(&all);
+    let mut wanted = Vec::new();
+    let write = |name: &str, what: &str| {
+        let new = lines(&format!("{name} {what}"), 20);
+        append(&place.log(name), &new);
+        new
+    };
+    wanted.extend(write("a.log", "1"));
+    wanted.extend(write("b.log", "1"));
+    place.bus.expect_sorted(&wanted).await;
+    for again in ["live", "restart"] {
+        if again == "live" {
+            agent.reload(&place.state(), &some).await;
+        } else {
+            agent.stop().await;
+            agent = Agent::start(&some);
+        }
+        let waiting = write("b.log", &format!("{again} 2"));
+        wanted.extend(write("a.log", &format!("{again} 2")));
+        place.bus.expect_sorted(&wanted).await;
+        // Long enough for what would be read of the other.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        place.bus.expect_sorted(&wanted).await;
+        wanted.extend(waiting);
+        agent.reload(&place.state(), &all).await;
+        place.bus.expect_sorted(&wanted).await;
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn another_bus_takes_over_when_the_old_one_is_not_named_any_more() {
+    let place = Place::new().await;
+    let other = FakeBus::start().await;
+    let to = |addr: &str| document_to(&place, addr, &[("a", "x", "a.log", "")]);
+    let agent = Agent::start(&to(&place.bus.addr));
+    let first = lines("first", 100);
+    append(&place.log("a.log"), &first);
+    place.bus.expect(&first).await;
+    agent.reload(&place.state(), &to(&other.addr)).await;
+    let second = lines("second", 100);
+    append(&place.log("a.log"), &second);
+    other
+        .wait(|got| got.len() + place.bus.lines().len() >= 200)
+        .await;
+    append(&place.log("a.log"), &lines("third", 1));
+    other.wait(|got| got.ends_with(&lines("third", 1))).await;
+    let mut got = place.bus.lines();
+    got.extend(other.lines());
+    let wanted: Vec<String> = [first, second, lines("third", 1)].concat();
+    assert_same(&got, &wanted);
+    agent.stop().await;
+}
