@@ -76,6 +76,8 @@ pub(crate) enum Event {
     Apply(Plan),
     /// Memory came back, or the bus takes batches of a topic again.
     Wake,
+    /// Something was saved in the spool, or a compressed file was looked into.
+    Spool(crate::spool::Done),
     /// It is time to stop.
     Stop,
 }

@@ -131,6 +131,16 @@ pub(crate) fn prefix_of(file: &File, upto: u64) -> io::Result<Prefix> {
     Ok(hash.map_or(Prefix::default(), |hash| Prefix { len, hash }))
 }
 
+/// The mark at an offset of an open file; `None` when it ends before.
+///
+/// # Errors
+/// What reading says.
+pub(crate) fn mark_at(file: &File, offset: u64) -> io::Result<Option<Mark>> {
+    let covered = offset.min(MARK_BYTES);
+    let hash = hash_of(file, offset - covered, covered)?;
+    Ok(hash.map(|hash| Mark { offset, hash }))
+}
+
 /// The hash of a range; `None` when the file ends before it does.
 fn hash_of(file: &File, start: u64, len: u64) -> io::Result<Option<u64>> {
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];

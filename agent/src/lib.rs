@@ -20,6 +20,7 @@
 pub mod checkpoint;
 mod clock;
 pub mod config;
+mod content;
 mod discover;
 mod frame;
 mod group;
@@ -33,6 +34,7 @@ mod recipe;
 mod report;
 mod send;
 mod shown;
+pub mod spool;
 mod status;
 mod tail;
 mod times;
@@ -60,7 +62,7 @@ use self::{
     discover::{Discover, Event, Where},
     limit::{Budget, Share},
     live::{Live, Places},
-    reader::{Channel, Reader, Wiring},
+    reader::{Channel, Reader, SpoolWiring, Wiring},
     report::Reports,
     send::{Outgoing, Sender, Ways},
     status::Status,
@@ -70,6 +72,8 @@ use self::{
 const EVENTS: usize = 256;
 /// Batches that may wait for the sender's loop; their bytes are bounded by permits.
 const BATCHES: usize = 1024;
+/// Jobs for the spool that may wait; what finds no room is tried again.
+const SPOOL_JOBS: usize = 64;
 /// What all may take after the stop: the sender's deadline, and a bit.
 const GRACE: Duration = Duration::from_secs(15);
 /// The part of the memory that is for batches in flight; the rest is the program's own.
@@ -121,6 +125,7 @@ pub async fn run_live(
         events: incoming_events,
         outgoing,
         status: Arc::clone(&shared.status),
+        spool: start_spool(&mut parts, &config, events.clone()),
     };
     let (plans, taken) = crossbeam_channel::bounded(1);
     let mut places = Places::default();
@@ -209,6 +214,23 @@ impl Shared {
             }
             page
         })
+    }
+}
+
+/// Starts the thread that compresses, which ends with the reader.
+fn start_spool(
+    parts: &mut Supervisor,
+    config: &Config,
+    events: crossbeam_channel::Sender<Event>,
+) -> SpoolWiring {
+    let folder = config.state_dir.join(spool::FOLDER);
+    let (jobs, work) = crossbeam_channel::bounded(SPOOL_JOBS);
+    let of_worker = folder.clone();
+    parts.spawn_blocking("spool", move || spool::run(&of_worker, &work, &events));
+    SpoolWiring {
+        folder,
+        limit: config.limits.spool,
+        jobs,
     }
 }
 

@@ -16,6 +16,8 @@ mod holes;
 mod hunt;
 mod make;
 mod newcomers;
+mod packed;
+mod spooling;
 mod turn;
 
 use std::{
@@ -37,7 +39,9 @@ use self::{
     hunt::Folders,
     make::{Made, Maker},
     newcomers::Undecided,
+    spooling::Spooling,
 };
+pub(crate) use self::{spooling::SpoolWiring, turn::open_file};
 use crate::{
     checkpoint::{Checkpoint, Record, as_gauge},
     config::Task,
@@ -72,6 +76,8 @@ pub(crate) struct Wiring {
     pub(crate) checkpoint: Arc<Checkpoint>,
     /// Memory.
     pub(crate) budget: Arc<Budget>,
+    /// What deleted files hold.
+    pub(crate) spool: SpoolWiring,
     /// From discovery.
     pub(crate) events: Receiver<Event>,
     /// To the sender. Its bound is bytes, by the permits; the count never fills it.
@@ -210,6 +216,9 @@ pub(crate) struct Reader {
     folders: Folders,
     cut_off: Vec<CutOff>,
     undecided: Vec<Undecided>,
+    /// Compressed files that nobody knows.
+    packed: Vec<packed::Unknown>,
+    spooling: Spooling,
     not_tailed: HashMap<(usize, PathBuf), NotTailed>,
     /// Streams that are ready, by their channels.
     ready: Turns<usize, usize>,
@@ -248,6 +257,8 @@ impl Reader {
             folders: Folders::default(),
             cut_off: Vec::new(),
             undecided: Vec::new(),
+            packed: Vec::new(),
+            spooling: Spooling::default(),
             not_tailed: HashMap::new(),
             ready: Turns::new(BLOCK_BYTES as u64),
             turn_bytes: 0,
@@ -353,6 +364,7 @@ impl Reader {
                 }
             }
             Event::Apply(plan) => self.apply(plan),
+            Event::Spool(done) => self.on_spool(done),
             Event::Stop => self.stopping = true,
         }
     }
@@ -454,6 +466,7 @@ impl Reader {
             }
             self.turn(stream);
         }
+        self.save_at_stop();
         self.note_times();
     }
 
@@ -479,6 +492,8 @@ impl Reader {
     /// Shows people how it goes.
     fn publish(&mut self, now: Instant) {
         self.figures_at = now + FIGURES_EVERY;
+        self.tend_spool(now);
+        self.tend_packed(now);
         for channel in &mut self.channels {
             channel.figures.files = 0;
             channel.figures.unread_bytes = 0;

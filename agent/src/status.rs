@@ -257,6 +257,7 @@ pub(crate) struct Status {
     tasks: Mutex<Vec<TaskView>>,
     config: Mutex<Applied>,
     looks: Mutex<Figures>,
+    spool: Mutex<(u64, u64, u64)>,
     link: Mutex<LinkFigures>,
     refused: Mutex<BTreeMap<StreamId, Refused>>,
 }
@@ -298,6 +299,11 @@ impl Status {
             figures.left_out.iter().map(|left| left.len() as u64).sum(),
         ));
         *lock(&self.looks) = figures;
+    }
+
+    /// What deleted files hold, in bytes: open, in the spool, and at most.
+    pub(crate) fn spooled(&self, held: u64, spooled: u64, limit: u64) {
+        *lock(&self.spool) = (held, spooled, limit);
     }
 
     /// The sender's figures.
@@ -367,6 +373,7 @@ impl Status {
         let views = lock(&self.tasks).clone();
         let link = lock(&self.link).clone();
         let looks = lock(&self.looks).clone();
+        let spool = *lock(&self.spool);
         let health = self.health_of(&views, checkpoint);
         let polled = views
             .iter()
@@ -390,6 +397,9 @@ impl Status {
         json!({
             "tasks": tasks,
             "refused": refused,
+            "deleted_files": {
+                "unread_bytes": spool.0, "spool_bytes": spool.1, "limit_bytes": spool.2,
+            },
             "discovery": {
                 "paths": looks.paths, "watched_folders": looks.watched,
                 "polled_tasks": polled,

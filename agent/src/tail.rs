@@ -4,7 +4,6 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,9 +14,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     checkpoint::{Cut, GenerationRecord},
+    content::Content,
     frame::Carry,
     handle::FileKey,
     identify::{Evidence, Mark},
+    spool::has_packed_name,
 };
 
 /// A file without a name is closed when it has not grown for this long: its room is wanted back.
@@ -49,6 +50,24 @@ pub(crate) enum Place {
     Hidden(Instant),
 }
 
+/// How a file holds its generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As it was written.
+    Plain,
+    /// Compressed: what is to be read of it stands in the spool.
+    Packed,
+}
+
+/// The search for a vanished generation in compressed files.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seek {
+    /// It is under way.
+    pub(crate) running: bool,
+    /// How often it began.
+    pub(crate) times: u32,
+}
+
 /// One generation.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -71,7 +90,13 @@ pub(crate) struct Tail {
     /// Whether it can be seen.
     pub(crate) place: Place,
     /// Opened when there is something to read.
-    pub(crate) file: Option<File>,
+    pub(crate) file: Option<Content>,
+    /// The file has no name any more.
+    pub(crate) deleted: bool,
+    /// How its file holds it.
+    pub(crate) form: Form,
+    /// Whether it is looked for in compressed files.
+    pub(crate) seek: Seek,
     /// What is remembered of its content; the mark is where reading goes on.
     pub(crate) evidence: Evidence,
     /// Marks before the last one, oldest first.
@@ -116,6 +141,9 @@ impl Tail {
             device: 0,
             place: Place::Named,
             file: None,
+            deleted: false,
+            form: Form::Plain,
+            seek: Seek::default(),
             evidence: Evidence::default(),
             marks: VecDeque::new(),
             carry: Carry::default(),
@@ -140,6 +168,11 @@ impl Tail {
         Self {
             generation: record.generation,
             place: Place::Awaited(now),
+            form: if has_packed_name(&path) {
+                Form::Packed
+            } else {
+                Form::Plain
+            },
             evidence: Evidence {
                 prefix: record.prefix,
                 mark: record.mark,

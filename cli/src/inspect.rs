@@ -1,4 +1,4 @@
-//! `tributary inspect PATH`: what is in a checkpoint, a bus journal, or a file of captured frames.
+//! `tributary inspect PATH`: what is in a checkpoint, a spool, a bus journal, or a file of captured frames.
 //!
 //! Offline and read only: it never locks, repairs or writes. The kind of a file is told by its
 //! magic, of a folder by what it holds. Not for: a running daemon (ask its `/status`).
@@ -46,6 +46,8 @@ pub(crate) fn run(path: &Path, format: Format) -> anyhow::Result<()> {
         serde_json::to_value(tributary_agent::checkpoint::inspect(path)?)?
     } else if tributary_bus::journal::is_journal(path)? {
         serde_json::to_value(tributary_bus::journal::inspect(path)?)?
+    } else if tributary_agent::spool::is_spool(path)? {
+        serde_json::to_value(tributary_agent::spool::inspect(path)?)?
     } else {
         let capture = frames(path, kind.len())?;
         if format == Format::Text {
@@ -76,9 +78,14 @@ fn folder(path: &Path) -> anyhow::Result<serde_json::Value> {
             &journal,
         )?)?);
     }
+    if tributary_agent::spool::is_spool(path)? {
+        return Ok(serde_json::to_value(tributary_agent::spool::inspect(
+            path,
+        )?)?);
+    }
     bail!(
-        "{} holds neither an agent's checkpoint nor a bus's journal; name a state_dir, a data_dir, \
-         or a file in one of them",
+        "{} holds no agent's checkpoint or spool and no bus's journal; name a state_dir, a data_dir, \
+         or a folder or file in one of them",
         path.display()
     )
 }

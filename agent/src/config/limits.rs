@@ -28,12 +28,12 @@ pub(super) static LIMITS: Schema = Schema::new(
             "Share of one core; absent: no limit.",
         )
         .ignored("the agent uses the CPU that it needs; limit it by the service manager"),
-        Key::optional(
+        Key::default(
             "spool",
             Kind::size("0B", "1024TiB"),
-            "Room for files that are deleted before they are read.",
-        )
-        .ignored("deleted files are kept open until they are read, without a bound"),
+            "2GiB",
+            "What files that are deleted before they are read may hold: open at first, then compressed in <state_dir>/spool; over it the least urgent is dropped and told as a loss.",
+        ),
     ],
 );
 
@@ -48,9 +48,8 @@ pub struct Limits {
     /// Known, not obeyed.
     #[serde(default)]
     cpu: Option<f64>,
-    /// Known, not obeyed.
-    #[serde(default)]
-    spool: Option<u64>,
+    /// Bytes that files may hold which are deleted before they are read.
+    pub spool: u64,
 }
 
 impl Limits {
@@ -61,7 +60,7 @@ impl Limits {
             memory,
             bandwidth: None,
             cpu: None,
-            spool: None,
+            spool: 2 << 30,
         }
     }
 }

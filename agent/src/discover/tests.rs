@@ -31,7 +31,9 @@ fn check(max_watches: usize, act: impl Fn(&Path, u64), done: impl Fn(&Look) -> b
         match looks.recv_timeout(limit).expect("it looks") {
             Event::Look(look) if done(&look) => break look,
             Event::Look(_) | Event::Touched(_) => {}
-            Event::Apply(_) | Event::Wake | Event::Stop => panic!("discovery says no such thing"),
+            Event::Apply(_) | Event::Wake | Event::Spool(_) | Event::Stop => {
+                panic!("discovery says no such thing")
+            }
         }
         count += 1;
         assert!(count < 1000, "it never comes");

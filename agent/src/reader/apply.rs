@@ -27,9 +27,11 @@ use crate::{
 impl Reader {
     /// Takes up what an earlier life left of all tasks.
     pub(super) fn restore(&mut self) {
+        self.recover_spool();
         for channel in 0..self.channels.len() {
             self.restore_channel(channel, State::cuts_of);
         }
+        self.finish_unclaimed();
     }
 
     /// Takes up what the checkpoint knows of a task, with the `cuts` of each generation that have to
@@ -84,6 +86,7 @@ impl Reader {
                     self.by_key
                         .insert((channel, tail.key), (stream, generation));
                     self.push_tail(stream, tail);
+                    self.claim_spool(stream, (id, generation));
                 }
             }
         });
@@ -177,6 +180,7 @@ impl Reader {
         }
         channel.counters.behind(0);
         self.undecided.retain(|waiting| waiting.channel != place);
+        self.packed.retain(|waiting| !waiting.is_of(place));
         self.cut_off.retain(|cut| cut.channel != place);
         self.ended.retain(|(of, _), _| *of != place);
         self.not_tailed.retain(|(of, _), _| *of != place);
@@ -260,6 +264,7 @@ impl Reader {
 
     /// Drops a generation of which nothing is wanted. The checkpoint keeps its place.
     pub(super) fn forget(&mut self, stream: usize, at: usize) {
+        self.keep_spool(stream, at);
         self.close(stream, at);
         let Some(known) = self.streams.get_mut(stream) else {
             return;

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     checkpoint::{GenerationRecord, Record},
     clock,
+    content::Content,
     handle::{self, FileInfo, FileKind},
     identify::{Fate, Mark, Match, Newcomer, Prefix, compare_with_copy, newcomer},
     shown::shown,
@@ -88,7 +89,7 @@ impl Reader {
             .write(vec![Record::Generation(new_record)]);
         match copy {
             Some(copy) => self.go_on_in(stream, generation, copy, now),
-            None if self.wait_for_copy(stream, at) => {}
+            None if self.wait_for_copy(stream, at) || self.seek_packed(stream, at, now) => {}
             None => self.end_cut_off(stream, at),
         }
         Step::Changed
@@ -193,7 +194,7 @@ impl Reader {
         // The copy may lack what came between copying and cutting off, read before or lost.
         tail.size = copy.info.size.max(tail.offset());
         tail.note_size(copy.info.size, now);
-        if tail.file.replace(copy.file).is_none() {
+        if tail.file.replace(Content::File(copy.file)).is_none() {
             self.open_files += 1;
         }
         let (record, path) = (tail.record(id), tail.path.clone());

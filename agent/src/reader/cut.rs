@@ -6,7 +6,7 @@
 //!
 //! Not for: when to read (see [`super::turn`]).
 
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tributary_common::{
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     checkpoint::{Cut, End, MadeBy, Record},
     clock,
+    content::Content,
     frame::{Carry, Framed, Source, Tail as Unfinished, text::Label},
     identify::{MARK_BYTES, Mark, PREFIX_BYTES, prefix_of},
     limit::{BATCH_OVERHEAD_BYTES, Permit},
@@ -454,7 +455,7 @@ impl Reader {
 }
 
 /// Fills the block with a span; `None` when the file ends before it does.
-fn read_span(file: &File, span: Span, block: &mut Vec<u8>) -> std::io::Result<Option<Block>> {
+fn read_span(file: &Content, span: Span, block: &mut Vec<u8>) -> std::io::Result<Option<Block>> {
     let want = usize::try_from(span.bytes()).unwrap_or(usize::MAX);
     let block = fill(file, span.start, want, block)?;
     let covered = usize::try_from(span.start.min(MARK_BYTES)).unwrap_or(0);
@@ -468,7 +469,8 @@ fn grow_prefix(tail: &mut Tail) -> bool {
     if known == PREFIX_BYTES || !grown {
         return false;
     }
-    match tail.file.as_ref().map(|file| prefix_of(file, offset)) {
+    let file = tail.file.as_ref().and_then(Content::as_file);
+    match file.map(|file| prefix_of(file, offset)) {
         Some(Ok(prefix)) => {
             tail.evidence.prefix = prefix;
             true

@@ -32,6 +32,7 @@ use crate::{
     handle::{self, FileInfo, FileKey, FileKind},
     identify::{MARK_BYTES, Mark, prefix_of},
     shown::shown,
+    spool::has_packed_name,
     tail::{Place, Tail},
 };
 
@@ -125,6 +126,9 @@ impl Reader {
         for (channel, path) in look.found {
             match handle::of_path(&path) {
                 Ok(info) if info.kind == FileKind::Regular => {
+                    if has_packed_name(&path) && self.packed_file(channel, &path, &info) {
+                        continue;
+                    }
                     if !self.known_file(channel, &path, &info) {
                         unknown.push((channel, path, info));
                     }
@@ -272,7 +276,7 @@ impl Reader {
     }
 
     /// A generation that was given up is there again.
-    fn revive(&mut self, channel: usize, key: FileKey) -> Option<(usize, GenerationId)> {
+    pub(super) fn revive(&mut self, channel: usize, key: FileKey) -> Option<(usize, GenerationId)> {
         let ended = self.ended.remove(&(channel, key))?;
         let (id, generation) = (ended.stream, ended.generation);
         let record = self
@@ -366,6 +370,11 @@ impl Reader {
 
     /// Gives a generation up: its file is gone, or read to its end and no longer of interest.
     pub(super) fn end(&mut self, stream: usize, at: usize) {
+        self.end_with(stream, at, "deleted-unread");
+    }
+
+    /// The same, with the reason for the loss of what was not read.
+    pub(super) fn end_with(&mut self, stream: usize, at: usize, reason: &str) {
         self.close(stream, at);
         let Some(known) = self.streams.get_mut(stream) else {
             return;
@@ -384,7 +393,7 @@ impl Reader {
                 start: tail.offset(),
                 end: tail.size,
             };
-            self.lose(stream, tail.generation, file, span, "deleted-unread", None);
+            self.lose(stream, tail.generation, file, span, reason, None);
         }
         if self.by_key.get(&(channel, tail.key)) == Some(&(stream, tail.generation)) {
             self.by_key.remove(&(channel, tail.key));

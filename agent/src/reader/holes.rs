@@ -7,8 +7,6 @@
 //!
 //! Not for: NUL inside of lines, which is content.
 
-use std::fs::File;
-
 use rustix::fs::SeekFrom;
 use tokio::time::Instant;
 
@@ -16,7 +14,7 @@ use super::{
     Reader,
     turn::{Block, Step, fill},
 };
-use crate::{frame::Carry, identify::Mark};
+use crate::{content::Content, frame::Carry, identify::Mark};
 
 /// Fewer NUL in a row than this are content, unless the file was just cut off.
 const LEAST_BYTES: usize = 512;
@@ -76,7 +74,8 @@ impl Reader {
 }
 
 /// Where data begins at or after an offset; the end of the file when none does.
-fn next_data(file: &File, offset: u64) -> Option<u64> {
+fn next_data(source: &Content, offset: u64) -> Option<u64> {
+    let file = source.as_file()?;
     match rustix::fs::seek(file, SeekFrom::Data(offset)) {
         Ok(data) => Some(data),
         Err(rustix::io::Errno::NXIO) => file.metadata().ok().map(|meta| meta.len()),

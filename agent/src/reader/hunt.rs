@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::{Reader, copies::folder_of, turn::open_file};
 use crate::{
+    content::Content,
     discover::is_absence,
     handle::{self, FileKey},
     tail::Place,
@@ -115,7 +116,7 @@ impl Reader {
         tail.path = path;
         tail.real = None;
         tail.doubted = true;
-        if tail.file.replace(file).is_none() {
+        if tail.file.replace(Content::File(file)).is_none() {
             self.open_files += 1;
         }
         true
@@ -133,10 +134,14 @@ impl Reader {
                     at += 1;
                     continue;
                 };
+                let tail_is_sought = tail.seek.running;
                 if self.is_left_out(stream, at) {
                     if !self.leave(stream, at) {
                         at += 1;
                     }
+                } else if tail_is_sought {
+                    self.any_awaited = true;
+                    at += 1;
                 } else if self.hunt(stream, at) {
                     if let Some(tail) = self.tail(stream, at) {
                         tail.place = Place::Hidden(Instant::now());
@@ -144,8 +149,12 @@ impl Reader {
                     self.make_ready(stream);
                     at += 1;
                 } else if self.may_give_up(stream, at, since) {
-                    self.end(stream, at);
-                    self.make_ready(stream);
+                    if self.seek_packed(stream, at, Instant::now()) {
+                        at += 1;
+                    } else {
+                        self.end(stream, at);
+                        self.make_ready(stream);
+                    }
                 } else {
                     self.any_awaited = true;
                     at += 1;

@@ -24,6 +24,7 @@ use super::{
     turn::open_file,
 };
 use crate::{
+    content::Content,
     discover::is_absence,
     handle::{self, FileInfo, FileKey},
     identify::{
@@ -378,7 +379,7 @@ fn like_beginning(tail: &Tail, file: &File, info: &FileInfo) -> io::Result<Match
         return tail.evidence.compare(file, info.size);
     }
     let opened;
-    let original = match &tail.file {
+    let original = match tail.file.as_ref().and_then(Content::as_file) {
         Some(original) => original,
         None => {
             opened = open_file(&tail.path)?;

@@ -2,19 +2,20 @@
 //!
 //! Not for: making a batch of the block (see [`super::cut`]).
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, io, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{BLOCK_BYTES, Next, Reader, Stream};
 use crate::{
+    content::Content,
     discover::is_absence,
     frame::Tail as Unfinished,
     handle::{self, Extent},
     identify::{MARK_BYTES, Mark, Verdict, verdict},
     limit::{BATCH_OVERHEAD_BYTES, Permit},
     recipe::Compiled,
-    tail::{Place, Tail},
+    tail::{Form, Place, Tail},
 };
 
 /// A file that cannot be opened or read is tried again after this long.
@@ -108,14 +109,17 @@ impl Reader {
             size,
             links,
             mtime_ns,
-        } = match handle::extent(file) {
+        } = match file.extent() {
             Ok(extent) => extent,
             Err(error) => return self.unreadable(stream, at, &error, now),
         };
         if size < tail.offset() {
             return self.cut_off(stream, at, now);
         }
-        if std::mem::take(&mut tail.doubted) {
+        // What stands in the spool is what was read.
+        if std::mem::take(&mut tail.doubted)
+            && let Some(file) = file.as_file()
+        {
             match tail.evidence.compare(file, size) {
                 Ok(seen) if verdict(seen) == Verdict::Same => {}
                 Ok(_) => return self.cut_off(stream, at, now),
@@ -125,7 +129,11 @@ impl Reader {
                 }
             }
         }
-        tail.mtime_ns = mtime_ns;
+        let is_file = file.as_file().is_some();
+        if is_file {
+            tail.mtime_ns = mtime_ns;
+            tail.deleted = links == 0;
+        }
         tail.note_size(size, now);
         if !tail.replay.is_empty() {
             return self.replay(stream, at, now);
@@ -133,6 +141,9 @@ impl Reader {
         if tail.leaving {
             self.forget(stream, at);
             return Step::Changed;
+        }
+        if size == tail.offset() && !is_file {
+            return self.end_of_spool(stream, at);
         }
         if size == tail.offset() {
             let close_at = tail.close_at(links);
@@ -172,11 +183,14 @@ impl Reader {
         if tail.file.is_some() {
             return Ok(());
         }
+        if tail.form == Form::Packed {
+            return Err(self.end_of_spool(stream, at));
+        }
         let (path, key) = (tail.real_path().to_owned(), tail.key);
         match open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file))) {
             Ok((info, file)) if info.key == key => {
                 if let Some(tail) = self.tail(stream, at) {
-                    tail.file = Some(file);
+                    tail.file = Some(Content::File(file));
                     tail.doubted = true;
                 }
                 self.open_files += 1;
@@ -193,7 +207,7 @@ impl Reader {
     fn not_there(&mut self, stream: usize, at: usize, now: Instant) -> Step {
         match self.tail(stream, at).map(|tail| tail.place) {
             Some(Place::Hidden(_)) => {
-                if !self.await_folder(stream, at, now) {
+                if !self.await_folder(stream, at, now) && !self.seek_packed(stream, at, now) {
                     self.end(stream, at);
                 }
                 Step::Changed
@@ -204,10 +218,28 @@ impl Reader {
 
     /// Closes the file of a generation that is read to its end; it is opened again when it grows.
     pub(super) fn close(&mut self, stream: usize, at: usize) {
-        if let Some(tail) = self.tail(stream, at)
-            && tail.file.take().is_some()
-        {
-            self.open_files -= 1;
+        let Some(file) = self.tail(stream, at).and_then(|tail| tail.file.take()) else {
+            return;
+        };
+        self.open_files -= 1;
+        if let Content::Spool(spool) = file {
+            self.finish(&spool);
+        }
+    }
+
+    /// All of a generation is read that stands in the spool: it ends, unless a path names its
+    /// compressed file.
+    fn end_of_spool(&mut self, stream: usize, at: usize) -> Step {
+        match self.tail(stream, at).map(|tail| (tail.form, tail.place)) {
+            Some((Form::Packed, Place::Named | Place::Awaited(_))) => {
+                self.close(stream, at);
+                Step::Nothing(None)
+            }
+            Some(_) => {
+                self.end(stream, at);
+                Step::Changed
+            }
+            None => Step::Nothing(None),
         }
     }
 
@@ -376,7 +408,7 @@ impl Reader {
 }
 
 /// Opens a file to read, without waiting for anybody (a pipe in its place would).
-pub(super) fn open_file(path: &Path) -> io::Result<File> {
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
     std::fs::OpenOptions::new()
@@ -387,7 +419,7 @@ pub(super) fn open_file(path: &Path) -> io::Result<File> {
 
 /// Fills the block from the marked bytes before `offset` on, with `want` new bytes at most.
 pub(super) fn fill(
-    file: &File,
+    file: &Content,
     offset: u64,
     want: usize,
     block: &mut Vec<u8>,

@@ -4,7 +4,9 @@
 
 mod finding;
 mod identity;
+mod packed;
 mod rotating;
+mod spool;
 mod stopped;
 
 use std::{fs, io::Write as _, path::Path};

@@ -379,6 +379,13 @@ impl Agent {
                 left.join("checkpoint").join(path.file_name().unwrap()),
             ));
         }
+        if let Ok(files) = std::fs::read_dir(state.join("spool")) {
+            std::fs::create_dir_all(left.join("spool")).unwrap();
+            for path in files.map(|e| e.unwrap().path()) {
+                let copy = left.join("spool").join(path.file_name().unwrap());
+                drop(std::fs::copy(&path, copy));
+            }
+        }
         self.task.abort();
         drop(self.task.await);
         left

@@ -207,6 +207,24 @@ pub const TABLE: &[Metric] = &[
         &[],
         "Paths that match and are no files: directories, pipes, sockets, devices.",
     ),
+    gauge(
+        "tributary_agent_deleted_unread_bytes",
+        Unit::Bytes,
+        &[],
+        "Bytes of deleted files that are kept open because they are not read.",
+    ),
+    gauge(
+        "tributary_agent_spool_bytes",
+        Unit::Bytes,
+        &[],
+        "Size of the spool on disk: what deleted files held, compressed.",
+    ),
+    counter(
+        "tributary_agent_spool_failures_total",
+        Unit::Count,
+        &[],
+        "Failures to save a deleted file in the spool.",
+    ),
     counter(
         "tributary_agent_lost_bytes_total",
         Unit::Bytes,

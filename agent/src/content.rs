@@ -1,0 +1,52 @@
+//! Where the bytes of a generation are: in its file, or in the spool.
+//!
+//! Not for: opening either (see [`crate::reader`]), or what the spool looks like on disk (see
+//! [`crate::spool`]).
+
+use std::{fs::File, io, os::unix::fs::FileExt as _};
+
+use crate::{
+    handle::{self, Extent},
+    spool::SpoolFile,
+};
+
+/// Bytes at offsets of their source.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// The file itself.
+    File(File),
+    /// What was saved of it.
+    Spool(SpoolFile),
+}
+
+impl Content {
+    /// Reads at an offset of the source; 0 bytes at its end.
+    ///
+    /// # Errors
+    /// What the kernel says, or `InvalidData` when the spool is damaged there.
+    pub(crate) fn read_at(&self, room: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read_at(room, offset),
+            Self::Spool(spool) => spool.read_at(room, offset),
+        }
+    }
+
+    /// How far it goes.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn extent(&self) -> io::Result<Extent> {
+        match self {
+            Self::File(file) => handle::extent(file),
+            Self::Spool(spool) => Ok(spool.extent()),
+        }
+    }
+
+    /// The file, when it is one.
+    pub(crate) fn as_file(&self) -> Option<&File> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Spool(_) => None,
+        }
+    }
+}

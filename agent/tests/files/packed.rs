@@ -1,0 +1,134 @@
+//! Files that are compressed after rotation.
+
+use std::{fs, io::Write as _, path::Path, time::Duration};
+
+use crate::rig::{Place, append, lines};
+
+/// Compresses bytes as the name says.
+fn packed(name: &str, bytes: &[u8]) -> Vec<u8> {
+    if name.ends_with(".zst") {
+        return zstd::encode_all(bytes, 3).unwrap();
+    }
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Replaces a file by its compressed form, as `gzip` and `zstd --rm` do.
+fn pack(from: &Path, to: &Path) {
+    let bytes = packed(to.to_str().unwrap(), &fs::read(from).unwrap());
+    fs::write(to, bytes).unwrap();
+    fs::remove_file(from).unwrap();
+}
+
+fn text(lines: &[String]) -> Vec<u8> {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    text.into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_compressed_while_stopped_goes_on_at_its_offset() {
+    for (paths, name) in [
+        ("app.log", "app.log.1.gz"),
+        ("app.log*", "app.log.1.gz"),
+        ("app.log*", "app.log.1.zst"),
+    ] {
+        let place = Place::new().await;
+        append(&place.log("app.log"), &lines("a", 3000));
+        let agent = place.start(paths);
+        place.bus.expect(&lines("a", 3000)).await;
+        agent.stop().await;
+        append(&place.log("app.log"), &lines("b", 2000));
+        pack(&place.log("app.log"), &place.log(name));
+        append(&place.log("app.log"), &lines("c", 10));
+        let agent = place.start(paths);
+        let wanted = [lines("a", 3000), lines("b", 2000), lines("c", 10)].concat();
+        place.bus.expect_sorted(&wanted).await;
+        agent.stop().await;
+        assert_eq!(place.bus.lines().len(), wanted.len(), "{paths} {name}");
+        // Neither again.
+        let agent = place.start(paths);
+        append(&place.log("app.log"), &lines("d", 10));
+        let wanted = [wanted, lines("d", 10)].concat();
+        place.bus.expect_sorted(&wanted).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        agent.stop().await;
+        assert_eq!(place.bus.lines().len(), wanted.len(), "{paths} {name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_was_read_before_it_was_compressed_is_not_read_again() {
+    let place = Place::new().await;
+    let agent = place.start("app.log*");
+    let mut wanted = Vec::new();
+    for round in 0..3 {
+        let new = lines(&format!("round {round}"), 1000);
+        append(&place.log("app.log"), &new);
+        wanted.extend(new);
+        place.bus.expect_sorted(&wanted).await;
+        let plain = place.log(&format!("app.log.{round}"));
+        fs::rename(place.log("app.log"), &plain).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        pack(&plain, &place.log(&format!("app.log.{round}.gz")));
+    }
+    // It takes its time to be looked into, also when it was half-written at first.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    agent.stop().await;
+    let agent = place.start("app.log*");
+    append(&place.log("app.log"), &lines("last", 5));
+    wanted.extend(lines("last", 5));
+    place.bus.expect_sorted(&wanted).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    agent.stop().await;
+    assert_eq!(place.bus.lines().len(), wanted.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_generation_that_only_a_compressed_file_holds_is_read() {
+    let place = Place::new().await;
+    append(&place.log("app.log"), &lines("a", 100));
+    let agent = place.start("app.log*");
+    place.bus.expect(&lines("a", 100)).await;
+    agent.stop().await;
+    // Two rotations: what was written between them stands in a compressed file only.
+    fs::rename(place.log("app.log"), place.log("app.log.2")).unwrap();
+    pack(&place.log("app.log.2"), &place.log("app.log.2.gz"));
+    let both = [
+        packed("x.gz", &text(&lines("b", 100))),
+        packed("x.gz", &text(&lines("c", 100))),
+    ];
+    fs::write(place.log("app.log.1.gz"), both.concat()).unwrap();
+    append(&place.log("app.log"), &lines("d", 10));
+    let agent = place.start("app.log*");
+    let all = ["a", "b", "c"].map(|name| lines(name, 100)).concat();
+    let wanted = [all, lines("d", 10)].concat();
+    place.bus.expect_sorted(&wanted).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    agent.stop().await;
+    assert_eq!(place.bus.lines().len(), wanted.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_half_written_compressed_file_waits_and_a_damaged_one_holds_nobody() {
+    let place = Place::new().await;
+    let agent = place.start("app.log*");
+    let bytes = packed("x.gz", &text(&lines("a", 20_000)));
+    let (first, rest) = bytes.split_at(bytes.len() / 2);
+    fs::write(place.log("app.log.1.gz"), first).unwrap();
+    let mut damaged = packed("x.gz", &text(&lines("never", 20_000)));
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 64].fill(0x55);
+    fs::write(place.log("app.log.2.gz"), damaged).unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(place.bus.lines().is_empty());
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(place.log("app.log.1.gz"))
+        .unwrap();
+    file.write_all(rest).unwrap();
+    append(&place.log("app.log"), &lines("b", 10));
+    let wanted = [lines("a", 20_000), lines("b", 10)].concat();
+    place.bus.expect_sorted(&wanted).await;
+    agent.stop().await;
+}
