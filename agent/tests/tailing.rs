@@ -7,6 +7,7 @@
 )]
 
 mod files;
+mod framing;
 mod live;
 mod rig;
 

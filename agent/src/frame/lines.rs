@@ -14,8 +14,20 @@ pub(super) fn frame(
     let width = ground.text.width();
     let mut begin = ground.begin;
     let mut first = Flags::default().with(Flags::CONTINUES, ground.is_mid_line());
+    // Lines of this length are never too long, in any encoding.
+    let plain = ground.text.plain_bytes().min(ground.rule.max_line as usize);
     for end in ends {
         let line = ground.bytes(begin..end);
+        if line.len() <= plain && first.is_empty() {
+            if !give(Piece::plain(line, begin, first)) {
+                out.full = true;
+                return out;
+            }
+            out.records += 1;
+            begin = end + width;
+            out.used = begin;
+            continue;
+        }
         let ends_a_piece = line.is_empty() && !first.is_empty();
         if !ends_a_piece && !whole_line(ground, line, begin, first, &mut out, give) {
             return out;

@@ -149,6 +149,14 @@ impl Text {
         }
     }
 
+    /// Lines of so many bytes never become more text than a record may have.
+    pub(super) fn plain_bytes(self) -> usize {
+        match self {
+            Self::Utf8 | Self::Utf16 { .. } => usize::MAX,
+            Self::Ascii(_) => SAFE_BYTES as usize,
+        }
+    }
+
     /// Whether a line becomes more text than a record may have.
     #[inline]
     pub(super) fn grows_too_long(self, line: &[u8]) -> bool {

@@ -42,6 +42,8 @@ pub(crate) struct Arrived {
     pub(crate) header: BatchHeader,
     pub(crate) lines: Vec<String>,
     pub(crate) times: Vec<i64>,
+    /// What is special about each record.
+    pub(crate) flags: Vec<String>,
 }
 
 /// What the bus answers.
@@ -114,6 +116,12 @@ impl FakeBus {
     /// All batches that were taken, in order, repeats included.
     pub(crate) fn arrived(&self) -> Vec<Arrived> {
         self.shared.lock().unwrap().arrived.clone()
+    }
+
+    /// What is special about the records of all batches, repeats included.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let batches = self.arrived();
+        batches.into_iter().flat_map(|batch| batch.flags).collect()
     }
 
     /// The lines that arrived, each batch once, in the order of arrival. Repeats must be the same.
@@ -275,6 +283,7 @@ fn answer(
             .map(|r| String::from_utf8_lossy(r.value).into_owned())
             .collect(),
         times: records.iter().map(|r| r.timestamp_ms).collect(),
+        flags: records.iter().map(flags).collect(),
         header,
     });
     match shared.manner {
@@ -288,6 +297,16 @@ fn answer(
             Some(Some(Frame::Receipts(vec![receipt])))
         }
     }
+}
+
+/// The value of the header `tributary-flags`.
+fn flags(record: &batch::Record<'_>) -> String {
+    let header = record
+        .headers
+        .iter()
+        .find(|(key, _)| *key == "tributary-flags");
+    let value = header.and_then(|(_, value)| value).unwrap_or_default();
+    String::from_utf8_lossy(value).into_owned()
 }
 
 async fn read_frame(read: &mut OwnedReadHalf) -> Option<Frame> {
