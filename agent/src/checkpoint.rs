@@ -15,6 +15,7 @@ mod ledger;
 mod log;
 mod record;
 mod state;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod v1;
@@ -41,6 +42,7 @@ pub(crate) use self::{
     log::Recovery,
     record::{Account, Cut, End, GenerationRecord, MadeBy, Record, Told},
     state::State,
+    stream::StreamState,
 };
 use crate::recipe::Recipe;
 
@@ -218,7 +220,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// None: a disk that fails is tried again.
-    pub(crate) fn keep(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+    pub(crate) fn keep(
+        &self,
+        keep_removed_ms: u64,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
         let mut round = 0_u32;
         while !wait(stop, WRITE_EVERY) {
             round = round.wrapping_add(1);
@@ -229,9 +235,11 @@ impl Checkpoint {
                 continue;
             }
             if round.is_multiple_of(FORGET_EVERY_WRITES) {
-                lock(&self.memory)
-                    .state
-                    .forget_ended(crate::clock::now_ms());
+                let now_ms = crate::clock::now_ms();
+                let mut memory = lock(&self.memory);
+                memory.state.forget_ended(now_ms);
+                let before_ms = now_ms.saturating_sub(keep_removed_ms);
+                memory.state.forget_removed(before_ms);
             }
             self.sync(round.is_multiple_of(COMPLAIN_EVERY_WRITES));
         }

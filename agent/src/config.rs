@@ -81,6 +81,12 @@ pub static SCHEMA: Schema = Schema::new(
             "127.0.0.1:7402",
             "Where /metrics, /healthz, /readyz and /status are.",
         ),
+        Key::default(
+            "keep_removed",
+            Kind::duration("0s", "3650d"),
+            "7d",
+            "How long the place in the files of a removed task is kept: added again within, it goes on there.",
+        ),
         Key::optional_table("manager", &MANAGER),
         Key::tables(
             "bus",
@@ -115,6 +121,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where a person asks it.
     pub admin: SocketAddr,
+    /// How long the checkpoint keeps what it knows of removed tasks, in ms.
+    pub keep_removed: u64,
     /// Who counts.
     pub manager: Option<Manager>,
     /// Clusters in failover order, at least one.
@@ -154,6 +162,7 @@ struct RawConfig {
     zone: Zone,
     state_dir: PathBuf,
     admin: SocketAddr,
+    keep_removed: u64,
     manager: Option<Manager>,
     bus: Vec<Cluster>,
     limits: Limits,
@@ -189,6 +198,7 @@ fn check(raw: RawConfig, checker: &mut Checker) -> Option<Config> {
         zone,
         state_dir,
         admin,
+        keep_removed,
         manager,
         bus,
         limits,
@@ -221,6 +231,7 @@ fn check(raw: RawConfig, checker: &mut Checker) -> Option<Config> {
         zone,
         state_dir,
         admin,
+        keep_removed,
         manager,
         bus,
         limits,

@@ -243,15 +243,11 @@ fn start_reading(
     places: &mut Places,
     stop: &CancellationToken,
 ) {
-    for (at, task) in config.tasks.iter().enumerate() {
-        let place = places.of(&task.id);
-        debug_assert_eq!(place, at, "ids differ: the schema says so");
-    }
     let wheres = config.tasks.iter().map(Where::of).map(Some).collect();
     let discover = Discover::new(wheres, plans, &config.state_dir, events.clone());
     let token = stop.clone();
     parts.spawn_blocking("discover", move || discover.run(&token));
-    let channels = channels(config.tasks.clone(), &wiring.checkpoint);
+    let channels = channels(config.tasks.clone(), places, &wiring.checkpoint);
     let reader = Reader::new(wiring, channels, host::max_open_files());
     parts.spawn_blocking("reader", move || reader.run());
     let token = stop.clone();
@@ -291,8 +287,9 @@ fn start_sending(
         let _done = done;
         sender.run(stop).await
     });
+    let keep_removed = config.keep_removed;
     let (keeper, token) = (Arc::clone(&checkpoint), sent.clone());
-    parts.spawn_blocking("checkpoint", move || keeper.keep(&token));
+    parts.spawn_blocking("checkpoint", move || keeper.keep(keep_removed, &token));
     if let Some(manager) = config.manager {
         let reports = Reports {
             manager,
@@ -305,15 +302,28 @@ fn start_sending(
     }
 }
 
-/// One channel per task; tasks of one topic share its part of the memory.
-fn channels(tasks: Vec<Task>, checkpoint: &Checkpoint) -> Vec<Channel> {
+/// One channel per task, in the order of their places; tasks of one topic share its part of the
+/// memory. Tasks that are not in the configuration any more have one when they left batches to be
+/// sent again.
+fn channels(tasks: Vec<Task>, places: &mut Places, checkpoint: &Checkpoint) -> Vec<Channel> {
     let mut shares: HashMap<Topic, Arc<Share>> = HashMap::new();
-    let channel = |task: Task| {
-        let share = Arc::clone(shares.entry(task.topic.clone()).or_default());
+    let mut share = |topic: &Topic| Arc::clone(shares.entry(topic.clone()).or_default());
+    let mut channels: Vec<Channel> = Vec::new();
+    for task in tasks {
+        let place = places.of(&task.id);
+        debug_assert_eq!(place, channels.len(), "ids differ: the schema says so");
         let fresh = !checkpoint.knows_task(&task.id);
-        Channel::new(task, share, fresh)
-    };
-    tasks.into_iter().map(channel).collect()
+        let share = share(&task.topic);
+        channels.push(Channel::new(task, share, fresh));
+    }
+    for (id, topic) in checkpoint.read(checkpoint::State::owing) {
+        // Who has a place already is in the configuration.
+        if places.of(&id) == channels.len() {
+            let share = share(&topic);
+            channels.push(Channel::left(Task::left(id, topic), share));
+        }
+    }
+    channels
 }
 
 /// Brings the stop to the reader, which waits for events only.

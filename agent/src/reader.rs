@@ -132,6 +132,14 @@ impl Channel {
 }
 
 impl Channel {
+    /// A channel of a task that is not in the list any more, and left batches to be sent again.
+    pub(crate) fn left(task: Task, share: Arc<Share>) -> Self {
+        Self {
+            removed: true,
+            ..Self::new(task, share, false)
+        }
+    }
+
     /// Goes on with other settings of the same task.
     fn change(&mut self, task: Task, share: Arc<Share>) {
         if task.rate != self.task.rate {

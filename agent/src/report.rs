@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_common::{
     disk,
     http::Client,
-    ids::{Epoch, StreamId, Topic},
+    ids::{Epoch, StreamId},
     metrics::resident_bytes,
     report::{
         Fact, Health, Held, HeldState, Hop, REPORTS_PATH, Report, ReportAnswer, Reporter, Run,
@@ -23,7 +23,7 @@ use tributary_common::{
 };
 
 use crate::{
-    checkpoint::{Account, Checkpoint, End, Record, Series, State, Told},
+    checkpoint::{Account, Checkpoint, End, Record, Series, State, StreamState, Told},
     clock,
     config::Manager,
     status::Status,
@@ -221,7 +221,7 @@ fn tell_all(state: &State, is_refused: impl Fn(StreamId) -> bool) -> Telling {
         } else {
             HeldState::InFlight
         };
-        tell_series(&mut telling, &known.topic, (stream, epoch), series, held);
+        tell_series(&mut telling, known, (stream, epoch), series, held);
     }
     telling
 }
@@ -245,16 +245,19 @@ fn untold(account: &Account, seq: u64, read_before: u64) -> Untold {
 /// end is not told is held.
 fn tell_series(
     telling: &mut Telling,
-    topic: &Topic,
+    known: &StreamState,
     key: (StreamId, Epoch),
     series: &Series,
     held: HeldState,
 ) {
-    let mut runs: BTreeMap<Hop, Runs> = BTreeMap::new();
-    let mut held_runs = Runs::default();
+    // By the topic that a batch was cut for.
+    let mut runs: BTreeMap<(usize, Hop), Runs> = BTreeMap::new();
+    let mut held_runs: BTreeMap<usize, Runs> = BTreeMap::new();
     let mut read_before = series.read_before;
     let (mut sent, mut ends) = (Ranges::default(), Ranges::default());
     for (seq, account) in (series.first_seq..).zip(&series.accounts) {
+        let part = known.part_at(key.1, seq);
+        let mut tell = |hop| runs.entry((part, hop)).or_default().add(seq, account);
         let mut untold = untold(account, seq, series.read_before);
         if telling.count >= MAX_FACTS {
             telling.more |= untold.read || untold.sent || untold.end.is_some();
@@ -269,45 +272,44 @@ fn tell_series(
             };
         }
         if untold.read {
-            runs.entry(Hop::Read).or_default().add(seq, account);
+            tell(Hop::Read);
             read_before = seq + 1;
         }
         if untold.sent {
-            runs.entry(Hop::Sent).or_default().add(seq, account);
+            tell(Hop::Sent);
             sent.add(seq);
         }
         match untold.end {
             Some(End::Delivered | End::Duplicate) => {
-                runs.entry(Hop::Delivered).or_default().add(seq, account);
+                tell(Hop::Delivered);
                 ends.add(seq);
             }
             // Its loss is told apart.
             Some(End::Lost) => ends.add(seq),
-            None if !account.end_told => held_runs.add(seq, account),
+            None if !account.end_told => {
+                held_runs.entry(part).or_default().add(seq, account);
+            }
             None => {}
         }
         telling.count +=
             usize::from(untold.read) + usize::from(untold.sent) + usize::from(untold.end.is_some());
     }
-    let run = |(first_seq, batches)| Run {
-        topic: topic.clone(),
+    let run = |part: usize, (first_seq, batches)| Run {
+        topic: known.topic_of(part).clone(),
         stream: key.0,
         epoch: key.1,
         first_seq,
         batches,
     };
-    for (hop, runs) in runs {
-        telling
-            .facts
-            .extend(runs.0.into_iter().map(run).map(|run| Fact { hop, run }));
+    for ((part, hop), runs) in runs {
+        let runs = runs.0.into_iter().map(|some| run(part, some));
+        telling.facts.extend(runs.map(|run| Fact { hop, run }));
     }
-    telling.held.extend(
-        held_runs
-            .0
-            .into_iter()
-            .map(run)
-            .map(|run| Held { state: held, run }),
-    );
+    for (part, runs) in held_runs {
+        let runs = runs.0.into_iter().map(|some| run(part, some));
+        let runs = runs.map(|run| Held { state: held, run });
+        telling.held.extend(runs);
+    }
     if read_before > series.read_before || !sent.0.is_empty() || !ends.0.is_empty() {
         telling.told.push(Told {
             stream: key.0,

@@ -228,6 +228,24 @@ pub(crate) enum Record {
         #[serde(with = "recipe::as_json")]
         recipe: Recipe,
     },
+    /// From this batch on a stream's lines go to another topic.
+    Topic {
+        /// The stream.
+        stream: StreamId,
+        /// The life of the first batch.
+        epoch: Epoch,
+        /// Its number.
+        seq: u64,
+        /// Where it goes.
+        topic: Topic,
+    },
+    /// A task was removed, or came back.
+    Removed {
+        /// Which task.
+        task: TaskId,
+        /// When, in ms since 1970; `None` when it came back.
+        at_ms: Option<u64>,
+    },
 }
 
 /// Why a file is no checkpoint.

@@ -13,6 +13,7 @@ use tributary_common::ids::{BatchId, Epoch, GenerationId, StreamId, TaskId, Topi
 use super::{
     ledger::Ledger,
     record::{Cut, GenerationRecord, MadeBy, Record},
+    stream::StreamState,
 };
 use crate::{identify::Mark, recipe::Recipe};
 
@@ -21,19 +22,6 @@ use crate::{identify::Mark, recipe::Recipe};
 const REMEMBER_ENDED_MS: u64 = 24 * 3600 * 1000;
 /// The most of them.
 const MAX_ENDED: usize = 10_000;
-
-/// A stream as the checkpoint knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct StreamState {
-    /// Its task.
-    pub(crate) task: TaskId,
-    /// Its topic.
-    pub(crate) topic: Topic,
-    /// The path that named it first.
-    pub(crate) path: Vec<u8>,
-    /// Its generations, oldest first.
-    pub(crate) generations: Vec<GenerationId>,
-}
 
 /// A record that contradicts those before it: the file cannot be trusted from here on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +35,8 @@ pub(crate) struct State {
     pub(crate) epoch: Epoch,
     /// Tasks whose files were looked for.
     pub(crate) tasks: BTreeSet<TaskId>,
+    /// Tasks that are not in the configuration any more, and since when, in ms since 1970.
+    pub(crate) removed: BTreeMap<TaskId, u64>,
     /// All streams.
     pub(crate) streams: BTreeMap<StreamId, StreamState>,
     /// All generations.
@@ -78,17 +68,8 @@ impl State {
                 topic,
                 path,
             } => {
-                let known = self.streams.remove(&stream);
-                let generations = known.map(|known| known.generations).unwrap_or_default();
-                self.streams.insert(
-                    stream,
-                    StreamState {
-                        task,
-                        topic,
-                        path,
-                        generations,
-                    },
-                );
+                let begun = StreamState::new(task, topic, path);
+                self.begin_stream(stream, begun);
             }
             Record::Generation(record) => self.generation(record)?,
             Record::Cut(cut) => self.cut(cut)?,
@@ -112,6 +93,16 @@ impl State {
             Record::Recipe { no, recipe } => {
                 self.recipes.insert(no, recipe);
             }
+            Record::Topic {
+                stream,
+                epoch,
+                seq,
+                topic,
+            } => {
+                let known = self.streams.get_mut(&stream).ok_or(Contradiction)?;
+                known.change_topic((epoch, seq), topic);
+            }
+            Record::Removed { task, at_ms } => self.remove_task(task, at_ms),
             Record::Open(cut) => {
                 self.known(cut.id.stream, cut.generation)?;
                 self.known_recipe(&cut)?;
@@ -132,6 +123,23 @@ impl State {
             Record::Lost(_) | Record::Accounts { .. } | Record::SnapshotEnd => {}
         }
         Ok(())
+    }
+
+    /// A task was removed, or came back.
+    fn remove_task(&mut self, task: TaskId, at_ms: Option<u64>) {
+        match at_ms {
+            Some(at_ms) => self.removed.insert(task, at_ms),
+            None => self.removed.remove(&task),
+        };
+    }
+
+    /// A stream begins, or what is known of it changed; its generations stay.
+    fn begin_stream(&mut self, id: StreamId, mut begun: StreamState) {
+        if let Some(known) = self.streams.remove(&id) {
+            begun.generations = known.generations;
+            begun.earlier = known.earlier;
+        }
+        self.streams.insert(id, begun);
     }
 
     fn known(
@@ -206,6 +214,74 @@ impl State {
         let told: BTreeSet<StreamId> = self.ledger.series.keys().map(|key| key.0).collect();
         self.streams
             .retain(|id, stream| !stream.generations.is_empty() || told.contains(id));
+        let mut oldest: BTreeMap<StreamId, (Epoch, u64)> = BTreeMap::new();
+        let cuts = self.cuts.keys().map(|id| (id.stream, (id.epoch, id.seq)));
+        let series = self.ledger.series.iter();
+        let series = series.map(|(key, series)| (key.0, (key.1, series.first_seq)));
+        for (stream, place) in cuts.chain(series) {
+            let known = oldest.entry(stream).or_insert(place);
+            *known = place.min(*known);
+        }
+        for (id, stream) in &mut self.streams {
+            stream.forget_topics(oldest.get(id).copied());
+        }
+    }
+
+    /// Forgets what is known of tasks that were removed before `before_ms` and have no batch under
+    /// way: should they come back, they are new.
+    pub(crate) fn forget_removed(&mut self, before_ms: u64) {
+        let under_way: BTreeSet<StreamId> = self.cuts.keys().map(|id| id.stream).collect();
+        let busy = |task: &TaskId| {
+            let mut streams = self.streams.iter().filter(|(_, of)| &of.task == task);
+            streams.any(|(id, _)| under_way.contains(id))
+        };
+        let old: Vec<TaskId> = self
+            .removed
+            .iter()
+            .filter(|&(task, &at_ms)| at_ms < before_ms && !busy(task))
+            .map(|(task, _)| task.clone())
+            .collect();
+        for task in old {
+            self.removed.remove(&task);
+            self.tasks.remove(&task);
+            let of_task = self.streams.iter_mut().filter(|(_, of)| of.task == task);
+            for (id, stream) in of_task {
+                for generation in std::mem::take(&mut stream.generations) {
+                    self.generations.remove(&(*id, generation));
+                }
+            }
+        }
+    }
+
+    /// What is to be written when these are the tasks from now on.
+    pub(crate) fn note_tasks(&self, tasks: &BTreeSet<TaskId>, now_ms: u64) -> Vec<Record> {
+        let known = self.streams.values().map(|stream| &stream.task);
+        let known: BTreeSet<&TaskId> = known.chain(&self.tasks).collect();
+        let gone = known.into_iter().filter(|task| !tasks.contains(task));
+        let gone = gone.filter(|task| !self.removed.contains_key(task));
+        let back = self.removed.keys().filter(|task| tasks.contains(task));
+        let record = |task: &TaskId, at_ms| Record::Removed {
+            task: task.clone(),
+            at_ms,
+        };
+        let gone = gone.map(|task| record(task, Some(now_ms)));
+        gone.chain(back.map(|task| record(task, None))).collect()
+    }
+
+    /// Tasks of which batches have not ended, with their topics.
+    pub(crate) fn owing(&self) -> BTreeMap<TaskId, Topic> {
+        let streams = self
+            .cuts
+            .keys()
+            .filter_map(|id| self.streams.get(&id.stream));
+        let owing = streams.map(|stream| (stream.task.clone(), stream.topic.clone()));
+        owing.collect()
+    }
+
+    /// The topic of a batch.
+    pub(crate) fn topic_of(&self, batch: BatchId) -> Option<&Topic> {
+        let stream = self.streams.get(&batch.stream)?;
+        Some(stream.topic_of(stream.part_at(batch.epoch, batch.seq)))
     }
 
     /// The numbers of the recipes of today, and the records that make them known where they are new.
@@ -251,20 +327,15 @@ impl State {
         self.tasks
             .iter()
             .for_each(|task| out(&Record::Task { task: task.clone() }));
-        for (&id, stream) in &self.streams {
-            let StreamState {
-                task,
-                topic,
-                path,
-                generations,
-            } = stream.clone();
-            out(&Record::Stream {
-                stream: id,
-                task,
-                topic,
-                path,
+        for (task, &at_ms) in &self.removed {
+            out(&Record::Removed {
+                task: task.clone(),
+                at_ms: Some(at_ms),
             });
-            for generation in generations {
+        }
+        for (&id, stream) in &self.streams {
+            stream.snapshot(id, out);
+            for &generation in &stream.generations {
                 if let Some(known) = self.generations.get(&(id, generation)) {
                     out(&Record::Generation(known.clone()));
                 }
@@ -295,5 +366,49 @@ impl State {
             .filter(|cut| cut.generation == generation)
             .cloned()
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tributary_common::ids::Topic;
+
+    use super::*;
+
+    fn with_task(name: &str) -> State {
+        let (task, topic) = (TaskId::new(name).unwrap(), Topic::new("x").unwrap());
+        let mut state = State::default();
+        let begin = Record::Stream {
+            stream: StreamId(1),
+            task: task.clone(),
+            topic,
+            path: b"/x".to_vec(),
+        };
+        state.apply(Record::Task { task }).unwrap();
+        state.apply(begin).unwrap();
+        state
+    }
+
+    #[test]
+    fn a_removed_task_is_forgotten_after_its_time_unless_it_comes_back() {
+        let mut state = with_task("a");
+        let (none, id) = (BTreeSet::new(), TaskId::new("a").unwrap());
+        for record in state.note_tasks(&none, 1000) {
+            state.apply(record).unwrap();
+        }
+        assert_eq!(state.removed.get(&id), Some(&1000));
+        assert!(state.note_tasks(&none, 2000).is_empty(), "it is known");
+        // Back again.
+        let mut back = state.clone();
+        for record in back.note_tasks(&[id.clone()].into(), 2000) {
+            back.apply(record).unwrap();
+        }
+        back.forget_removed(5000);
+        assert!(back.tasks.contains(&id) && back.removed.is_empty());
+        // Gone for longer than it is kept.
+        state.forget_removed(1000);
+        assert!(state.tasks.contains(&id), "not yet");
+        state.forget_removed(1001);
+        assert!(!state.tasks.contains(&id) && state.removed.is_empty());
     }
 }

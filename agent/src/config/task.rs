@@ -230,6 +230,29 @@ pub struct Task {
     pub rate: Option<u64>,
 }
 
+/// The recipe of the checkpoint's first version, by which lines are records.
+const PLAIN: &str = r#"{"framing":{"kind":"lines"},"encoding":"utf-8","max_line":1048576,
+    "long_line":"split","time":{"from":"read"}}"#;
+
+impl Task {
+    /// A task that is not in the configuration any more: it stands for what it has cut, which has
+    /// recipes of its own.
+    pub(crate) fn left(id: TaskId, topic: Topic) -> Self {
+        let recipe: Recipe = serde_json::from_str(PLAIN).expect("a test reads it");
+        let recipe = recipe.compile();
+        Self {
+            id,
+            topic,
+            class: Class::P2,
+            paths: Vec::new(),
+            exclude: PatternSet::new(&[]).expect("no pattern is a bad one"),
+            start: Start::Beginning,
+            recipe: recipe.expect("a test compiles it"),
+            rate: None,
+        }
+    }
+}
+
 /// A task as it is written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -310,4 +333,15 @@ fn check_encoding(label: &str) -> Result<(), String> {
 
 fn check_regex(pattern: &str) -> Result<(), String> {
     recipe::regex(pattern).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_left_stands_for_its_cuts() {
+        let left = Task::left(TaskId::new("t").unwrap(), Topic::new("x").unwrap());
+        assert!(left.paths.is_empty() && !left.exclude.matches(std::path::Path::new("/x")));
+    }
 }

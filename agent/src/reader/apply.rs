@@ -8,14 +8,17 @@
 //!
 //! Not for: which documents are good (see [`crate::live`]).
 
-use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap, ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf, sync::Arc,
+};
 
 use tokio::time::Instant;
-use tributary_common::ids::{GenerationId, StreamId, Topic};
+use tributary_common::ids::{GenerationId, StreamId, TaskId, Topic};
 
 use super::{BLOCK_BYTES, Channel, Ended, Next, Reader, files::stream_id};
 use crate::{
-    checkpoint::{Cut, State},
+    checkpoint::{Cut, Record, State},
+    clock,
     config::Task,
     handle,
     limit::Share,
@@ -30,8 +33,16 @@ impl Reader {
         self.recover_spool();
         for channel in 0..self.channels.len() {
             self.restore_channel(channel, State::cuts_of);
+            if self
+                .channels
+                .get(channel)
+                .is_some_and(|known| known.removed)
+            {
+                self.leave_channel(channel);
+            }
         }
         self.finish_unclaimed();
+        self.note_tasks();
     }
 
     /// Takes up what the checkpoint knows of a task, with the `cuts` of each generation that have to
@@ -92,6 +103,37 @@ impl Reader {
         });
     }
 
+    /// The checkpoint knows which tasks there are, and where their lines go from now on.
+    fn note_tasks(&mut self) {
+        let living = self.channels.iter().filter(|channel| !channel.removed);
+        let living = living.map(|channel| (channel.task.id.clone(), channel.task.topic.clone()));
+        let living: BTreeMap<TaskId, Topic> = living.collect();
+        let tasks = living.keys().cloned().collect();
+        let epoch = self.wiring.epoch;
+        let records = self.wiring.checkpoint.read(|state| {
+            let mut records = state.note_tasks(&tasks, clock::now_ms());
+            for (&stream, known) in &state.streams {
+                let Some(topic) = living
+                    .get(&known.task)
+                    .filter(|topic| **topic != known.topic)
+                else {
+                    continue;
+                };
+                let at = self.by_id.get(&stream).and_then(|&at| self.streams.get(at));
+                records.push(Record::Topic {
+                    stream,
+                    epoch,
+                    seq: at.map_or(1, |known| known.seq),
+                    topic: topic.clone(),
+                });
+            }
+            records
+        });
+        if !records.is_empty() {
+            self.wiring.checkpoint.write(records);
+        }
+    }
+
     fn take_tails(&mut self, stream: usize) -> Vec<Tail> {
         let known = self.streams.get_mut(stream);
         known.map_or_else(Vec::new, |known| std::mem::take(&mut known.tails))
@@ -112,6 +154,7 @@ impl Reader {
         for (place, task) in tasks {
             self.take_task(place, task, moved.contains(&place));
         }
+        self.note_tasks();
         self.number_recipes();
         self.share_out();
         self.sort_ready();
@@ -132,10 +175,7 @@ impl Reader {
                 }
             }
             Some(_) | None => {
-                let fresh = !self
-                    .wiring
-                    .checkpoint
-                    .read(|state| state.tasks.contains(&task.id));
+                let fresh = !self.wiring.checkpoint.knows_task(&task.id);
                 let channel = Channel::new(task, share, fresh);
                 match self.channels.get_mut(place) {
                     Some(known) => *known = channel,
@@ -189,6 +229,11 @@ impl Reader {
             names.retain(|&(of, _, _)| of != place);
             !names.is_empty()
         });
+        self.leave_channel(place);
+    }
+
+    /// Nothing new is read of a task.
+    fn leave_channel(&mut self, place: usize) {
         for stream in 0..self.streams.len() {
             let of = self.streams.get(stream).map(|known| known.channel);
             if of != Some(place) {

@@ -344,7 +344,9 @@ impl Reader {
         match again {
             Ok(encoded) => {
                 permit.shrink(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
-                let header = header(&self.wiring.agent, channel, &cut, &encoded, file, 1);
+                let mut header = header(&self.wiring.agent, channel, &cut, &encoded, file, 1);
+                let topic = self.wiring.checkpoint.read(|s| s.topic_of(cut.id).cloned());
+                header.topic = topic.unwrap_or(header.topic);
                 self.hand_over(Outgoing {
                     header: Box::new(header),
                     payload: encoded.payload,
@@ -398,14 +400,15 @@ impl Reader {
             batch: cut.id,
             end: End::Lost,
         }]);
-        self.lose(
-            stream,
-            cut.generation,
-            file,
-            cut.span,
-            reason,
-            Some(cut.records.into()),
-        );
+        let loss = self.loss(stream, cut.generation, file, cut.span, reason);
+        let topic = self.wiring.checkpoint.read(|s| s.topic_of(cut.id).cloned());
+        if let Some(loss) = loss {
+            self.wiring.checkpoint.write(vec![Record::Lost(Loss {
+                topic: topic.unwrap_or_else(|| loss.topic.clone()),
+                records: Some(cut.records.into()),
+                ..loss
+            })]);
+        }
     }
 
     /// Source bytes will never be sent: says so with their address.
@@ -418,12 +421,22 @@ impl Reader {
         reason: &str,
         records: Option<u64>,
     ) {
-        let Some(known) = self.streams.get(stream) else {
-            return;
-        };
-        let Some(channel) = self.channels.get_mut(known.channel) else {
-            return;
-        };
+        let loss = self.loss(stream, generation, file, span, reason);
+        let lost = loss.map(|loss| Record::Lost(Loss { records, ..loss }));
+        self.wiring.checkpoint.write(lost.into_iter().collect());
+    }
+
+    /// Tells and counts a loss.
+    fn loss(
+        &mut self,
+        stream: usize,
+        generation: GenerationId,
+        file: String,
+        span: Span,
+        reason: &str,
+    ) -> Option<Loss> {
+        let channel = self.streams.get(stream)?.channel;
+        let channel = self.channels.get_mut(channel)?;
         tracing::warn!(
             file,
             span.start,
@@ -433,17 +446,16 @@ impl Reader {
             "lines were lost"
         );
         channel.counters.lost(span.bytes(), reason);
-        let loss = Loss {
+        Some(Loss {
             topic: channel.task.topic.clone(),
             task: channel.task.id.clone(),
             file,
             generation,
             span,
             reason: reason.to_owned(),
-            records,
+            records: None,
             minute: clock::minute_of(clock::now_ms()),
-        };
-        self.wiring.checkpoint.write(vec![Record::Lost(loss)]);
+        })
     }
 
     /// Gives a batch to the sender. Waits only while the sender sorts what it was given before.

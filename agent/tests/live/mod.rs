@@ -6,14 +6,19 @@ use crate::rig::{self, Agent, FakeBus, Manner, Place, append, assert_same, lines
 
 /// A document with these tasks: id, topic, path, further keys.
 fn document(place: &Place, tasks: &[(&str, &str, &str, &str)]) -> String {
-    document_to(place, &place.bus.addr, tasks)
+    document_to(place, &place.bus.addr, &place.state(), tasks)
 }
 
-fn document_to(place: &Place, bus: &str, tasks: &[(&str, &str, &str, &str)]) -> String {
+fn document_to(
+    place: &Place,
+    bus: &str,
+    state: &Path,
+    tasks: &[(&str, &str, &str, &str)],
+) -> String {
     let mut text = format!(
         "zone = \"dc1\"\nstate_dir = {:?}\nadmin = \"127.0.0.1:0\"\n\
          [[bus]]\nname = \"dc1\"\nnodes = [\"{bus}\"]\n",
-        place.state(),
+        state,
     );
     for (id, topic, path, more) in tasks {
         text += &format!(
@@ -264,7 +269,7 @@ async fn a_file_that_is_left_out_is_not_read_on_until_it_is_named_again() {
 async fn another_bus_takes_over_when_the_old_one_is_not_named_any_more() {
     let place = Place::new().await;
     let other = FakeBus::start().await;
-    let to = |addr: &str| document_to(&place, addr, &[("a", "x", "a.log", "")]);
+    let to = |addr: &str| document_to(&place, addr, &place.state(), &[("a", "x", "a.log", "")]);
     let agent = Agent::start(&to(&place.bus.addr));
     let first = lines("first", 100);
     append(&place.log("a.log"), &first);
@@ -282,4 +287,51 @@ async fn another_bus_takes_over_when_the_old_one_is_not_named_any_more() {
     let wanted: Vec<String> = [first, second, lines("third", 1)].concat();
     assert_same(&got, &wanted);
     agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_was_cut_for_a_topic_goes_to_it_after_a_change_and_a_kill() {
+    let place = Place::new().await;
+    let task = |topic| [("a", topic, "a.log", "")];
+    place.bus.manner(Manner::Busy);
+    let agent = Agent::start(&document(&place, &task("x")));
+    let old = lines("old", 2000);
+    append(&place.log("a.log"), &old);
+    wait_for_cuts(&place.state()).await;
+    let changed = document(&place, &task("y"));
+    agent.reload(&place.state(), &changed).await;
+    let left = agent.crash(&place.state()).await;
+    let new = lines("new", 100);
+    append(&place.log("a.log"), &new);
+    place.bus.manner(Manner::Take);
+    let text = document_to(&place, &place.bus.addr, &left, &task("y"));
+    let agent = Agent::start(&text);
+    expect_topic(&place.bus, "y", &new).await;
+    agent.stop().await;
+    expect_topic(&place.bus, "x", &old).await;
+    expect_topic(&place.bus, "y", &new).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_was_cut_is_delivered_by_a_life_that_does_not_know_its_task() {
+    let place = Place::new().await;
+    let tasks = [("a", "x", "a.log", ""), ("b", "y", "b.log", "")];
+    place.bus.manner(Manner::Busy);
+    let agent = Agent::start(&document(&place, &tasks));
+    let mut wanted = lines("cut", 2000);
+    append(&place.log("a.log"), &wanted);
+    wait_for_cuts(&place.state()).await;
+    let left = agent.crash(&place.state()).await;
+    let late = lines("late", 50);
+    append(&place.log("a.log"), &late);
+    place.bus.manner(Manner::Take);
+    let text = |tasks| document_to(&place, &place.bus.addr, &left, tasks);
+    let agent = Agent::start(&text(&tasks[1..]));
+    expect_topic(&place.bus, "x", &wanted).await;
+    // Its other lines wait for it.
+    agent.reload(&left, &text(&tasks)).await;
+    wanted.extend(late);
+    expect_topic(&place.bus, "x", &wanted).await;
+    agent.stop().await;
+    expect_topic(&place.bus, "x", &wanted).await;
 }
