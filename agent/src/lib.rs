@@ -40,7 +40,7 @@ mod tail;
 mod times;
 mod turns;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
@@ -48,9 +48,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_common::{
     admin::{self, Admin},
     daemon::Reload,
-    disk,
-    ids::Topic,
-    metrics, net,
+    disk, metrics, net,
     report::Reporter,
     tasks::Supervisor,
     wire::Hello,
@@ -60,7 +58,7 @@ use self::{
     checkpoint::Checkpoint,
     config::{Config, Task},
     discover::{Discover, Event, Where},
-    limit::{Budget, Share},
+    limit::Budget,
     live::{Live, Places},
     reader::{Channel, Reader, SpoolWiring, Wiring},
     report::Reports,
@@ -247,7 +245,7 @@ fn start_reading(
     let discover = Discover::new(wheres, plans, &config.state_dir, events.clone());
     let token = stop.clone();
     parts.spawn_blocking("discover", move || discover.run(&token));
-    let channels = channels(config.tasks.clone(), places, &wiring.checkpoint);
+    let channels = channels(config.tasks.clone(), places, &wiring);
     let reader = Reader::new(wiring, channels, host::max_open_files());
     parts.spawn_blocking("reader", move || reader.run());
     let token = stop.clone();
@@ -302,25 +300,24 @@ fn start_sending(
     }
 }
 
-/// One channel per task, in the order of their places; tasks of one topic share its part of the
-/// memory. Tasks that are not in the configuration any more have one when they left batches to be
-/// sent again.
-fn channels(tasks: Vec<Task>, places: &mut Places, checkpoint: &Checkpoint) -> Vec<Channel> {
-    let mut shares: HashMap<Topic, Arc<Share>> = HashMap::new();
-    let mut share = |topic: &Topic| Arc::clone(shares.entry(topic.clone()).or_default());
+/// One channel per task, in the order of their places. Tasks that are not in the configuration any
+/// more have one when they left batches to be sent again.
+fn channels(tasks: Vec<Task>, places: &mut Places, wiring: &Wiring) -> Vec<Channel> {
+    let checkpoint = &wiring.checkpoint;
     let mut channels: Vec<Channel> = Vec::new();
     for task in tasks {
         let place = places.of(&task.id);
         debug_assert_eq!(place, channels.len(), "ids differ: the schema says so");
         let fresh = !checkpoint.knows_task(&task.id);
-        let share = share(&task.topic);
+        let share = wiring.budget.share(&task.topic, task.class);
         channels.push(Channel::new(task, share, fresh));
     }
     for (id, topic) in checkpoint.read(checkpoint::State::owing) {
         // Who has a place already is in the configuration.
         if places.of(&id) == channels.len() {
-            let share = share(&topic);
-            channels.push(Channel::left(Task::left(id, topic), share));
+            let task = Task::left(id, topic);
+            let share = wiring.budget.share(&task.topic, task.class);
+            channels.push(Channel::left(task, share));
         }
     }
     channels

@@ -48,7 +48,7 @@ use crate::{
     discover::Event,
     handle::FileKey,
     identify::{Mark, Prefix},
-    limit::{Bucket, Budget, Share},
+    limit::{Bucket, Budget, Reason, Share},
     recipe::{Compiled, Recipe},
     send::Outgoing,
     status::{Counters, Rate, Status, TaskFigures, TaskView},
@@ -148,8 +148,8 @@ impl Channel {
         if task.topic != self.task.topic {
             self.counters.behind(0);
             self.counters = Counters::of_topic(&task.topic);
-            self.share = share;
         }
+        self.share = share;
         self.task = task;
     }
 
@@ -234,12 +234,13 @@ pub(crate) struct Reader {
     turn_bytes: u64,
     timers: BTreeSet<(Instant, usize)>,
     blocked: Vec<usize>,
+    /// Since when something of a class waits for memory.
+    blocked_since: [Option<Instant>; 4],
     /// The block: the bytes that a mark covers, then new ones.
     block: Vec<u8>,
     maker: Maker,
     open_files: usize,
     max_open_files: usize,
-    share_limit: u64,
     stopping: bool,
     /// Some file may be awaited.
     any_awaited: bool,
@@ -272,33 +273,19 @@ impl Reader {
             turn_bytes: 0,
             timers: BTreeSet::new(),
             blocked: Vec::new(),
+            blocked_since: [None; 4],
             block: vec![0; BLOCK_BYTES + 512],
             maker: Maker::new(Encoder::new(Codec::Zstd)),
             open_files: 0,
             max_open_files,
-            share_limit: 0,
             stopping: false,
             any_awaited: true,
             any_read: false,
             figures_at: Instant::now(),
         };
         reader.number_recipes();
-        reader.share_out();
         reader.restore();
         reader
-    }
-
-    /// Each topic may have its part of the memory.
-    fn share_out(&mut self) {
-        let topics: BTreeSet<&str> = self
-            .channels
-            .iter()
-            .filter(|channel| !channel.removed)
-            .map(|channel| channel.task.topic.as_str())
-            .collect();
-        // At least a mebibyte, or a slow connection could not be kept busy.
-        let part = self.wiring.budget.limit() / topics.len().max(1) as u64;
-        self.share_limit = part.max(1 << 20);
     }
 
     /// Makes the recipes of all channels known to the checkpoint.
@@ -361,6 +348,7 @@ impl Reader {
             Event::Look(look) => self.on_look(look),
             Event::Touched(paths) => paths.iter().for_each(|path| self.on_touched(path)),
             Event::Wake => {
+                self.note_memory();
                 for stream in std::mem::take(&mut self.blocked) {
                     if self
                         .streams
@@ -374,6 +362,17 @@ impl Reader {
             Event::Apply(plan) => self.apply(plan),
             Event::Spool(done) => self.on_spool(done),
             Event::Stop => self.stopping = true,
+        }
+    }
+
+    /// Notes how long classes have waited for memory.
+    fn note_memory(&mut self) {
+        let now = Instant::now();
+        for (class, since) in Class::ALL.into_iter().zip(&mut self.blocked_since) {
+            if let Some(since) = since.take() {
+                let throttled = self.wiring.status.throttled();
+                throttled.note(class, Reason::Memory, since, now);
+            }
         }
     }
 
@@ -453,7 +452,12 @@ impl Reader {
             Next::At(at) => {
                 self.timers.insert((at, stream));
             }
-            Next::Blocked => self.blocked.push(stream),
+            Next::Blocked => {
+                if let Some(since) = self.blocked_since.get_mut(pick.class as usize) {
+                    since.get_or_insert_with(Instant::now);
+                }
+                self.blocked.push(stream);
+            }
         }
         self.ready.done(pick, cost, next == Next::Ready);
     }
@@ -533,6 +537,7 @@ impl Reader {
             let of_topic = behind.get(&channel.task.topic).copied();
             channel.counters.behind(of_topic.unwrap_or(0));
         }
+        self.wiring.status.show_classes(&self.wiring.budget);
         let used = as_gauge(self.wiring.budget.used());
         metrics::gauge!("tributary_agent_memory_bytes").set(used);
         let views = known.map(|(place, channel)| TaskView {

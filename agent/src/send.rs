@@ -9,6 +9,7 @@
 
 mod link;
 mod nodes;
+mod pace;
 mod ways;
 mod window;
 
@@ -24,19 +25,22 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
     header::BatchHeader,
+    ids::Class,
     wire::{self, Frame, Hello, Outcome, Receipt, Refusal, RefuseReason},
 };
+pub(crate) use window::ClassLoad;
 
 pub(crate) use self::ways::Ways;
 use self::{
     link::{Link, LinkError},
     nodes::Nodes,
+    pace::Pace,
     ways::changed,
     window::Window,
 };
 use crate::{
     checkpoint::{Checkpoint, End, Record},
-    limit::{Bucket, Permit},
+    limit::{Permit, Reason},
     status::{Refused, Status},
 };
 
@@ -44,8 +48,6 @@ use crate::{
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// A node that says nothing for so long is given up. It answers a ping at once, whatever Kafka does.
 const SILENT: Duration = Duration::from_secs(30);
-/// Bytes that may wait for the socket: enough to keep it busy, few enough that P0 is not behind much.
-const SOCKET_BYTES: usize = 64 << 10;
 /// What a batch has about, compressed: classes and streams take turns by so much.
 const PIECE_BYTES: u64 = 64 << 10;
 /// After the stop, acknowledgements are waited for this long, or this long without a connection.
@@ -83,7 +85,7 @@ pub(crate) struct Sender {
     ended: bool,
     checkpoint: Arc<Checkpoint>,
     status: Arc<Status>,
-    bandwidth: Option<Bucket>,
+    pace: Pace,
     window: Window,
     counters: Counters,
     /// When the stop was heard.
@@ -158,7 +160,7 @@ impl Sender {
             ended: false,
             checkpoint,
             status,
-            bandwidth: first.bucket(),
+            pace: Pace::new(first.bucket()),
             window: Window::new(PIECE_BYTES),
             counters: Counters::new(),
             stopped: None,
@@ -266,7 +268,7 @@ impl Sender {
     fn take_over(&mut self) {
         let ways = self.ways.borrow_and_update().clone();
         self.reorder = false;
-        self.bandwidth = ways.bucket();
+        self.pace = Pace::new(ways.bucket());
         self.nodes = Nodes::new(&self.hello.agent, &ways.clusters);
     }
 
@@ -275,7 +277,7 @@ impl Sender {
     fn look_at_ways(&mut self, session: &mut Session, addr: &str) {
         let ways = self.ways.borrow_and_update().clone();
         self.reorder = true;
-        self.bandwidth = ways.bucket();
+        self.pace = Pace::new(ways.bucket());
         if !ways.lead_to(addr) {
             tracing::info!(
                 node = addr,
@@ -351,6 +353,12 @@ impl Sender {
                 Ok(filled) => filled,
                 Err(error) => return Close::Broken(error),
             };
+            let waiting = session.link.writer.waiting();
+            let (most, paced) = match self.pace.allows(waiting, now) {
+                Ok(most) => (most, None),
+                Err(until) => (0, Some(until)),
+            };
+            self.held_back(now, filled.into_iter().chain(paced).min());
             self.show();
             let silent_at = session.heard + SILENT;
             if let Some(leave_by) = session.leave_by
@@ -360,6 +368,8 @@ impl Sender {
             }
             let wake = [
                 filled,
+                paced,
+                self.window.next_time(),
                 Some(session.ping_at),
                 Some(silent_at),
                 session.leave_by,
@@ -372,54 +382,41 @@ impl Sender {
                         return Close::Broken(error);
                     }
                 }
-                written = session.link.writer.write_some(), if session.link.writer.waiting() > 0 => {
-                    if let Err(error) = written {
-                        return Close::Broken(error);
-                    }
-                }
+                written = session.link.writer.write_some(most), if most > 0 => match written {
+                    Ok(bytes) => self.pace.written(bytes),
+                    Err(error) => return Close::Broken(error),
+                },
                 batch = self.incoming.recv(), if !self.ended => self.take_in(batch),
                 () = changed(&mut self.ways) => self.look_at_ways(&mut session, addr),
                 () = stop.cancelled(), if self.stopped.is_none() => {
                     self.stopped = Some(Instant::now());
                 }
                 () = sleep_until(wake) => {
-                    let now = Instant::now();
-                    if deadline.is_some_and(|deadline| deadline <= now) {
-                        return Close::Done;
-                    }
-                    if silent_at <= now {
-                        return Close::Broken(LinkError::Silent(SILENT));
-                    }
-                    if session.ping_at <= now {
-                        session.pings += 1;
-                        session.ping_at = now + PING_EVERY;
-                        if let Err(error) = session.link.writer.push(&Frame::Ping(session.pings)) {
-                            return Close::Broken(error);
-                        }
+                    if let Some(close) = on_time(&mut session, deadline) {
+                        return close;
                     }
                 }
             }
         }
     }
 
-    /// Gives the socket what it takes. The answer is when more may go, if that is a matter of time.
+    /// Queues what the socket takes. The answer is when the ceiling allows more.
     fn fill(&mut self, session: &mut Session, now: Instant) -> Result<Option<Instant>, LinkError> {
-        while session.leave_by.is_none() && session.link.writer.waiting() < SOCKET_BYTES {
-            if let Some(wait) = self.bandwidth.as_mut().and_then(|bucket| bucket.wait(now)) {
-                return Ok(Some(now + wait));
+        while session.leave_by.is_none() {
+            match self.pace.has_room(session.link.writer.waiting(), now) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(until) => return Ok(Some(until)),
             }
             let Some(batch) = self.window.next(now) else {
-                return Ok(self.window.next_time());
+                break;
             };
             let head = wire::encode_batch_head(&batch.header, batch.payload.len())?;
             let payload = batch.payload.clone();
             let (id, resends) = (batch.header.id(), batch.header.resends);
-            if let Some(bucket) = &mut self.bandwidth {
-                bucket.take((head.len() + payload.len()) as u64);
-            }
-            self.counters
-                .sent_bytes
-                .increment((head.len() + payload.len()) as u64);
+            let frame = head.len() + payload.len();
+            self.pace.queued(frame);
+            self.counters.sent_bytes.increment(frame as u64);
             if resends > 0 {
                 self.counters.resent_batches.increment(1);
             } else {
@@ -429,6 +426,19 @@ impl Sender {
             session.link.writer.push_bytes(payload);
         }
         Ok(None)
+    }
+
+    /// Until then the ceiling holds back what waits.
+    fn held_back(&self, now: Instant, until: Option<Instant>) {
+        let Some(until) = until else {
+            return;
+        };
+        for (class, load) in Class::ALL.into_iter().zip(self.window.classes()) {
+            if load.waiting > 0 {
+                let throttled = self.status.throttled();
+                throttled.note(class, Reason::Bandwidth, now, until);
+            }
+        }
     }
 
     /// Handles an answer and all that came with it.
@@ -471,7 +481,7 @@ impl Sender {
             Frame::Busy(busy) => {
                 counter!("tributary_agent_busy_total").increment(1);
                 if let Some(batch) = self.window.busy(&busy, session.heard) {
-                    batch.permit.hold(true);
+                    batch.permit.stands_still();
                 }
             }
             Frame::Refuse(refusal) => self.refused(&refusal, session.heard),
@@ -519,7 +529,7 @@ impl Sender {
             self.counters
                 .acknowledged_records
                 .increment(batch.header.records.into());
-            batch.permit.hold(false);
+            batch.permit.flows();
             self.status.accept(batch.header.stream);
         }
     }
@@ -532,7 +542,7 @@ impl Sender {
             return;
         };
         match refusal.reason {
-            RefuseReason::NoRoute | RefuseReason::Destination => batch.permit.hold(true),
+            RefuseReason::NoRoute | RefuseReason::Destination => batch.permit.stands_still(),
             RefuseReason::Corrupt | RefuseReason::TooLarge => {}
         }
         let (task, topic) = (batch.header.task.clone(), batch.header.topic.clone());
@@ -561,9 +571,30 @@ impl Sender {
     /// Shows people how it goes.
     fn show(&self) {
         let (in_flight, waiting) = (self.window.in_flight(), self.window.waiting());
+        let classes = self.window.classes();
         self.status.link(|link| {
             link.in_flight = in_flight;
             link.waiting = waiting;
+            link.classes = classes;
         });
     }
+}
+
+/// Something was due: the end, a ping, or the end of patience.
+fn on_time(session: &mut Session, deadline: Option<Instant>) -> Option<Close> {
+    let now = Instant::now();
+    if deadline.is_some_and(|deadline| deadline <= now) {
+        return Some(Close::Done);
+    }
+    if session.heard + SILENT <= now {
+        return Some(Close::Broken(LinkError::Silent(SILENT)));
+    }
+    if session.ping_at <= now {
+        session.pings += 1;
+        session.ping_at = now + PING_EVERY;
+        if let Err(error) = session.link.writer.push(&Frame::Ping(session.pings)) {
+            return Some(Close::Broken(error));
+        }
+    }
+    None
 }

@@ -26,7 +26,8 @@ use crate::{
     checkpoint::{Checkpoint, State, as_gauge},
     clock,
     discover::Figures,
-    limit::Budget,
+    limit::{Budget, Reason, Throttled},
+    send::ClassLoad,
     shown::shown,
     times::Flag,
 };
@@ -236,6 +237,8 @@ pub(crate) struct LinkFigures {
     pub(crate) in_flight: u64,
     /// Batches that wait to be sent.
     pub(crate) waiting: u64,
+    /// The same by class.
+    pub(crate) classes: [ClassLoad; 4],
     /// The last error in words, while it lasts.
     pub(crate) last_error: String,
 }
@@ -260,6 +263,7 @@ pub(crate) struct Status {
     spool: Mutex<(u64, u64, u64)>,
     link: Mutex<LinkFigures>,
     refused: Mutex<BTreeMap<StreamId, Refused>>,
+    throttled: Throttled,
 }
 
 /// Plain data: it is whole even when a holder panicked.
@@ -309,6 +313,49 @@ impl Status {
     /// The sender's figures.
     pub(crate) fn link(&self, change: impl FnOnce(&mut LinkFigures)) {
         change(&mut lock(&self.link));
+    }
+
+    /// Where it is noted what holds a class back.
+    pub(crate) fn throttled(&self) -> &Throttled {
+        &self.throttled
+    }
+
+    /// Shows machines what there is of each class.
+    pub(crate) fn show_classes(&self, budget: &Budget) {
+        self.throttled.show();
+        let loads = lock(&self.link).classes;
+        for (class, load) in Class::ALL.into_iter().zip(loads) {
+            let show = |name: &'static str, value: u64| {
+                gauge!(name, "class" => class.as_str()).set(as_gauge(value));
+            };
+            show("tributary_agent_class_memory_bytes", budget.used_by(class));
+            show("tributary_agent_class_waiting_count", load.waiting);
+            show(
+                "tributary_agent_class_in_flight_bytes",
+                load.in_flight_bytes,
+            );
+        }
+    }
+
+    /// Each class, the most urgent first: what waits, what is in flight, what held it back.
+    fn classes(&self, link: &LinkFigures, budget: &Budget) -> Vec<Value> {
+        let class = |(class, load): (Class, ClassLoad)| {
+            let seconds = |reason| self.throttled.total(class, reason).as_secs_f64();
+            let throttled: serde_json::Map<String, Value> = Reason::ALL
+                .into_iter()
+                .map(|reason| (reason.as_str().to_owned(), seconds(reason).into()))
+                .collect();
+            json!({
+                "class": class, "batches_waiting": load.waiting,
+                "batches_in_flight": load.in_flight, "in_flight_bytes": load.in_flight_bytes,
+                "memory_bytes": budget.used_by(class), "throttled_seconds": throttled,
+            })
+        };
+        Class::ALL
+            .into_iter()
+            .zip(link.classes)
+            .map(class)
+            .collect()
     }
 
     /// Whether there is a connection.
@@ -410,6 +457,7 @@ impl Status {
                 "batches_in_flight": link.in_flight, "batches_waiting": link.waiting,
                 "last_error": link.last_error,
             },
+            "classes": self.classes(&link, budget),
             "memory": { "used_bytes": budget.used(), "limit_bytes": budget.limit() },
             "checkpoint": {
                 "healthy": checkpoint.is_healthy(),

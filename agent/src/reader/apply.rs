@@ -21,7 +21,6 @@ use crate::{
     clock,
     config::Task,
     handle,
-    limit::Share,
     live::Plan,
     tail::{Place, Tail},
     turns::Turns,
@@ -156,7 +155,6 @@ impl Reader {
         }
         self.note_tasks();
         self.number_recipes();
-        self.share_out();
         self.sort_ready();
         // Figures of the new list are there when the plan counts.
         self.publish(Instant::now());
@@ -166,7 +164,7 @@ impl Reader {
 
     /// A task of the list: new, back again, or as before.
     fn take_task(&mut self, place: usize, task: Task, moved: bool) {
-        let share = self.share_of(&task.topic);
+        let share = self.wiring.budget.share(&task.topic, task.class);
         match self.channels.get_mut(place) {
             Some(channel) if !channel.removed => {
                 channel.change(task, share);
@@ -186,15 +184,6 @@ impl Reader {
                 self.restore_channel(place, |_, _, _| Vec::new());
             }
         }
-    }
-
-    /// The part of the memory of a topic.
-    fn share_of(&self, topic: &Topic) -> Arc<Share> {
-        let known = self.channels.iter();
-        let mut known = known.filter(|channel| &channel.task.topic == topic);
-        known
-            .next()
-            .map_or_else(Arc::default, |channel| Arc::clone(&channel.share))
     }
 
     /// Streams that are ready stand in the queues of their classes, which may be others now.

@@ -324,7 +324,7 @@ impl Reader {
         };
         let file = shown(&tail.path);
         let bytes = usize::try_from(cut.span.bytes()).unwrap_or(usize::MAX);
-        let Some(mut permit) = self.permit(stream, bytes) else {
+        let Some(mut permit) = self.permit(stream, bytes, bytes) else {
             return Step::Blocked;
         };
         self.turn_bytes += cut.span.bytes();

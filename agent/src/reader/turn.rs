@@ -13,15 +13,17 @@ use crate::{
     frame::Tail as Unfinished,
     handle::{self, Extent},
     identify::{MARK_BYTES, Mark, Verdict, verdict},
-    limit::{BATCH_OVERHEAD_BYTES, Permit},
+    limit::{BATCH_OVERHEAD_BYTES, Permit, Reason},
     recipe::Compiled,
     tail::{Form, Place, Tail},
 };
 
 /// A file that cannot be opened or read is tried again after this long.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
-/// What batches of P2 and P3 leave of the memory for more urgent ones: an eighth.
-const RESERVE_PART: u64 = 8;
+/// Less than this is read at once only where there is no more, or the rate is very low.
+const CRUMB_BYTES: usize = 4 << 10;
+/// A task with a rate reads at most what comes in within this part of a second at once.
+const RATE_PART: u64 = 4;
 
 /// What came of looking at one generation.
 #[derive(Debug)]
@@ -253,54 +255,57 @@ impl Reader {
         let Some(channel) = self.streams.get(stream).map(|known| known.channel) else {
             return Step::Nothing(None);
         };
-        let linger = self
-            .channels
-            .get(channel)
-            .map_or(0, |known| known.task.class.linger_ms());
+        let Some(known) = self.channels.get_mut(channel) else {
+            return Step::Nothing(None);
+        };
+        let class = known.task.class;
+        let linger = class.linger_ms();
+        let wait = known.bucket.as_mut().and_then(|bucket| bucket.wait(now));
+        let piece = piece_bytes(known.task.rate);
         let Some(tail) = self.tail(stream, at) else {
             return Step::Nothing(None);
         };
         let due = tail.unread_since.unwrap_or(now) + Duration::from_millis(linger);
         let rush = stopping || !is_last || tail.place != Place::Named;
-        if tail.unread() < BLOCK_BYTES as u64 && !rush && now < due {
+        if tail.unread() < piece as u64 && !rush && now < due {
             return Step::Nothing(Some(due));
         }
-        if let Some(wait) = self
-            .channels
-            .get_mut(channel)
-            .and_then(|known| known.bucket.as_mut()?.wait(now))
-        {
+        if let Some(wait) = wait {
+            let throttled = self.wiring.status.throttled();
+            throttled.note(class, Reason::Rate, now, now + wait);
             return Step::Nothing(Some(now + wait));
         }
         let Some(recipe) = self.channels.get(channel).map(|known| &known.task.recipe) else {
             return Step::Nothing(None);
         };
         let recipe = Arc::clone(recipe);
-        match self.read_block(
-            stream,
-            at,
-            &recipe,
-            (BLOCK_BYTES, Unfinished::Leave),
-            links,
-            now,
-        ) {
-            // A record that is longer than a block, and perhaps too long: see more of it.
-            Step::Hold(_) => {
-                let look = recipe.framer.look_bytes().max(BLOCK_BYTES);
-                self.read_block(stream, at, &recipe, (look, Unfinished::Flush), links, now)
+        let look = recipe.framer.look_bytes();
+        let mut look_at = (piece.min(CRUMB_BYTES), piece, Unfinished::Leave);
+        loop {
+            let step = self.read_block(stream, at, &recipe, look_at, links, now);
+            let (least, want, unfinished) = look_at;
+            if !matches!(step, Step::Hold(None)) || unfinished == Unfinished::Flush {
+                return step;
             }
-            step => step,
+            // A record that is longer than what was read, and perhaps too long: see more of it.
+            let more = if least < want { want } else { want * 4 };
+            look_at = if more < look {
+                (more, more, Unfinished::Leave)
+            } else {
+                let all = look.max(piece);
+                (all, all, Unfinished::Flush)
+            };
         }
     }
 
-    /// Reads up to `want` bytes and makes a batch of them. `Hold` means: all of it is one unfinished
-    /// record, and the file has more.
+    /// Reads up to `want` bytes, but not fewer than `least`, and makes a batch of them. `Hold` means:
+    /// all of it is one unfinished record, and the file has more.
     fn read_block(
         &mut self,
         stream: usize,
         at: usize,
         recipe: &Compiled,
-        (want, mut unfinished): (usize, Unfinished),
+        (least, want, mut unfinished): (usize, usize, Unfinished),
         links: u64,
         now: Instant,
     ) -> Step {
@@ -308,9 +313,11 @@ impl Reader {
             return Step::Nothing(None);
         };
         let unread = usize::try_from(tail.unread()).unwrap_or(usize::MAX);
-        let Some(permit) = self.permit(stream, unread.min(want)) else {
+        let (least, want) = (unread.min(least), unread.min(want));
+        let Some(permit) = self.permit(stream, least, want) else {
             return Step::Blocked;
         };
+        let want = source_of(permit.bytes()).clamp(least, want);
         let Some(Stream { tails, .. }) = self.streams.get_mut(stream) else {
             return Step::Nothing(None);
         };
@@ -376,24 +383,11 @@ impl Reader {
         Step::Nothing(Some(until.max(now + Duration::from_millis(1))))
     }
 
-    /// The right to hold a batch of `bytes` of source.
-    pub(super) fn permit(&self, stream: usize, bytes: usize) -> Option<Permit> {
+    /// The right to hold a batch of `most` bytes of source, or of as many as there is room for, but
+    /// not fewer than `least`.
+    pub(super) fn permit(&self, stream: usize, least: usize, most: usize) -> Option<Permit> {
         let channel = self.channels.get(self.streams.get(stream)?.channel)?;
-        // What does not compress has its framing on top: short lines may double.
-        let need = bytes as u64 * 2 + BATCH_OVERHEAD_BYTES;
-        let budget = &self.wiring.budget;
-        let reserve = match channel.task.class {
-            tributary_common::ids::Class::P0 | tributary_common::ids::Class::P1 => 0,
-            tributary_common::ids::Class::P2 | tributary_common::ids::Class::P3 => {
-                budget.limit() / RESERVE_PART
-            }
-        };
-        budget.take(
-            need.min(budget.limit() / 2),
-            reserve,
-            &channel.share,
-            self.share_limit,
-        )
+        channel.share.take(need_of(least), need_of(most))
     }
 
     /// A file that cannot be read: told once, tried again, in nobody's way.
@@ -405,6 +399,26 @@ impl Reader {
         }
         Step::Hold(Some(now + TRY_AGAIN))
     }
+}
+
+/// How much is read at once for a task with this rate.
+fn piece_bytes(rate: Option<u64>) -> usize {
+    let piece = rate.and_then(|rate| usize::try_from(rate / RATE_PART).ok());
+    piece.map_or(BLOCK_BYTES, |piece| piece.min(BLOCK_BYTES))
+}
+
+/// The memory that a batch of so many bytes of source may need: what does not compress has its framing
+/// on top, so short lines may double. More than a block is read for one long line.
+fn need_of(source: usize) -> u64 {
+    let source = source as u64;
+    source + source.min(BLOCK_BYTES as u64) + BATCH_OVERHEAD_BYTES
+}
+
+/// The bytes of source for which so much memory is enough.
+fn source_of(need: u64) -> usize {
+    let both = need.saturating_sub(BATCH_OVERHEAD_BYTES);
+    let source = (both / 2).max(both.saturating_sub(BLOCK_BYTES as u64));
+    usize::try_from(source).unwrap_or(usize::MAX)
 }
 
 /// Opens a file to read, without waiting for anybody (a pipe in its place would).

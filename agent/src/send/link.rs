@@ -199,33 +199,37 @@ impl Writer {
         self.queue.push_back(bytes);
     }
 
-    /// Writes some of what is queued. May be dropped at any time: what was written is accounted for.
+    /// Writes some of what is queued, at most `most` bytes; returns how many. May be dropped at any time: what was written is accounted for.
     ///
     /// # Errors
     /// [`LinkError::Io`].
-    pub(crate) async fn write_some(&mut self) -> Result<(), LinkError> {
+    pub(crate) async fn write_some(&mut self, most: usize) -> Result<usize, LinkError> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let count = self.queue.len().min(SLICES);
+        let mut left = most;
         for (slice, bytes) in slices.iter_mut().zip(&self.queue) {
-            *slice = IoSlice::new(bytes);
+            let part = bytes.get(..left).unwrap_or(bytes);
+            left -= part.len();
+            *slice = IoSlice::new(part);
         }
         let slices = slices.get(..count).unwrap_or_default();
         let half = &mut self.half;
-        let mut written =
+        let written =
             poll_fn(|context| Pin::new(&mut *half).poll_write_vectored(context, slices)).await?;
-        if written == 0 && self.bytes > 0 {
+        if written == 0 && self.bytes.min(most) > 0 {
             return Err(LinkError::Closed);
         }
         self.bytes -= written;
+        let mut gone = written;
         while let Some(first) = self.queue.front_mut() {
-            if written < first.len() {
-                first.advance(written);
+            if gone < first.len() {
+                first.advance(gone);
                 break;
             }
-            written -= first.len();
+            gone -= first.len();
             self.queue.pop_front();
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Writes all that is queued.
@@ -234,7 +238,7 @@ impl Writer {
     /// [`LinkError::Io`].
     pub(crate) async fn flush(&mut self) -> Result<(), LinkError> {
         while self.bytes > 0 {
-            self.write_some().await?;
+            self.write_some(usize::MAX).await?;
         }
         Ok(self.half.flush().await?)
     }

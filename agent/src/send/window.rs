@@ -69,6 +69,17 @@ struct Lane {
     queued: bool,
 }
 
+/// The batches of one class that are not acknowledged.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ClassLoad {
+    /// Batches that wait to be sent.
+    pub(crate) waiting: u64,
+    /// Batches sent and not answered.
+    pub(crate) in_flight: u64,
+    /// Their payload in bytes.
+    pub(crate) in_flight_bytes: u64,
+}
+
 /// The batches of one topic that are not acknowledged.
 #[derive(Debug, Clone, Copy)]
 struct Load {
@@ -86,6 +97,8 @@ pub(crate) struct Window {
     in_flight_bytes: u64,
     waiting: u64,
     turns: Turns<TaskId, StreamId>,
+    /// What there is of each class.
+    classes: [ClassLoad; 4],
     /// What there is of each topic, by class.
     loads: [HashMap<Topic, Load>; 4],
     /// Streams whose topic has its share of the window in flight.
@@ -107,6 +120,7 @@ impl Window {
             in_flight_bytes: 0,
             waiting: 0,
             turns: Turns::new(piece),
+            classes: Default::default(),
             loads: Default::default(),
             parked: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -126,6 +140,11 @@ impl Window {
     /// Batches that wait to be sent.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting
+    }
+
+    /// What there is of each class, the most urgent first.
+    pub(crate) fn classes(&self) -> [ClassLoad; 4] {
+        self.classes
     }
 
     /// Whether every batch is acknowledged.
@@ -153,6 +172,7 @@ impl Window {
         });
         lane.waiting.push_back(item);
         self.waiting += 1;
+        self.class(class).waiting += 1;
         self.enqueue(stream);
     }
 
@@ -169,6 +189,10 @@ impl Window {
             self.put_back(item);
         }
         self.in_flight_bytes = 0;
+        for load in &mut self.classes {
+            load.in_flight = 0;
+            load.in_flight_bytes = 0;
+        }
         let loads = self.loads.iter_mut().flat_map(HashMap::values_mut);
         loads.for_each(|load| load.in_flight = 0);
         self.topics.clear();
@@ -276,11 +300,8 @@ impl Window {
             return true;
         };
         // Less urgent classes are none of its business.
-        let urgent = self.loads.iter().take(class as usize + 1);
-        let used: u64 = urgent
-            .flat_map(HashMap::values)
-            .map(|load| load.in_flight)
-            .sum();
+        let urgent = self.classes.iter().take(class as usize + 1);
+        let used: u64 = urgent.map(|load| load.in_flight).sum();
         let alone = loads.is_none_or(|loads| loads.len() == 1);
         let leaves = if alone {
             self.max_batches * TOPIC_LEAVES / PARTS
@@ -288,6 +309,17 @@ impl Window {
             load.in_flight.div_ceil(2)
         };
         load.in_flight < load.most && most.saturating_sub(used + 1) >= leaves
+    }
+
+    /// Changes what there is of a class.
+    fn class(&mut self, class: Class) -> &mut ClassLoad {
+        let [p0, p1, p2, p3] = &mut self.classes;
+        match class {
+            Class::P0 => p0,
+            Class::P1 => p1,
+            Class::P2 => p2,
+            Class::P3 => p3,
+        }
     }
 
     /// Changes what there is of a topic.
@@ -358,6 +390,10 @@ impl Window {
         self.waiting -= 1;
         let bytes = item.outgoing.payload.len() as u64;
         self.in_flight_bytes += bytes;
+        let load = self.class(class);
+        load.waiting -= 1;
+        load.in_flight += 1;
+        load.in_flight_bytes += bytes;
         self.load(class, &topic, |load| load.in_flight += 1);
         let id = item.outgoing.header.id();
         self.in_flight.insert(id, item);
@@ -418,7 +454,11 @@ impl Window {
     /// A batch was answered, whatever the answer.
     fn answered(&mut self, batch: BatchId) -> Option<Item> {
         let item = self.in_flight.remove(&batch)?;
-        self.in_flight_bytes -= item.outgoing.payload.len() as u64;
+        let bytes = item.outgoing.payload.len() as u64;
+        self.in_flight_bytes -= bytes;
+        let load = self.class(item.outgoing.header.class);
+        load.in_flight -= 1;
+        load.in_flight_bytes -= bytes;
         if let Some(lane) = self.lanes.get_mut(&batch.stream) {
             lane.in_flight -= 1;
             if let (0, Hold::Until(until)) = (lane.in_flight, lane.hold) {
@@ -460,8 +500,10 @@ impl Window {
             let at = lane
                 .waiting
                 .partition_point(|other| other.place < item.place);
+            let class = item.outgoing.header.class;
             lane.waiting.insert(at, item);
             self.waiting += 1;
+            self.class(class).waiting += 1;
         }
     }
 }

@@ -310,6 +310,30 @@ pub const TABLE: &[Metric] = &[
         "Bytes of batches that are not acknowledged.",
     ),
     gauge(
+        "tributary_agent_class_memory_bytes",
+        Unit::Bytes,
+        &["class"],
+        "Bytes of a class's batches that are not acknowledged.",
+    ),
+    gauge(
+        "tributary_agent_class_waiting_count",
+        Unit::Count,
+        &["class"],
+        "Batches of a class that wait to be sent.",
+    ),
+    gauge(
+        "tributary_agent_class_in_flight_bytes",
+        Unit::Bytes,
+        &["class"],
+        "Payload of a class's batches that are sent and not answered.",
+    ),
+    counter(
+        "tributary_agent_throttled_seconds_total",
+        Unit::Seconds,
+        &["class", "reason"],
+        "Time in which something of a class was held back by a limit: bandwidth, cpu, memory, rate.",
+    ),
+    gauge(
         "tributary_agent_behind_bytes",
         Unit::Bytes,
         &["topic"],

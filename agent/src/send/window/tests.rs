@@ -11,7 +11,7 @@ use tributary_common::{
 };
 
 use super::*;
-use crate::limit::{Budget, Share};
+use crate::limit::Budget;
 
 fn outgoing(budget: &Arc<Budget>, stream: u64, seq: u64, class: Class) -> Outgoing {
     let header = BatchHeader {
@@ -38,9 +38,8 @@ fn outgoing(budget: &Arc<Budget>, stream: u64, seq: u64, class: Class) -> Outgoi
         file: String::new(),
         keyed: false,
     };
-    let permit = budget
-        .take(1, 0, &Arc::new(Share::default()), 1000)
-        .unwrap();
+    let share = budget.share(&Topic::new("any").unwrap(), class);
+    let permit = share.take(1, 1).unwrap();
     Outgoing {
         header: Box::new(header),
         payload: Bytes::from_static(&[0; 100]),
