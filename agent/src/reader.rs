@@ -296,6 +296,8 @@ impl Reader {
             .map(|channel| &channel.task.recipe.recipe)
             .collect();
         let numbers = self.wiring.checkpoint.adopt_recipes(&today);
+        // A number that was forgotten may be another recipe's now.
+        self.recipes.clear();
         for (channel, no) in self.channels.iter_mut().zip(numbers) {
             channel.recipe_no = no;
         }

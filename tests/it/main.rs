@@ -6,6 +6,7 @@ mod bus_on_kafka;
 mod deliver;
 mod dump;
 mod faults;
+mod framing;
 mod links;
 mod person;
 mod post;

@@ -77,6 +77,17 @@ impl Label {
         }
     }
 
+    /// Where the last line begins of bytes that stand at `at` in a file; `first` are the first bytes
+    /// of that. `None` without a newline.
+    pub(crate) fn last_line(self, bytes: &[u8], at: u64, first: &[u8]) -> Option<usize> {
+        let text = self.text();
+        let newline = match text {
+            Text::Utf8 | Text::Ascii(_) => memchr::memrchr(b'\n', bytes)?,
+            Text::Utf16 { .. } => newlines_of_utf16(bytes, at, self.is_big(first)).last()?,
+        };
+        Some(newline + text.width())
+    }
+
     /// Whether a file's first bytes say that it is big-endian.
     pub(crate) fn is_big(self, first: &[u8]) -> bool {
         match self {
@@ -345,6 +356,20 @@ mod tests {
                 .unwrap_err()
                 .contains("such as utf-8")
         );
+    }
+
+    #[test]
+    fn the_last_line_begins_behind_a_whole_newline() {
+        let check = |label: &str, bytes: &[u8], at: u64, first: &[u8], wanted: Option<usize>| {
+            let label = Label::find(label).unwrap();
+            assert_eq!(label.last_line(bytes, at, first), wanted, "{bytes:?}");
+        };
+        check("utf-8", b"a\nb", 5, b"", Some(2));
+        check("utf-8", b"ab", 5, b"", None);
+        check("utf-16", b"\n\0b\0", 4, b"a\0", Some(2));
+        check("utf-16", b"\n\0b\0", 5, b"a\0", None);
+        check("utf-16", b"\0\n\0b", 4, b"\xfe\xff", Some(2));
+        check("utf-16", b"\n\0b\0\n\x01", 4, b"\xff\xfe", Some(2));
     }
 
     #[test]

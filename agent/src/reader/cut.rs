@@ -498,8 +498,11 @@ fn carry_to(tail: &Tail, recipe: &Compiled, bytes: &[u8], block: Block) -> Optio
         Label::Is(_) => recipe.label.is_big(&[]),
         Label::ByMark => {
             let mut first = Vec::new();
-            fill(tail.file.as_ref()?, 0, 2, &mut first).ok()?;
-            recipe.label.is_big(&first)
+            // Of a generation in the spool only the rest is there: then it was known before.
+            match fill(tail.file.as_ref()?, 0, 2, &mut first) {
+                Ok(block) if block.len == 2 => recipe.label.is_big(&first),
+                Ok(_) | Err(_) => tail.carry.has(Carry::BIG),
+            }
         }
     };
     Some(recipe.carry(tail.carry, tail.offset(), before, is_big))

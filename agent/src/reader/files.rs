@@ -29,6 +29,7 @@ use crate::{
     clock,
     config::Start,
     discover::{Look, is_absence},
+    frame::text::Label,
     handle::{self, FileInfo, FileKey, FileKind},
     identify::{MARK_BYTES, Mark, prefix_of},
     shown::shown,
@@ -419,6 +420,7 @@ impl Reader {
             return;
         };
         let from_end = known.fresh && known.task.start == Start::End;
+        let label = known.task.recipe.label;
         let (task, topic) = (known.task.id.clone(), known.task.topic.clone());
         let id = stream_id(&self.wiring.agent, &task, path);
         let mut records = Vec::new();
@@ -440,7 +442,7 @@ impl Reader {
         let mut tail = Tail::new(info.key, info.inode, 0, path.to_owned(), now);
         tail.seen_at(path, info.device);
         if from_end {
-            match begin_at_end(path, &mut tail) {
+            match begin_at_end(path, &mut tail, label) {
                 Ok(()) => {}
                 Err(error) => return self.tell_unreadable(channel, path, &error),
             }
@@ -503,14 +505,16 @@ impl Reader {
 }
 
 /// Begins after the last whole line of a file.
-fn begin_at_end(path: &Path, tail: &mut Tail) -> io::Result<()> {
+fn begin_at_end(path: &Path, tail: &mut Tail, label: Label) -> io::Result<()> {
     let file: File = super::turn::open_file(path)?;
     let size = handle::extent(&file)?.size;
     let from = size.saturating_sub(LAST_LINE_BYTES);
     let mut bytes = vec![0; usize::try_from(size - from).unwrap_or(0)];
     file.read_exact_at(&mut bytes, from)?;
-    let end =
-        memchr::memrchr(b'\n', &bytes).map_or(if from == 0 { 0 } else { bytes.len() }, |at| at + 1);
+    let mut first = vec![0; usize::try_from(size.min(2)).unwrap_or(0)];
+    file.read_exact_at(&mut first, 0)?;
+    let nowhere = if from == 0 { 0 } else { bytes.len() };
+    let end = label.last_line(&bytes, from, &first).unwrap_or(nowhere);
     let offset = from + end as u64;
     let before = bytes.get(..end).unwrap_or_default();
     // A line longer than what was searched: its rest is a record of its own.
