@@ -94,10 +94,6 @@ pub(crate) struct Piece<'a> {
     /// When the container runtime took it, as RFC 3339.
     pub(crate) time: Option<&'a str>,
     /// Where the container wrote it: `stdout`, `stderr`.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for records that say what they are")
-    )]
     pub(crate) stream: Option<&'static str>,
 }
 

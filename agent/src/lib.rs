@@ -33,6 +33,7 @@ mod reader;
 mod recipe;
 mod report;
 mod send;
+mod shape;
 mod shown;
 pub mod spool;
 mod status;

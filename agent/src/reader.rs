@@ -181,6 +181,8 @@ enum Next {
 #[derive(Debug)]
 struct Stream {
     id: StreamId,
+    /// The path that named it first, as bytes of the file system.
+    path: Arc<[u8]>,
     channel: usize,
     /// Oldest first.
     tails: Vec<Tail>,

@@ -22,6 +22,8 @@ use crate::{
         Carry, Framer, LongLine, Multiline, Pattern, Rule,
         text::{Label, Text},
     },
+    group::Group,
+    shape::Shape,
     times::{Time, TimeFrom},
 };
 
@@ -45,6 +47,15 @@ pub(crate) struct Recipe {
     pub(crate) crlf: Crlf,
     /// Event times.
     pub(crate) time: Time,
+    /// What of a line and its origin is the record.
+    #[serde(default, skip_serializing_if = "Shape::is_raw")]
+    pub(crate) shape: Shape,
+    /// The host's name, where records carry it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) host: String,
+    /// A regular expression that finds the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
     /// What people want to know of the task.
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
@@ -105,6 +116,8 @@ pub(crate) struct Compiled {
     pub(crate) strips_cr: bool,
     /// Event times.
     pub(crate) time: TimeFrom,
+    /// Where the key is; `None` where the task asks for none.
+    pub(crate) key: Option<Group>,
 }
 
 /// Equal when they make the same records.
@@ -138,6 +151,7 @@ impl Recipe {
             framer: self.framer(label)?,
             label,
             strips_cr: self.crlf == Crlf::Strip,
+            key: self.key.as_deref().map(key_group).transpose()?,
             time: self.framing.times(&self.time)?,
             recipe: self,
         }))
@@ -264,6 +278,14 @@ pub(crate) fn regex(pattern: &str) -> Result<regex::bytes::Regex, String> {
         .map_err(|error| format!("{pattern:?} is no regular expression: {error}"))
 }
 
+/// The expression of a task's keys.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn key_group(text: &str) -> Result<Group, String> {
+    Group::new(text, "key")
+}
+
 /// A recipe within a record of the checkpoint: as JSON, whose fields have names.
 pub(crate) mod as_json {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _, ser::Error as _};
@@ -295,6 +317,9 @@ pub(crate) mod tests {
             long_line: LongLine::Split,
             crlf: Crlf::Keep,
             time: Time::Read,
+            shape: Shape::Raw,
+            host: String::new(),
+            key: None,
             labels: BTreeMap::new(),
         }
     }

@@ -45,6 +45,10 @@ pub(crate) struct Oddities {
     pub(crate) malformed: u64,
     /// Characters in them that stand for bytes that are no text in the task's encoding.
     pub(crate) undecodable: u64,
+    /// They have no key although the task asks for one.
+    pub(crate) keyless: u64,
+    /// Their text was cut, or the record would be too long.
+    pub(crate) shortened: u64,
 }
 
 impl Oddities {
@@ -64,6 +68,8 @@ impl Oddities {
         self.split += more.split;
         self.malformed += more.malformed;
         self.undecodable += more.undecodable;
+        self.keyless += more.keyless;
+        self.shortened += more.shortened;
     }
 }
 
@@ -151,6 +157,8 @@ pub(crate) struct Counters {
     untimed: [Counter; 2],
     malformed: Counter,
     undecodable: Counter,
+    keyless: Counter,
+    shortened: Counter,
     batches: Counter,
     truncations: Counter,
     behind: Gauge,
@@ -176,6 +184,8 @@ impl Counters {
             pieces: counter!("tributary_agent_split_records_total", "topic" => topic.clone()),
             malformed: counter!("tributary_agent_malformed_records_total", "topic" => topic.clone()),
             undecodable: counter!("tributary_agent_undecodable_characters_total", "topic" => topic.clone()),
+            keyless: counter!("tributary_agent_keyless_records_total", "topic" => topic.clone()),
+            shortened: counter!("tributary_agent_shortened_records_total", "topic" => topic.clone()),
             batches: counter!("tributary_agent_read_batches_total", "topic" => topic.clone()),
             truncations: counter!("tributary_agent_truncations_total", "topic" => topic.clone()),
             behind: gauge!("tributary_agent_behind_bytes", "topic" => topic.clone()),
@@ -203,6 +213,8 @@ impl Counters {
         self.pieces.increment(odd.split);
         self.malformed.increment(odd.malformed);
         self.undecodable.increment(odd.undecodable);
+        self.keyless.increment(odd.keyless);
+        self.shortened.increment(odd.shortened);
     }
 
     /// A file was cut off or written anew.
@@ -488,6 +500,8 @@ fn task_page(health: &TaskHealth, view: &TaskView, looks: &Figures) -> Value {
         "split_records": figures.odd.split,
         "malformed_records": figures.odd.malformed,
         "undecodable_characters": figures.odd.undecodable,
+        "keyless_records": figures.odd.keyless,
+        "shortened_records": figures.odd.shortened,
         "last_error": health.last_error,
         "last_error_ms": error.map(|error| error.at_ms),
         "last_error_path": error.map(|error| &error.path),

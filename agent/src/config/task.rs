@@ -17,7 +17,9 @@ use crate::{
     discover::{Pattern, PatternSet},
     frame::{LongLine, text::Label},
     group::Group,
+    host,
     recipe::{self, Compiled, Crlf, Framing, Recipe},
+    shape::{self, Shape},
     times::{self, LineTime, Time},
 };
 
@@ -185,6 +187,17 @@ pub(super) static TASK: Schema = Schema::new(
             "{ from = \"read\" }",
             "The event time of a record.",
         ),
+        Key::default(
+            "shape",
+            Kind::choice(&["raw", "headers", "json"]),
+            "raw",
+            "What a record is: the line; the line with the Kafka headers `host`, `file`, `offset` and the labels; or a JSON object of `host`, `file`, labels, `offset`, `time` and `message`. `file` is the path that was seen first, which a rotation does not change; `offset` counts bytes from the beginning of the file. docs/formats.md says more.",
+        ),
+        Key::optional(
+            "key",
+            Kind::checked("regular expression", "user=(?<key>[^ ]+)", check_key_group),
+            "A regular expression whose group `key` becomes the Kafka key, and chooses the partition as Java's clients do. A line without one (or over 4 KiB) has no key, and `tributary_agent_keyless_records_total` counts it. Only a line's first 16 KiB are looked at. Absent: no keys, a file stays in its partition.",
+        ),
         Key::optional(
             "rate",
             Kind::rate("1KB/s", "100GB/s"),
@@ -194,7 +207,7 @@ pub(super) static TASK: Schema = Schema::new(
             "labels",
             Kind::Map(&Kind::Text),
             "{}",
-            "What people want to know of it.",
+            "What people want to know of it; records carry them where `shape` is not raw. Their names must not be those of other headers and fields there, and all of them take at most 8 KiB.",
         ),
     ],
 );
@@ -269,6 +282,8 @@ pub(super) struct RawTask {
     crlf: Crlf,
     framing: Framing,
     time: Time,
+    shape: Shape,
+    key: Option<String>,
     rate: Option<u64>,
     labels: BTreeMap<String, String>,
 }
@@ -306,7 +321,9 @@ fn check_recipe(at: usize, raw: &RawTask, checker: &mut Checker) -> Option<Arc<C
     };
     let pattern = checker.take(&format!("task[{at}].framing"), pattern);
     let time = checker.take(&format!("task[{at}].time"), raw.framing.times(&raw.time));
-    encoding.and(pattern).and(time)?;
+    let labels = shape::check_labels(raw.shape, &raw.labels);
+    let labels = checker.take(&format!("task[{at}].labels"), labels);
+    encoding.and(pattern).and(time).and(labels)?;
     let recipe = Recipe {
         framing: raw.framing.clone(),
         encoding: raw.encoding.clone(),
@@ -314,9 +331,19 @@ fn check_recipe(at: usize, raw: &RawTask, checker: &mut Checker) -> Option<Arc<C
         long_line: raw.long_line,
         crlf: raw.crlf,
         time: raw.time.clone(),
+        shape: raw.shape,
+        host: match raw.shape {
+            Shape::Raw => String::new(),
+            Shape::Headers | Shape::Json => host::name(),
+        },
+        key: raw.key.clone(),
         labels: raw.labels.clone(),
     };
     checker.take(&format!("task[{at}]"), recipe.compile())
+}
+
+fn check_key_group(text: &str) -> Result<(), String> {
+    recipe::key_group(text).map(drop)
 }
 
 fn check_time_group(text: &str) -> Result<(), String> {

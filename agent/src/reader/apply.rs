@@ -66,7 +66,7 @@ impl Reader {
             for (&id, known) in of_task {
                 let stream = match self.by_id.get(&id) {
                     Some(&stream) => stream,
-                    None => self.add_stream(id, channel),
+                    None => self.add_stream(id, channel, &known.path),
                 };
                 // Those that have not left yet stay.
                 let mut leaving = self.take_tails(stream);

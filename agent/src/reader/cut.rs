@@ -79,6 +79,7 @@ impl Reader {
         let making = Making {
             id,
             read_ms: clock::now_ms(),
+            file: &known.path,
             source: Source {
                 bytes: self.block.get(block.before..block.len).unwrap_or_default(),
                 at: start,
@@ -370,7 +371,11 @@ impl Reader {
         cut: &Cut,
         recipe: &Compiled,
     ) -> Result<Option<Encoded>, Duration> {
-        let tail = self.streams.get(stream).and_then(|s| s.tails.get(at));
+        let known = self.streams.get(stream);
+        let path = known
+            .map(|known| Arc::clone(&known.path))
+            .unwrap_or_default();
+        let tail = known.and_then(|known| known.tails.get(at));
         let file = tail.and_then(|tail| tail.file.as_ref());
         let read = file.map(|file| read_span(file, cut.span, &mut self.block));
         let block = match read {
@@ -381,6 +386,7 @@ impl Reader {
         let making = Making {
             id: cut.id,
             read_ms: cut.read_ms,
+            file: &path,
             source: Source {
                 bytes: self.block.get(block.before..block.len).unwrap_or_default(),
                 at: cut.span.start,

@@ -72,10 +72,11 @@ pub(crate) fn stream_id(agent: &AgentId, task: &TaskId, path: &Path) -> StreamId
 }
 
 impl Reader {
-    pub(super) fn add_stream(&mut self, id: StreamId, channel: usize) -> usize {
+    pub(super) fn add_stream(&mut self, id: StreamId, channel: usize, path: &[u8]) -> usize {
         let stream = self.streams.len();
         self.streams.push(Stream {
             id,
+            path: path.into(),
             channel,
             tails: Vec::new(),
             seq: 1,
@@ -286,7 +287,11 @@ impl Reader {
             .read(|state| state.generations.get(&(id, generation)).cloned())?;
         let stream = match self.by_id.get(&id) {
             Some(&stream) => stream,
-            None => self.add_stream(id, channel),
+            None => {
+                let of_stream = |state: &State| Some(state.streams.get(&id)?.path.clone());
+                let path = self.wiring.checkpoint.read(of_stream);
+                self.add_stream(id, channel, path.as_ref().unwrap_or(&record.path))
+            }
         };
         let path = PathBuf::from(OsString::from_vec(record.path.clone()));
         let mut tail = Tail::restored(&record, path, Vec::new(), Instant::now());
@@ -437,7 +442,7 @@ impl Reader {
         }
         let stream = match self.by_id.get(&id) {
             Some(&stream) => stream,
-            None => self.add_stream(id, channel),
+            None => self.add_stream(id, channel, path.as_os_str().as_bytes()),
         };
         let mut tail = Tail::new(info.key, info.inode, 0, path.to_owned(), now);
         tail.seen_at(path, info.device);

@@ -5,19 +5,19 @@
 //!
 //! Not for: which span that is (see [`super::cut`]).
 
+use std::ops::Range;
+
 use tributary_common::{
-    batch::{Draft, Encoded, Encoder, Headers},
+    batch::{Draft, Encoded, Encoder},
     ids::BatchId,
 };
 
 use crate::{
     frame::{Carry, Flags, Framed, Framer, Piece, Source},
     recipe::Compiled,
+    shape::{self, Line, Origin, Shaper},
     status::Oddities,
 };
-
-/// The header of a record that is not as the line stands in its file: the names of its flags.
-const FLAGS_HEADER: &str = "tributary-flags";
 
 /// What a batch is made of.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,8 @@ pub(super) struct Making<'a> {
     pub(super) id: BatchId,
     /// The clock when it was read first, in ms since 1970.
     pub(super) read_ms: u64,
+    /// The path that named its stream first, as bytes of the file system.
+    pub(super) file: &'a [u8],
     /// Its bytes.
     pub(super) source: Source<'a>,
 }
@@ -48,7 +50,7 @@ pub(super) struct Made {
 pub(super) struct Maker {
     encoder: Encoder,
     text: String,
-    headers: Headers,
+    shaper: Shaper,
 }
 
 impl Maker {
@@ -57,24 +59,27 @@ impl Maker {
         Self {
             encoder,
             text: String::new(),
-            headers: Headers::new(),
+            shaper: Shaper::default(),
         }
     }
 
     /// Frames and encodes.
     pub(super) fn make(&mut self, recipe: &Compiled, making: Making<'_>) -> Made {
-        let (mut source, read_ms) = (making.source, making.read_ms);
-        let (mut framed, mut odd) = self.frame(recipe, source, making.id, read_ms);
+        let mut source = making.source;
+        let (mut framed, mut odd) = self.frame(recipe, making);
         if framed.beyond
             && let Some(again) = Framer::frame_again(source, &framed)
         {
             source = again;
-            (framed, odd) = self.frame(recipe, source, making.id, read_ms);
+            (framed, odd) = self.frame(recipe, Making { source, ..making });
         }
         let encoded = (framed.records > 0 && framed.used > 0).then(|| self.encoder.finish());
         let encoded = encoded.and_then(|encoded| {
             let told = |error| tracing::error!(%error, "a batch cannot be encoded");
-            encoded.map_err(told).ok()
+            let mut encoded = encoded.map_err(told).ok()?;
+            // Also where no line has one: a stream goes one way.
+            encoded.keyed |= recipe.key.is_some();
+            Some(encoded)
         });
         Made {
             framed,
@@ -85,58 +90,77 @@ impl Maker {
     }
 
     /// Gives all records of a source to the encoder.
-    fn frame(
-        &mut self,
-        recipe: &Compiled,
-        source: Source<'_>,
-        id: BatchId,
-        read_ms: u64,
-    ) -> (Framed, Oddities) {
-        let read_ms = i64::try_from(read_ms).unwrap_or(i64::MAX);
+    fn frame(&mut self, recipe: &Compiled, making: Making<'_>) -> (Framed, Oddities) {
+        let source = making.source;
+        let read_ms = i64::try_from(making.read_ms).unwrap_or(i64::MAX);
         let text = recipe.framer.text_of(source.carry);
         let mut odd = Oddities::default();
+        let mut short = Vec::new();
         let Self {
             encoder,
             text: buffer,
-            headers,
+            shaper,
         } = self;
-        encoder.begin(id);
-        let framed = recipe.framer.frame(source, |piece: Piece<'_>| {
+        encoder.begin(making.id);
+        let origin = Origin {
+            host: &recipe.recipe.host,
+            file: making.file,
+            labels: &recipe.recipe.labels,
+        };
+        shaper.begin(recipe.recipe.shape, origin);
+        let mut framed = recipe.framer.frame(source, |piece: Piece<'_>| {
             let at = source.at + piece.at as u64;
             let (mut value, replaced) = text.decode(piece.bytes, at, buffer);
             if recipe.strips_cr && !piece.flags.is_partial() {
                 value = value.strip_suffix(b"\r").unwrap_or(value);
             }
-            let timed = recipe.time.of(value, piece.time, read_ms);
             let flags = piece.flags.with(Flags::UNDECODABLE, replaced > 0);
-            if flags.is_empty() {
-                let has_room = encoder.has_room(None, value);
-                if has_room {
-                    odd.untimed(timed.flag);
-                    encoder.push(timed.ms, None, value);
-                }
-                return has_room;
-            }
-            let empty = headers.mark();
-            let names: Vec<&str> = flags.names().collect();
-            headers.push(FLAGS_HEADER, names.join(",").as_bytes());
+            let flags = match flags.is_empty() {
+                true => String::new(),
+                false => flags.names().collect::<Vec<&str>>().join(","),
+            };
+            let timed = recipe.time.of(value, piece.time, read_ms);
+            let shaped = shaper.shape(&Line {
+                text: value,
+                offset: at,
+                timed,
+                stream: piece.stream,
+                flags: &flags,
+            });
+            let key = recipe.key.as_ref().map(|key| shape::key_of(key, value));
             let draft = Draft {
                 timestamp_ms: timed.ms,
-                key: None,
-                value,
-                headers,
+                key: key.flatten(),
+                value: shaped.value,
+                headers: shaped.headers,
             };
             let has_room = encoder.has_room_for(&draft);
             if has_room {
                 encoder.push_draft(&draft);
                 odd.untimed(timed.flag);
                 odd.undecodable += u64::from(replaced);
+                odd.keyless += u64::from(key == Some(None));
+                if let Some(kept) = shaped.cut_short {
+                    odd.shortened += 1;
+                    short.push(rest_of(piece, kept, value.len()));
+                }
             }
-            headers.cut_back(empty);
             has_room
         });
+        // What is dropped lies within what is used, also where lines were joined.
+        let within = |rest: &Range<usize>| rest.start < rest.end && rest.end <= framed.used;
+        short.retain(within);
+        framed.dropped.append(&mut short);
         odd.split = u64::from(framed.pieces);
         odd.malformed = u64::from(framed.malformed);
         (framed, odd)
     }
+}
+
+/// The source of a record's text behind its first `kept` of `len` bytes; where the text was decoded,
+/// as near as can be told.
+fn rest_of(piece: Piece<'_>, kept: usize, len: usize) -> Range<usize> {
+    let bytes = piece.bytes.len();
+    let kept = kept * bytes / len.max(1);
+    piece.at + kept..piece.at + bytes
 }

@@ -399,14 +399,14 @@ impl Reader {
         if let Some(&stream) = self.by_id.get(&id) {
             return Some(stream);
         }
-        let path = path.as_os_str().as_bytes().to_vec();
+        let path = path.as_os_str().as_bytes();
         self.wiring.checkpoint.write(vec![Record::Stream {
             stream: id,
             task,
             topic,
-            path,
+            path: path.to_vec(),
         }]);
-        Some(self.add_stream(id, channel))
+        Some(self.add_stream(id, channel, path))
     }
 }
 

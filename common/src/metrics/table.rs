@@ -184,6 +184,18 @@ pub const TABLE: &[Metric] = &[
         "Records with the time of reading, since their line's is not-found or impossible.",
     ),
     counter(
+        "tributary_agent_keyless_records_total",
+        Unit::Records,
+        &["topic"],
+        "Records without a key of tasks that ask for one.",
+    ),
+    counter(
+        "tributary_agent_shortened_records_total",
+        Unit::Records,
+        &["topic"],
+        "Records whose text was cut, since they would be over 1 MiB as JSON or UTF-8.",
+    ),
+    counter(
         "tributary_agent_truncations_total",
         Unit::Count,
         &["topic"],
