@@ -21,7 +21,6 @@ fn check(name: &str, how: Logrotate) -> Result<()> {
         let mut nginx = Nginx::start(&folder.join("nginx"))?;
         let cluster = Layout::new(folder, name)
             .delivers_to(&kafka.bootstrap(), &[])
-            .extra("", "exclude = [\"**/*.gz\"]", "")
             .agent(&[format!("{}/access.log*", nginx.logs().display())])
             .start()?;
         let before = nginx.requests()?;

@@ -159,6 +159,16 @@ impl Container {
         Ok(())
     }
 
+    /// The pod is removed, with all its logs.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_file(&self.link)?;
+        let pod = self.folder.parent().unwrap_or(&self.folder);
+        Ok(fs::remove_dir_all(pod)?)
+    }
+
     fn live(&self) -> PathBuf {
         self.folder.join(format!("{}.log", self.restart))
     }
