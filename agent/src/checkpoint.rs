@@ -32,17 +32,18 @@ use tributary_common::{
     ids::{Epoch, TaskId},
 };
 
-pub use self::{
-    inspect::{Summary, decode, inspect, is_checkpoint},
-    log::OpenError,
-    record::FormatError,
-};
 pub(crate) use self::{
+    inspect::last_state,
     ledger::Series,
     log::Recovery,
     record::{Account, Cut, End, GenerationRecord, MadeBy, Record, Told},
     state::State,
     stream::StreamState,
+};
+pub use self::{
+    inspect::{Summary, decode, inspect, is_checkpoint},
+    log::OpenError,
+    record::FormatError,
 };
 use crate::recipe::Recipe;
 

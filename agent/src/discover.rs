@@ -28,11 +28,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tributary_common::ids::Class;
 
-pub(crate) use self::pattern::{Pattern, PatternSet, is_absence};
-use self::{
-    pattern::Visitor,
-    watch::{Hints, Watch, Watched},
-};
+pub(crate) use self::pattern::{Pattern, PatternSet, Visitor, is_absence};
+use self::watch::{Hints, Watch, Watched};
 use crate::{
     config::Task,
     handle::{self, FileKind, Glance},

@@ -37,6 +37,7 @@ mod shape;
 mod shown;
 pub mod spool;
 mod status;
+pub mod survey;
 mod tail;
 mod times;
 mod turns;

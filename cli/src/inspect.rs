@@ -3,6 +3,8 @@
 //! Offline and read only: it never locks, repairs or writes. The kind of a file is told by its
 //! magic, of a folder by what it holds. Not for: a running daemon (ask its `/status`).
 
+mod files;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -13,6 +15,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use tributary_common::{
     batch,
+    config::Env,
     header::BatchHeader,
     wire::{self, Frame, PRELUDE_BYTES, Prelude},
 };
@@ -33,6 +36,54 @@ pub(crate) enum Format {
     Json,
 }
 
+/// What is looked at by an agent's configuration.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum What {
+    /// What each task of an agent matches here, who reads what, and how far.
+    Files {
+        /// One task only.
+        task: Option<String>,
+        /// The agent's configuration.
+        #[arg(long, default_value = "/etc/tributary/agent.toml")]
+        config: PathBuf,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The checkpoint of an agent.
+    Checkpoint {
+        /// The agent's configuration.
+        #[arg(long, default_value = "/etc/tributary/agent.toml")]
+        config: PathBuf,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Format,
+    },
+}
+
+impl What {
+    /// Prints it.
+    ///
+    /// # Errors
+    /// When the configuration or what it names cannot be read.
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        let load = |path: &Path| tributary_agent::config::load(path, &Env::of_process());
+        match self {
+            Self::Files { task, config, json } => {
+                let config = load(config)?.value;
+                let survey = tributary_agent::survey::survey(&config, task.as_deref())?;
+                if *json {
+                    out::line(serde_json::to_string_pretty(&survey)?);
+                } else {
+                    files::print(&survey);
+                }
+                Ok(())
+            }
+            Self::Checkpoint { config, output } => run(&load(config)?.value.state_dir, *output),
+        }
+    }
+}
+
 /// Prints what is in `path`.
 ///
 /// # Errors
@@ -48,6 +99,8 @@ pub(crate) fn run(path: &Path, format: Format) -> anyhow::Result<()> {
         serde_json::to_value(tributary_bus::journal::inspect(path)?)?
     } else if tributary_agent::spool::is_spool(path)? {
         serde_json::to_value(tributary_agent::spool::inspect(path)?)?
+    } else if tributary_agent::live::is_kept(path)? {
+        serde_json::to_value(tributary_agent::live::inspect_kept(path)?)?
     } else {
         let capture = frames(path, kind.len())?;
         if format == Format::Text {

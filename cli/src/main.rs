@@ -42,10 +42,15 @@ enum Command {
         #[arg(long)]
         part: Option<check::Part>,
     },
-    /// Look into a checkpoint, a bus's journal, or a file of captured frames; offline.
+    /// Look into what an agent's tasks match, a checkpoint, a bus's journal, or a file of captured frames; offline.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Inspect {
+        /// What to look at by the configuration.
+        #[command(subcommand)]
+        what: Option<inspect::What>,
         /// A file or folder.
-        path: PathBuf,
+        #[arg(required = true)]
+        path: Option<PathBuf>,
         /// How to print.
         #[arg(short, long, value_enum, default_value = "text")]
         output: inspect::Format,
@@ -64,7 +69,10 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::from(daemon::EXIT_CONFIG),
             Err(error) => Err(error),
         },
-        Command::Inspect { path, output } => inspect::run(&path, output),
+        Command::Inspect { what, path, output } => match (what, path) {
+            (Some(what), _) => what.run(),
+            (None, path) => inspect::run(&path.unwrap_or_default(), output),
+        },
         Command::Bench(bench) => bench::run(&bench),
     };
     match done {

@@ -122,6 +122,22 @@ pub fn inspect(path: &Path) -> anyhow::Result<Summary> {
     Ok(summary(file, &content))
 }
 
+/// What the checkpoint of a state directory says; `None` when there is none.
+///
+/// # Errors
+/// When it cannot be read, or is no checkpoint of this version.
+pub(crate) fn last_state(state_dir: &Path) -> anyhow::Result<Option<State>> {
+    let dir = state_dir.join(super::FOLDER);
+    let file = if dir.is_dir() { newest(&dir)? } else { None };
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    let bytes = disk::read(&file)?.unwrap_or_default();
+    let content =
+        log::read(&bytes, false).with_context(|| format!("failed to read {}", file.display()))?;
+    Ok(Some(content.state))
+}
+
 /// The newest file of a checkpoint folder, or of the state directory around it.
 fn newest(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
     let inner = dir.join(super::FOLDER);
