@@ -8,6 +8,7 @@ mod dump;
 mod faults;
 mod framing;
 mod links;
+mod live;
 mod person;
 mod post;
 mod real_writers;

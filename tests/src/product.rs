@@ -154,6 +154,15 @@ impl Node {
         Ok(fs::write(self.folder.join("config.toml"), config)?)
     }
 
+    /// Replaces its configuration and sends SIGHUP.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the process is not running.
+    pub fn reload(&mut self, config: &str) -> Result<()> {
+        self.configure(config)?;
+        self.running()?.signal(Signal::HUP)
+    }
+
     /// Even when the rig runs as root, it must obey the permissions of files from its next start on.
     pub fn obey_permissions(&mut self) {
         self.strict = true;
