@@ -21,6 +21,23 @@ fn until_config(agent: &product::Node, what: &str, good: impl Fn(&Value) -> bool
     poll::until_seen(what, SOON, look, good)
 }
 
+/// Waits until the manager says that every line went through every hop under one of the topics, and
+/// some under each.
+fn must_count_once(manager: &str, topics: [&str; 2], lines: u64) -> Result<()> {
+    let look = || {
+        let mut sum = ledger::topic(manager, topics[0])?;
+        sum.add(ledger::topic(manager, topics[1])?);
+        Ok(sum)
+    };
+    let what = "every line to be counted once";
+    poll::until_seen(what, SETTLE_LIMIT, look, |sum| sum.all_went_through(lines))?;
+    for topic in topics {
+        let counts = ledger::topic(manager, topic)?;
+        ensure!(counts.delivered > 0, "{topic}: {counts:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_new_configuration_counts_while_lines_flow_and_a_bad_one_never() -> Result<()> {
     scratch::scenario("sighup", |folder| {
@@ -66,20 +83,7 @@ fn a_new_configuration_counts_while_lines_flow_and_a_bad_one_never() -> Result<(
         ensure!(second["fault"] == "", "{second}");
 
         let written = [background.finish()?.written().clone()];
-        poll::until_seen(
-            "every line to be counted once",
-            SETTLE_LIMIT,
-            || {
-                let mut sum = ledger::topic(&manager, "one")?;
-                sum.add(ledger::topic(&manager, "two")?);
-                Ok(sum)
-            },
-            |sum| sum.all_went_through(20_000),
-        )?;
-        for topic in ["one", "two"] {
-            let counts = ledger::topic(&manager, topic)?;
-            ensure!(counts.delivered > 0, "{topic}: {counts:?}");
-        }
+        must_count_once(&manager, ["one", "two"], 20_000)?;
         cluster.stop()?;
         let text = product::run(
             "tributary",
