@@ -12,5 +12,6 @@ mod live;
 mod person;
 mod post;
 mod real_writers;
+mod shapes;
 mod tidy;
 mod web_server;
