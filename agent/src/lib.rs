@@ -126,6 +126,7 @@ pub async fn run_live(
         outgoing,
         status: Arc::clone(&shared.status),
         spool: start_spool(&mut parts, &config, events.clone()),
+        cpu: config.limits.cpu,
     };
     let (plans, taken) = crossbeam_channel::bounded(1);
     let mut places = Places::default();

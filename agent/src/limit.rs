@@ -7,6 +7,7 @@
 //! Not for: order of service (see [`crate::turns`]). Reader and sender call it.
 
 mod bucket;
+mod cpu;
 mod pool;
 mod throttled;
 
@@ -23,6 +24,7 @@ use tributary_common::ids::{Class, Topic};
 use self::pool::Pool;
 pub(crate) use self::{
     bucket::Bucket,
+    cpu::{Allowed, Cpu, used as cpu_used},
     throttled::{Reason, Throttled},
 };
 

@@ -48,7 +48,7 @@ use crate::{
     discover::Event,
     handle::FileKey,
     identify::{Mark, Prefix},
-    limit::{Bucket, Budget, Reason, Share},
+    limit::{Allowed, Bucket, Budget, Cpu, Reason, Share, cpu_used},
     recipe::{Compiled, Recipe},
     send::Outgoing,
     status::{Counters, Rate, Status, TaskFigures, TaskView},
@@ -84,6 +84,8 @@ pub(crate) struct Wiring {
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
     /// For people.
     pub(crate) status: Arc<Status>,
+    /// CPU time, in percent of one core.
+    pub(crate) cpu: Option<f64>,
 }
 
 /// One task on this agent.
@@ -232,6 +234,8 @@ pub(crate) struct Reader {
     not_tailed: HashMap<(usize, PathBuf), NotTailed>,
     /// Streams that are ready, by their channels.
     ready: Turns<usize, usize>,
+    /// The CPU limit.
+    cpu: Option<Cpu>,
     /// Source bytes that the turn read so far.
     turn_bytes: u64,
     timers: BTreeSet<(Instant, usize)>,
@@ -254,6 +258,8 @@ pub(crate) struct Reader {
 impl Reader {
     /// A reader that goes on where the checkpoint says.
     pub(crate) fn new(wiring: Wiring, channels: Vec<Channel>, max_open_files: usize) -> Self {
+        let limit = wiring.cpu;
+        let cpu = limit.map(|percent| Cpu::new(percent, cpu_used(), Instant::now()));
         let mut reader = Self {
             wiring,
             channels,
@@ -272,6 +278,7 @@ impl Reader {
             spooling: Spooling::default(),
             not_tailed: HashMap::new(),
             ready: Turns::new(BLOCK_BYTES as u64),
+            cpu,
             turn_bytes: 0,
             timers: BTreeSet::new(),
             blocked: Vec::new(),
@@ -319,9 +326,10 @@ impl Reader {
             if now >= self.figures_at {
                 self.publish(now);
             }
-            match self.ready.pick(|_class, _owed| true) {
+            let allowed = self.allowed(now);
+            match self.ready.pick(|class, owed| allowed.lets(class, owed)) {
                 Some(pick) => self.serve(pick),
-                None => self.wait(now),
+                None => self.wait(now, allowed),
             }
         }
         self.last_turns();
@@ -329,12 +337,29 @@ impl Reader {
         Ok(())
     }
 
-    /// Waits for an event or a timer.
-    fn wait(&mut self, now: Instant) {
+    /// Who may have a turn by the CPU that is used.
+    fn allowed(&mut self, now: Instant) -> Allowed {
+        match &mut self.cpu {
+            Some(cpu) => cpu.allows(cpu_used(), now),
+            None => Allowed::All,
+        }
+    }
+
+    /// Waits for an event or a timer, or for CPU when something is ready.
+    fn wait(&mut self, now: Instant, allowed: Allowed) {
         let timer = self.timers.first().map(|&(at, _)| at);
         let decision = self.undecided.iter().map(|waiting| waiting.decide_at).min();
         let first = [timer, decision].into_iter().flatten().min();
-        let until = first.map_or(self.figures_at, |first| first.min(self.figures_at));
+        let mut until = first.map_or(self.figures_at, |first| first.min(self.figures_at));
+        for class in Class::ALL {
+            if let Some(more) = allowed.until()
+                && self.ready.waiting(class) > 0
+            {
+                let throttled = self.wiring.status.throttled();
+                throttled.note(class, Reason::Cpu, now, more);
+                until = until.min(more);
+            }
+        }
         match self
             .wiring
             .events

@@ -151,6 +151,7 @@ impl Sender {
         status: Arc<Status>,
     ) -> Self {
         let first = ways.borrow_and_update().clone();
+        status.set_bandwidth(first.bandwidth);
         Self {
             nodes: Nodes::new(&hello.agent, &first.clusters),
             hello,
@@ -264,11 +265,17 @@ impl Sender {
         }
     }
 
+    /// Keeps to a ceiling from now on.
+    fn keep_to(&mut self, ways: &Ways) {
+        self.pace = Pace::new(ways.bucket());
+        self.status.set_bandwidth(ways.bandwidth);
+    }
+
     /// Goes by the clusters that are given from now on.
     fn take_over(&mut self) {
         let ways = self.ways.borrow_and_update().clone();
         self.reorder = false;
-        self.pace = Pace::new(ways.bucket());
+        self.keep_to(&ways);
         self.nodes = Nodes::new(&self.hello.agent, &ways.clusters);
     }
 
@@ -277,7 +284,7 @@ impl Sender {
     fn look_at_ways(&mut self, session: &mut Session, addr: &str) {
         let ways = self.ways.borrow_and_update().clone();
         self.reorder = true;
-        self.pace = Pace::new(ways.bucket());
+        self.keep_to(&ways);
         if !ways.lead_to(addr) {
             tracing::info!(
                 node = addr,

@@ -10,7 +10,10 @@ mod rate;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use metrics::{Counter, Gauge, counter, gauge};
@@ -276,6 +279,8 @@ pub(crate) struct Status {
     link: Mutex<LinkFigures>,
     refused: Mutex<BTreeMap<StreamId, Refused>>,
     throttled: Throttled,
+    /// Bytes per second to the bus; 0 is no ceiling.
+    bandwidth: AtomicU64,
 }
 
 /// Plain data: it is whole even when a holder panicked.
@@ -325,6 +330,17 @@ impl Status {
     /// The sender's figures.
     pub(crate) fn link(&self, change: impl FnOnce(&mut LinkFigures)) {
         change(&mut lock(&self.link));
+    }
+
+    /// The sender keeps to this ceiling from now on, in bytes per second.
+    pub(crate) fn set_bandwidth(&self, bandwidth: Option<u64>) {
+        self.bandwidth
+            .store(bandwidth.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The ceiling that the sender keeps to.
+    pub(crate) fn bandwidth(&self) -> Option<u64> {
+        Some(self.bandwidth.load(Ordering::Relaxed)).filter(|&bandwidth| bandwidth > 0)
     }
 
     /// Where it is noted what holds a class back.

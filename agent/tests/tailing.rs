@@ -6,6 +6,7 @@
     reason = "a test that cannot go on says so"
 )]
 
+mod classes;
 mod files;
 mod framing;
 mod live;

@@ -25,9 +25,8 @@ pub(super) static LIMITS: Schema = Schema::new(
                 min: 1.0,
                 max: 10_000.0,
             },
-            "Share of one core; absent: no limit.",
-        )
-        .ignored("the agent uses the CPU that it needs; limit it by the service manager"),
+            "CPU time of the process, as a share of one core; reading waits when it is used up, bulk first; absent: no limit.",
+        ),
         Key::default(
             "spool",
             Kind::size("0B", "1024TiB"),
@@ -45,9 +44,8 @@ pub struct Limits {
     pub memory: u64,
     /// Bytes per second to the bus.
     pub bandwidth: Option<u64>,
-    /// Known, not obeyed.
-    #[serde(default)]
-    cpu: Option<f64>,
+    /// CPU time, in percent of one core.
+    pub cpu: Option<f64>,
     /// Bytes that files may hold which are deleted before they are read.
     pub spool: u64,
 }

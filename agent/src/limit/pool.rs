@@ -1,7 +1,7 @@
 //! Who may have how much of the memory: half of it is promised, half is lent.
 //!
-//! Each topic of a class has a share. Half of the memory is promised to the shares: the classes that
-//! are in use get equal parts, and the shares of a class equal parts of that. A share always gets what
+//! Each topic of a class has a share. Half of the memory is promised to the shares: P0 is promised four
+//! parts, P1 two, P2 and P3 one, as far as they are in use, and the shares of a class get equal parts. A share always gets what
 //! it is promised, whatever the others do, so no class starves and one that stands still holds only
 //! itself. The other half is lent, within three bounds:
 //! - a share borrows what was acknowledged of it before: a topic that the bus never took borrows
@@ -19,6 +19,13 @@ use tributary_common::ids::Class;
 
 /// The part of the memory that is promised.
 const PROMISED_PART: u64 = 2;
+/// How many parts of that a class is promised.
+const PARTS: [(Class, u64); 4] = [
+    (Class::P0, 4),
+    (Class::P1, 2),
+    (Class::P2, 1),
+    (Class::P3, 1),
+];
 /// What is left of the memory to each more urgent class in use.
 const URGENT_PART: u64 = 16;
 /// A share takes at least this part of what it may have at once, so that it does not live on crumbs.
@@ -222,13 +229,14 @@ impl Pool {
 
     /// Makes the promises anew: the shares changed.
     fn promise(&mut self) {
-        let counts = Class::ALL.map(|class| (class, self.count(class)));
-        let classes = counts.iter().filter(|(_, count)| *count > 0).count() as u64;
-        let of_class = self.limit / PROMISED_PART / classes.max(1);
+        let counts = PARTS.map(|(class, parts)| (class, parts, self.count(class)));
+        let in_use = counts.iter().filter(|(.., count)| *count > 0);
+        let all: u64 = in_use.map(|(_, parts, _)| parts).sum();
         self.reserved = 0;
         for share in self.shares.iter_mut().flatten() {
-            let count = counts.iter().find(|(class, _)| *class == share.class);
-            share.promise = of_class / count.map_or(1, |&(_, count)| count.max(1));
+            let of_class = counts.iter().find(|(class, ..)| *class == share.class);
+            let (parts, count) = of_class.map_or((0, 1), |&(_, parts, count)| (parts, count));
+            share.promise = self.limit / PROMISED_PART * parts / all.max(1) / count.max(1);
             self.reserved += share.reserved();
         }
     }

@@ -24,6 +24,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(2);
 const CRUMB_BYTES: usize = 4 << 10;
 /// A task with a rate reads at most what comes in within this part of a second at once.
 const RATE_PART: u64 = 4;
+/// With a low bandwidth a batch takes at most this part of a second, even if it does not compress.
+const BANDWIDTH_PART: u64 = 5;
 
 /// What came of looking at one generation.
 #[derive(Debug)]
@@ -261,7 +263,7 @@ impl Reader {
         let class = known.task.class;
         let linger = class.linger_ms();
         let wait = known.bucket.as_mut().and_then(|bucket| bucket.wait(now));
-        let piece = piece_bytes(known.task.rate);
+        let piece = piece_bytes(known.task.rate, self.wiring.status.bandwidth());
         let Some(tail) = self.tail(stream, at) else {
             return Step::Nothing(None);
         };
@@ -401,10 +403,15 @@ impl Reader {
     }
 }
 
-/// How much is read at once for a task with this rate.
-fn piece_bytes(rate: Option<u64>) -> usize {
-    let piece = rate.and_then(|rate| usize::try_from(rate / RATE_PART).ok());
-    piece.map_or(BLOCK_BYTES, |piece| piece.min(BLOCK_BYTES))
+/// How much is read at once for a task with this rate, at this bandwidth: as much as that takes a
+/// moment, so that nobody is behind a batch for long.
+fn piece_bytes(rate: Option<u64>, bandwidth: Option<u64>) -> usize {
+    let part = |bytes: u64| usize::try_from(bytes).unwrap_or(BLOCK_BYTES);
+    let by_rate = rate.map_or(BLOCK_BYTES, |rate| part(rate / RATE_PART));
+    let by_bandwidth = bandwidth.map_or(BLOCK_BYTES, |bandwidth| {
+        part(bandwidth / BANDWIDTH_PART).max(CRUMB_BYTES)
+    });
+    by_rate.min(by_bandwidth).min(BLOCK_BYTES)
 }
 
 /// The memory that a batch of so many bytes of source may need: what does not compress has its framing

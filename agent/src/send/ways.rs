@@ -15,7 +15,7 @@ pub(crate) struct Ways {
     /// Clusters in failover order.
     pub(crate) clusters: Vec<Cluster>,
     /// Bytes per second.
-    bandwidth: Option<u64>,
+    pub(super) bandwidth: Option<u64>,
 }
 
 impl Ways {

@@ -113,6 +113,33 @@ impl FakeBus {
         }
     }
 
+    /// The headers of the batches that were taken, in order, when `enough` of them are there.
+    pub(crate) async fn headers(
+        &self,
+        enough: impl Fn(&[BatchHeader]) -> bool,
+    ) -> Vec<BatchHeader> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let headers: Vec<BatchHeader> = {
+                let shared = self.shared.lock().unwrap();
+                shared
+                    .arrived
+                    .iter()
+                    .map(|batch| batch.header.clone())
+                    .collect()
+            };
+            if enough(&headers) || Instant::now() > until {
+                return headers;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// How many batches came, whatever became of them.
+    pub(crate) fn seen(&self) -> u64 {
+        self.shared.lock().unwrap().seen
+    }
+
     /// All batches that were taken, in order, repeats included.
     pub(crate) fn arrived(&self) -> Vec<Arrived> {
         self.shared.lock().unwrap().arrived.clone()

@@ -1,0 +1,89 @@
+//! What classes and topics do to each other, by counts: who came to the bus before whom.
+
+use std::path::Path;
+
+use tributary_common::{header::BatchHeader, ids::Class};
+
+use super::rig::{Agent, Place, append};
+
+/// A task of a class on one file.
+fn task(place: &Place, class: &str, topic: &str) -> String {
+    format!(
+        "[[task]]\nid = \"{topic}\"\ntopic = \"{topic}\"\nclass = \"{class}\"\npaths = [{:?}]\n",
+        place.log(&format!("{topic}.log"))
+    )
+}
+
+/// A file of so many MiB, in lines of 4 KiB of these letters.
+fn write(path: &Path, mebibytes: usize, letters: std::ops::RangeInclusive<u8>) {
+    let mut random = fastrand::Rng::with_seed(7);
+    let line = |_| -> String {
+        (0..4095)
+            .map(|_| char::from(random.u8(letters.clone())))
+            .collect()
+    };
+    let some: Vec<String> = (0..64).map(line).collect();
+    for _ in 0..mebibytes * 4 {
+        append(path, &some);
+    }
+}
+
+/// The bytes of a class, in MiB.
+fn mebibytes(headers: &[BatchHeader], class: Class) -> f64 {
+    let of_class = headers.iter().filter(|header| header.class == class);
+    let kibibytes: u64 = of_class.map(|header| header.raw_bytes / 1024).sum();
+    f64::from(u32::try_from(kibibytes).unwrap()) / 1024.0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_flood_of_p0_goes_first_and_leaves_every_class_its_floor() {
+    let place = Place::new().await;
+    // It compresses to nothing: order is a matter of turns, not of room.
+    write(&place.log("P0.log"), 24, b'a'..=b'a');
+    for class in ["P1", "P2", "P3"] {
+        write(&place.log(&format!("{class}.log")), 8, b'a'..=b'a');
+    }
+    let tasks = ["P1", "P2", "P3"].map(|class| task(&place, class, class));
+    let agent = Agent::start(&place.config("P0.log", &tasks.concat()));
+    let all = |headers: &[BatchHeader]| mebibytes(headers, Class::P0) >= 23.8;
+    let headers = place.bus.headers(all).await;
+    let last = headers.iter().rposition(|header| header.class == Class::P0);
+    let until = &headers[..=last.expect("P0 came")];
+    let shares = Class::ALL.map(|class| mebibytes(until, class) / 24.0);
+    let [p0, bulk @ ..] = shares;
+    assert!(p0 >= 0.98, "{shares:?}");
+    // A floor is a twentieth of all, here about 6 % of what P0 has.
+    assert!(
+        bulk.iter().all(|share| (0.02..=0.2).contains(share)),
+        "{shares:?}"
+    );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn topics_that_are_refused_leave_memory_and_window_to_the_others() {
+    let place = Place::new().await;
+    let mut tasks = String::new();
+    for at in 0..9 {
+        let topic = format!("stuck-{at}");
+        write(&place.log(&format!("{topic}.log")), 2, b' '..=b'~');
+        place.bus.refuse_topic(&topic, true);
+        tasks.push_str(&task(&place, "P2", &topic));
+    }
+    tasks.push_str("[limits]\nmemory = \"8MiB\"\n");
+    let agent = Agent::start(&place.config("good.log", &tasks).replace("\"P0\"", "\"P2\""));
+    // All of them were refused, and stay so.
+    place.bus.headers(|_| place.bus.seen() >= 9).await;
+    for round in 1..=3 {
+        write(&place.log("good.log"), 2, b' '..=b'~');
+        let wanted = f64::from(2 * round) - 0.2;
+        let enough = |headers: &[BatchHeader]| mebibytes(headers, Class::P2) >= wanted;
+        let headers = place.bus.headers(enough).await;
+        assert!(
+            enough(&headers),
+            "round {round}: {}",
+            mebibytes(&headers, Class::P2)
+        );
+    }
+    agent.stop().await;
+}
