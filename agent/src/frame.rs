@@ -11,6 +11,7 @@
 
 mod carry;
 mod container;
+mod fuzz;
 mod groups;
 mod joined;
 mod lines;
@@ -22,6 +23,7 @@ use std::{ops::Range, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::fuzz::framed_twice;
 pub(crate) use self::{
     carry::{Carry, Flags},
     groups::{Multiline, Pattern},

@@ -56,6 +56,7 @@ use tributary_common::{
     wire::Hello,
 };
 
+pub use self::frame::framed_twice;
 use self::{
     checkpoint::Checkpoint,
     config::{Config, Task},

@@ -40,9 +40,14 @@ impl Reader {
         let recipe = &self.channels.get(known.channel)?.task.recipe;
         // In UTF-16 a NUL may be half of a character.
         let is_wide = recipe.label.text().width() > 1;
+        let text = recipe.framer.text_of(tail.carry);
+        let marked = self.block.get(..block.before).unwrap_or_default();
+        let begins_line =
+            tail.carry.has(Carry::LINE_BEGINS) || !text.is_mid_line(tail.offset(), marked);
         let is_hole = match before {
-            _ if is_wide => zeros >= LEAST_BYTES,
-            Some(0) => true,
+            _ if is_wide => zeros >= LEAST_BYTES && begins_line,
+            // Of a hole that was jumped over so far; in a line that goes on it is content.
+            Some(0) => tail.carry.has(Carry::LINE_BEGINS),
             Some(b'\n') => zeros >= LEAST_BYTES,
             None => zeros >= LEAST_BYTES || tail.truncations > 0,
             Some(_) => false,

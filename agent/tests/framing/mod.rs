@@ -232,3 +232,36 @@ async fn other_encodings_become_utf_8() {
         assert_eq!(place.bus.flags(), ["", ""], "{label}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_line_of_megabytes_comes_in_pieces_and_holds_nobody_else() {
+    let framings = [
+        "encoding = \"gbk\"",
+        TRACES,
+        "framing = { kind = \"cri\" }",
+        "framing = { kind = \"docker-json\" }",
+    ];
+    for more in framings {
+        let place = Place::new().await;
+        let bytes = 3_500_000;
+        write(&place.log("long.log"), &b"x".repeat(bytes));
+        write(&place.log("long.log"), b"\n");
+        let agent = Agent::start(&place.config("*.log", more));
+        write(&place.log("other.log"), b"[1] sound\n");
+        let sound = |line: &str| line == "[1] sound";
+        place
+            .bus
+            .wait(|lines| lines.iter().any(|line| sound(line)))
+            .await;
+        let sum = |lines: &[String]| -> usize {
+            let pieces = lines.iter().filter(|line| !sound(line));
+            pieces.map(String::len).sum()
+        };
+        place.bus.wait(|lines| sum(lines) == bytes).await;
+        agent.stop().await;
+        let lines = place.bus.lines();
+        assert_eq!(sum(&lines), bytes, "{more}");
+        assert!(lines.iter().all(|line| line.len() <= 1 << 20));
+        assert!(lines.iter().any(|line| sound(line)), "{more}");
+    }
+}

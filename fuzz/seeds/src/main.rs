@@ -49,6 +49,7 @@ fn main() -> Result<()> {
         "record_batch",
         batches.into_iter().map(|b| b.payload.to_vec()).collect(),
     )?;
+    save(folder, "framing", framing())?;
     save(folder, "checkpoint", vec![checkpoint(1)?, checkpoint(2)?])
 }
 
@@ -96,7 +97,7 @@ fn header(batch: &Encoded) -> Result<BatchHeader> {
         minutes: batch.minutes.clone(),
         content_sum: batch.content_sum,
         file: "/var/log/nginx/access.log".to_owned(),
-        keyed: encoded.keyed,
+        keyed: batch.keyed,
     })
 }
 
@@ -160,6 +161,22 @@ fn frames(headers: &[BatchHeader], batches: &[Encoded]) -> Result<Vec<Vec<u8>>> 
         .collect::<std::result::Result<Vec<_>, _>>()?;
     inputs.push(inputs.concat());
     Ok(inputs)
+}
+
+/// Some lines for each framing, behind the bytes that choose it.
+fn framing() -> Vec<Vec<u8>> {
+    let texts: [&[u8]; 4] = [
+        b"2026 one\n\tat a\n\tat b;\n2026 a longer line than the longest record may be\r\nend",
+        b"2026-01-02T03:04:05Z stdout P a\n2026-01-02T03:04:05Z stderr F b\n2026-01-02T03:04:05Z stdout F c\n",
+        b"{\"log\":\"a\",\"stream\":\"stdout\"}\n{\"log\":\"b\\n\",\"stream\":\"stdout\"}\nx\n",
+        b"\xfe\xff\0a\0\n\x4e\x2d\0\n\xd8\x3d\xde\0",
+    ];
+    let chosen = |kind: u8| {
+        texts
+            .iter()
+            .map(move |text| [&[kind, 40, 9, 128], *text].concat())
+    };
+    (0..8).flat_map(chosen).collect()
 }
 
 /// A header and the simplest records: a life, a task, a stream.
