@@ -326,7 +326,9 @@ impl Discover {
                     return Ok(());
                 }
             }
-            let next = [Some(all_at), Some(blind_at), some_at];
+            // Without such tasks nobody looks then, and a time that is over would never pass.
+            let blind = (!self.figures.blind.is_empty()).then_some(blind_at);
+            let next = [Some(all_at), blind, some_at];
             let next = next.into_iter().flatten().min().unwrap_or(all_at);
             let hints = self.wait(next);
             let soonest = now + (cost * REST_ON_HINT).clamp(GATHER, LONGEST_ON_HINT);
