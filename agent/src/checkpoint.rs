@@ -14,6 +14,8 @@ mod inspect;
 mod ledger;
 mod log;
 mod record;
+#[doc(hidden)]
+pub mod rehearsal;
 mod state;
 mod stream;
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
     content::Content,
     frame::Carry,
     handle::FileKey,
-    identify::{Evidence, Mark},
+    identify::{Evidence, MARK_BYTES, Mark},
     spool::has_packed_name,
 };
 
@@ -111,6 +111,9 @@ pub(crate) struct Tail {
     pub(crate) leaving: bool,
     /// The greatest size seen, in bytes.
     pub(crate) size: u64,
+    /// The greatest size at which the content was certainly this generation's: seen before its mark
+    /// was found in place.
+    verified: u64,
     /// Last change of its content, in ns since 1970.
     pub(crate) mtime_ns: i64,
     /// When it grew last.
@@ -151,6 +154,7 @@ impl Tail {
             doubted: false,
             leaving: false,
             size: 0,
+            verified: 0,
             mtime_ns: 0,
             grown: now,
             unread_since: None,
@@ -250,6 +254,32 @@ impl Tail {
         if size > self.offset() {
             self.unread_since.get_or_insert(now);
         }
+    }
+
+    /// The mark was found in place: what was seen of the file before is this generation's.
+    pub(crate) fn verify(&mut self) {
+        self.verified = self.size;
+    }
+
+    /// Another content stands in the file: a size that was seen since the mark was found in place may
+    /// be that one's, and no loss may speak of bytes that were never there.
+    pub(crate) fn forget_unverified(&mut self) {
+        self.size = self.verified.max(self.offset());
+    }
+
+    /// Whether `covered`, which was read before the offset just now, is what the mark covers.
+    pub(crate) fn is_in_place(&mut self, covered: &[u8]) -> bool {
+        if (covered.len() as u64) < self.offset().min(MARK_BYTES) {
+            // Cut off since the look: what was seen of it was there.
+            return false;
+        }
+        let is_same = covered.is_empty() || Mark::at(self.offset(), covered) == self.evidence.mark;
+        if is_same {
+            self.verify();
+        } else {
+            self.forget_unverified();
+        }
+        is_same
     }
 
     /// Moves the offset on.

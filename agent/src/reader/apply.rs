@@ -93,10 +93,17 @@ impl Reader {
                         let path = PathBuf::from(OsString::from_vec(record.path.clone()));
                         Tail::restored(record, path, replay, now)
                     };
-                    self.by_key
+                    let before = self
+                        .by_key
                         .insert((channel, tail.key), (stream, generation));
                     self.push_tail(stream, tail);
                     self.claim_spool(stream, (id, generation));
+                    if let Some((of, older)) = before
+                        && older != generation
+                        && let Some(at) = self.place_of(of, older)
+                    {
+                        self.was_left_cut_off(of, at, now);
+                    }
                 }
             }
         });

@@ -168,6 +168,42 @@ impl Reader {
             .write(vec![Record::Generation(record)]);
     }
 
+    /// A generation whose file is a younger one's: it was cut off, and whoever noticed was killed
+    /// before he could say in which copy it goes on.
+    pub(super) fn was_left_cut_off(&mut self, stream: usize, at: usize, now: Instant) {
+        let Some(known) = self.streams.get(stream) else {
+            return;
+        };
+        let Some(tail) = known.tails.get(at) else {
+            return;
+        };
+        self.cut_off.push(CutOff {
+            channel: known.channel,
+            stream,
+            generation: tail.generation,
+            prefix: tail.evidence.prefix,
+            marks: tail.marks(),
+            since: now,
+        });
+    }
+
+    /// Looks for the copy of a generation that was left cut off; true when it goes on in one.
+    pub(super) fn find_its_copy(&mut self, stream: usize, at: usize) -> bool {
+        let Some(known) = self.streams.get(stream) else {
+            return false;
+        };
+        let Some(tail) = known.tails.get(at) else {
+            return false;
+        };
+        let (channel, generation) = (known.channel, tail.generation);
+        let copy = find_copy(&tail.path, (tail.evidence.prefix, &tail.marks()), |info| {
+            info.key != tail.key && !self.by_key.contains_key(&(channel, info.key))
+        });
+        let Some(copy) = copy else { return false };
+        self.go_on_in(stream, generation, copy, Instant::now());
+        true
+    }
+
     /// The generation reads on in its copy.
     fn go_on_in(&mut self, stream: usize, generation: GenerationId, copy: Copy, now: Instant) {
         let Some(at) = self.place_of(stream, generation) else {

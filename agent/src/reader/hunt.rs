@@ -92,9 +92,9 @@ impl Reader {
         };
         let (key, inode, generation) = (tail.key, tail.inode, tail.generation);
         let folder = folder_of(tail.real_path()).to_owned();
-        // A file that was cut off belongs to a younger generation.
+        // A file that was cut off belongs to a younger generation; this one may go on in a copy.
         if self.by_key.get(&(channel, key)) != Some(&(stream, generation)) {
-            return false;
+            return self.find_its_copy(stream, at);
         }
         let path = self.folders.find(&folder, inode, key).or_else(|| {
             let nearby = self.folders.nearby(&folder);
@@ -143,7 +143,9 @@ impl Reader {
                     self.any_awaited = true;
                     at += 1;
                 } else if self.hunt(stream, at) {
-                    if let Some(tail) = self.tail(stream, at) {
+                    if let Some(tail) = self.tail(stream, at)
+                        && matches!(tail.place, Place::Awaited(_))
+                    {
                         tail.place = Place::Hidden(Instant::now());
                     }
                     self.make_ready(stream);

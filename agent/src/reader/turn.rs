@@ -12,7 +12,7 @@ use crate::{
     discover::is_absence,
     frame::Tail as Unfinished,
     handle::{self, Extent},
-    identify::{MARK_BYTES, Mark, Verdict, verdict},
+    identify::{MARK_BYTES, Verdict, verdict},
     limit::{BATCH_OVERHEAD_BYTES, Permit, Reason},
     recipe::Compiled,
     tail::{Form, Place, Tail},
@@ -120,20 +120,26 @@ impl Reader {
         if size < tail.offset() {
             return self.cut_off(stream, at, now);
         }
+        let is_file = file.as_file().is_some();
         // What stands in the spool is what was read.
         if std::mem::take(&mut tail.doubted)
             && let Some(file) = file.as_file()
         {
             match tail.evidence.compare(file, size) {
-                Ok(seen) if verdict(seen) == Verdict::Same => {}
-                Ok(_) => return self.cut_off(stream, at, now),
+                Ok(seen) if verdict(seen) == Verdict::Same => {
+                    tail.note_size(size, now);
+                    tail.verify();
+                }
+                Ok(_) => {
+                    tail.forget_unverified();
+                    return self.cut_off(stream, at, now);
+                }
                 Err(error) => {
                     tail.doubted = true;
                     return self.unreadable(stream, at, &error, now);
                 }
             }
         }
-        let is_file = file.as_file().is_some();
         if is_file {
             tail.mtime_ns = mtime_ns;
             tail.deleted = links == 0;
@@ -335,9 +341,7 @@ impl Reader {
         };
         self.turn_bytes += (block.len - block.before) as u64;
         // The marked bytes must still be there: otherwise the file was written anew under us.
-        let covered = self.block.get(..block.before).unwrap_or_default();
-        let whole = block.before as u64 == tail.offset().min(MARK_BYTES);
-        if !whole || (block.before > 0 && Mark::at(tail.offset(), covered) != tail.evidence.mark) {
+        if !tail.is_in_place(self.block.get(..block.before).unwrap_or_default()) {
             return self.cut_off(stream, at, now);
         }
         if block.len == block.before {

@@ -47,7 +47,7 @@ async fn over_the_limit_deleted_files_are_saved_and_read_from_there_also_after_a
     let inspected = tributary_agent::spool::inspect(&state.join("spool")).unwrap();
     assert!(format!("{inspected:?}").contains("content: \"ok\""));
     // It is in no file any more but the spool's.
-    let left = agent.crash(&state).await;
+    let left = agent.kill(&place.bus, &state, false).await;
     place.bus.manner(Manner::Take);
     let agent = Agent::start(&place.config_at(&left, "a.log", more));
     place.bus.expect(&wanted).await;

@@ -59,7 +59,7 @@ async fn traces_are_whole_across_rotations_and_crashes() {
             place.bus.wait(|lines| lines.len() > wanted.len()).await;
         }
         let agent = if round < 3 {
-            state = agent.crash(&state).await;
+            state = agent.kill(&place.bus, &state, false).await;
             write(&log, rest.as_bytes());
             place.bus.manner(Manner::Take);
             Agent::start(&place.config_at(&state, "app.log*", TRACES))
@@ -71,7 +71,7 @@ async fn traces_are_whole_across_rotations_and_crashes() {
         fs::rename(&log, place.log(&format!("app.log.{round}"))).unwrap();
         wanted.extend(traces);
         place.bus.expect(&wanted).await;
-        state = agent.crash(&state).await;
+        state = agent.kill(&place.bus, &state, false).await;
     }
 }
 
@@ -115,7 +115,7 @@ async fn what_an_earlier_recipe_had_cut_is_made_by_it_again() {
         b"[1] one\n\tat a\na line that is longer than sixteen bytes\n",
     );
     place.bus.wait(|lines| lines.len() >= 5).await;
-    let state = agent.crash(&place.state()).await;
+    let state = agent.kill(&place.bus, &place.state(), false).await;
     place.bus.manner(Manner::Take);
     let agent = Agent::start(&place.config_at(&state, "app.log", TRACES));
     write(&log, b"[2] two\n\tat b\n[3] three\n");

@@ -300,7 +300,7 @@ async fn what_was_cut_for_a_topic_goes_to_it_after_a_change_and_a_kill() {
     wait_for_cuts(&place.state()).await;
     let changed = document(&place, &task("y"));
     agent.reload(&place.state(), &changed).await;
-    let left = agent.crash(&place.state()).await;
+    let left = agent.kill(&place.bus, &place.state(), false).await;
     let new = lines("new", 100);
     append(&place.log("a.log"), &new);
     place.bus.manner(Manner::Take);
@@ -321,7 +321,7 @@ async fn what_was_cut_is_delivered_by_a_life_that_does_not_know_its_task() {
     let mut wanted = lines("cut", 2000);
     append(&place.log("a.log"), &wanted);
     wait_for_cuts(&place.state()).await;
-    let left = agent.crash(&place.state()).await;
+    let left = agent.kill(&place.bus, &place.state(), false).await;
     let late = lines("late", 50);
     append(&place.log("a.log"), &late);
     place.bus.manner(Manner::Take);

@@ -16,7 +16,8 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    select,
+    sync::{Notify, watch},
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
@@ -25,6 +26,7 @@ use tributary_agent::config;
 use tributary_common::{
     batch,
     daemon::Reload,
+    disk::faults::{Fault, Faults},
     header::BatchHeader,
     ids::{BatchId, Epoch, Name, NodeId},
     wire::{
@@ -71,12 +73,24 @@ struct Shared {
     refused_topics: HashSet<String>,
     arrived: Vec<Arrived>,
     seen: u64,
+    /// Nothing is taken, every connection ends.
+    closed: bool,
+    /// The disk of the agent: when it counts as killed, nothing is taken either.
+    disk: Option<Faults>,
+}
+
+impl Shared {
+    fn is_closed(&self) -> bool {
+        self.closed || self.disk.as_ref().is_some_and(Faults::is_dead)
+    }
 }
 
 /// The bus.
 pub(crate) struct FakeBus {
     pub(crate) addr: String,
     shared: Arc<Mutex<Shared>>,
+    /// The manner changed.
+    changed: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -86,6 +100,8 @@ impl FakeBus {
         let addr = listener.local_addr().unwrap().to_string();
         let shared = Arc::new(Mutex::new(Shared::default()));
         let state = Arc::clone(&shared);
+        let changed = Arc::new(Notify::new());
+        let news = Arc::clone(&changed);
         let mut set = JoinSet::new();
         #[expect(
             clippy::disallowed_methods,
@@ -94,14 +110,52 @@ impl FakeBus {
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                set.spawn(serve(stream, Arc::clone(&state)));
+                set.spawn(serve(stream, Arc::clone(&state), Arc::clone(&news)));
             }
         });
-        Self { addr, shared, task }
+        Self {
+            addr,
+            shared,
+            changed,
+            task,
+        }
     }
 
     pub(crate) fn manner(&self, manner: Manner) {
         self.shared.lock().unwrap().manner = manner;
+        self.changed.notify_waiters();
+    }
+
+    /// A silent bus takes everything again, and says so.
+    pub(crate) fn end_silence(&self) {
+        if self.shared.lock().unwrap().manner == Manner::Mute {
+            self.manner(Manner::Take);
+        }
+    }
+
+    /// From now on nothing arrives: who is killed then has sent nothing that its files do not know.
+    fn close(&self, closed: bool) {
+        self.shared.lock().unwrap().closed = closed;
+    }
+
+    /// The agent is killed before the `n`-th call to its disk from now on.
+    pub(crate) fn kill_at(&self, state: &Path, n: u64) {
+        let disk = Faults::on(state);
+        disk.at(n, Fault::Kill);
+        self.shared.lock().unwrap().disk = Some(disk);
+    }
+
+    /// Whether that has come; the next agent has a sound disk.
+    pub(crate) fn was_killed(&self) -> bool {
+        let mut shared = self.shared.lock().unwrap();
+        let was_killed = shared.is_closed();
+        shared.disk = None;
+        was_killed
+    }
+
+    /// Whether that has come.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.shared.lock().unwrap().is_closed()
     }
 
     pub(crate) fn refuse_topic(&self, topic: &str, refuse: bool) {
@@ -220,7 +274,7 @@ impl Drop for FakeBus {
     }
 }
 
-async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>) {
+async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>, changed: Arc<Notify>) {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -245,15 +299,34 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>) {
     send(&mut write, &Frame::Welcome(welcome)).await;
     // Streams that were told to wait, with the batch that must come first.
     let mut waiting: BTreeMap<u64, BatchId> = BTreeMap::new();
-    while let Some(frame) = read_frame(&mut read).await {
+    // What was taken in silence: answered when the bus speaks again.
+    let mut unanswered = Vec::new();
+    loop {
+        let mut next = std::pin::pin!(read_frame(&mut read));
+        let frame = loop {
+            let mut news = std::pin::pin!(changed.notified());
+            news.as_mut().enable();
+            let is_mute = shared.lock().unwrap().manner == Manner::Mute;
+            if !is_mute && !unanswered.is_empty() {
+                let receipts = unanswered.drain(..).map(delivered).collect();
+                send(&mut write, &Frame::Receipts(receipts)).await;
+            }
+            select! {
+                frame = &mut next => break frame,
+                () = news => {}
+            }
+        };
+        let Some(frame) = frame else { return };
         match frame {
             Frame::Ping(number) => send(&mut write, &Frame::Pong(number)).await,
             Frame::Batch(header, payload) => {
+                let id = header.id();
                 let Some(answer) = answer(&shared, &mut waiting, *header, &payload) else {
                     return;
                 };
-                if let Some(frame) = answer {
-                    send(&mut write, &frame).await;
+                match answer {
+                    Some(frame) => send(&mut write, &frame).await,
+                    None => unanswered.push(id),
                 }
             }
             other => panic!("{other:?}"),
@@ -269,6 +342,9 @@ fn answer(
     payload: &Bytes,
 ) -> Option<Option<Frame>> {
     let mut shared = shared.lock().unwrap();
+    if shared.is_closed() {
+        return None;
+    }
     let id = header.id();
     shared.seen += 1;
     let busy = |retry_after_ms| {
@@ -316,13 +392,14 @@ fn answer(
     match shared.manner {
         Manner::Mute => Some(None),
         Manner::SometimesDrop if shared.seen.is_multiple_of(10) => None,
-        _ => {
-            let receipt = Receipt {
-                batch: id,
-                outcome: Outcome::Delivered(Vec::new()),
-            };
-            Some(Some(Frame::Receipts(vec![receipt])))
-        }
+        _ => Some(Some(Frame::Receipts(vec![delivered(id)]))),
+    }
+}
+
+fn delivered(batch: BatchId) -> Receipt {
+    Receipt {
+        batch,
+        outcome: Outcome::Delivered(Vec::new()),
     }
 }
 
@@ -403,22 +480,18 @@ impl Agent {
     }
 
     /// Ends it as a kill does: what it leaves is what its files held at some moment, as a new state
-    /// directory.
-    pub(crate) async fn crash(self, state: &Path) -> PathBuf {
+    /// directory. With `torn`, it was writing to its checkpoint.
+    pub(crate) async fn kill(self, bus: &FakeBus, state: &Path, torn: bool) -> PathBuf {
         if !state.join("checkpoint").try_exists().unwrap() {
             self.task.abort();
             drop(self.task.await);
             return state.to_owned();
         }
+        bus.close(true);
         let left = state.with_extension(format!("{}", fastrand::u64(..)));
         std::fs::create_dir_all(left.join("checkpoint")).unwrap();
         std::fs::copy(state.join("agent-id"), left.join("agent-id")).unwrap();
-        let mut files: Vec<_> = std::fs::read_dir(state.join("checkpoint"))
-            .unwrap()
-            .map(|e| e.unwrap().path())
-            .collect();
-        files.sort();
-        for path in files {
+        for path in files_of(&state.join("checkpoint")) {
             // An old file may be gone by now.
             drop(std::fs::copy(
                 &path,
@@ -432,8 +505,13 @@ impl Agent {
                 drop(std::fs::copy(&path, copy));
             }
         }
+        if let (true, Some(newest)) = (torn, files_of(&left.join("checkpoint")).pop()) {
+            // The beginning of a frame: a length, and a part of what was to follow.
+            append_bytes(&newest, &[40, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]);
+        }
         self.task.abort();
         drop(self.task.await);
+        bus.close(false);
         left
     }
 
@@ -490,6 +568,22 @@ impl Place {
     pub(crate) fn start(&self, paths: &str) -> Agent {
         Agent::start(&self.config(paths, ""))
     }
+}
+
+/// The logs of a checkpoint, oldest first.
+fn files_of(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "log"));
+    files.sort();
+    files
+}
+
+fn append_bytes(path: &Path, bytes: &[u8]) {
+    use std::io::Write;
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.append(true).open(path).unwrap();
+    file.write_all(bytes).unwrap();
 }
 
 /// Adds lines to a file.
