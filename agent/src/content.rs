@@ -16,7 +16,7 @@ pub(crate) enum Content {
     /// The file itself.
     File(File),
     /// What was saved of it.
-    Spool(SpoolFile),
+    Spool(Box<SpoolFile>),
 }
 
 impl Content {

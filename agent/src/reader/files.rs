@@ -88,6 +88,8 @@ impl Reader {
 
     pub(super) fn push_tail(&mut self, stream: usize, tail: Tail) {
         if let Some(known) = self.streams.get_mut(stream) {
+            // Most streams have one generation, and there may be 100,000 of them.
+            known.tails.reserve_exact(1);
             known.tails.push(tail);
         }
     }
@@ -256,13 +258,18 @@ impl Reader {
             .streams
             .get(stream)
             .map_or(StreamId(0), |known| known.id);
-        let mut shorter = false;
+        let (mut shorter, mut quiet) = (false, false);
         if let Some(tail) = self.tail(stream, at) {
             // A second name of the same file, or a rename: one is enough to open it by.
             let was = tail.real_path().to_owned();
             tail.seen_at(path, info.device);
             let moved = tail.real_path() != was;
             shorter = tail.file.is_none() && info.size < tail.offset();
+            // Nothing happened to it since an earlier life: it needs no descriptor yet.
+            quiet = tail.file.is_none()
+                && tail.doubted
+                && tail.replay.is_empty()
+                && (info.size, info.mtime_ns) == (tail.offset(), tail.mtime_ns);
             let record = tail.record(id);
             if moved {
                 self.wiring
@@ -273,7 +280,14 @@ impl Reader {
         if shorter {
             self.shorter.push(stream);
         }
-        self.make_ready(stream);
+        if !quiet
+            || self
+                .streams
+                .get(stream)
+                .is_none_or(|known| known.tails.len() > 1)
+        {
+            self.make_ready(stream);
+        }
         true
     }
 
@@ -319,6 +333,7 @@ impl Reader {
             return;
         }
         let names = self.by_path.entry(path.to_owned()).or_default();
+        names.reserve_exact(1);
         names.push((channel, stream, generation));
         if let Some(at) = self.place_of(stream, generation)
             && let Some(tail) = self.tail(stream, at)

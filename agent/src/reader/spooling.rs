@@ -48,6 +48,8 @@ pub(crate) struct SpoolWiring {
 /// What the reader knows of the spool.
 #[derive(Debug, Default)]
 pub(super) struct Spooling {
+    /// Some deleted file is open and not read.
+    pub(super) any_held: bool,
     /// What is being saved.
     saving: Option<Ticket>,
     /// Sizes on disk.
@@ -81,6 +83,9 @@ impl Reader {
     /// Once a second: keeps to the limit, and removes what is done with.
     pub(super) fn tend_spool(&mut self, now: Instant) {
         self.remove_finished(now);
+        if !self.spooling.any_held && self.spooling.files.is_empty() {
+            return;
+        }
         loop {
             let (held, spooled) = (self.held_bytes(), self.spooling.bytes());
             metrics::gauge!("tributary_agent_spool_bytes").set(as_gauge(spooled));
@@ -181,7 +186,7 @@ impl Reader {
         if let Some(Content::Spool(spool)) = file.and_then(|file| file.take_if(is_spool)) {
             self.open_files -= 1;
             let of = (spool.meta.stream, spool.meta.generation);
-            self.spooling.unclaimed.insert(of, spool);
+            self.spooling.unclaimed.insert(of, *spool);
         }
     }
 
@@ -297,7 +302,7 @@ impl Reader {
         if matches!(tail.place, Place::Awaited(_)) {
             tail.place = Place::Hidden(now);
         }
-        if tail.file.replace(Content::Spool(spool)).is_none() {
+        if tail.file.replace(Content::Spool(Box::new(spool))).is_none() {
             self.open_files += 1;
         }
     }
@@ -393,7 +398,7 @@ impl Reader {
 }
 
 /// A deleted file that is open and not read.
-fn is_held(tail: &crate::tail::Tail) -> bool {
+pub(super) fn is_held(tail: &crate::tail::Tail) -> bool {
     let is_file = |source: &Content| source.as_file().is_some();
     tail.deleted && tail.unread() > 0 && tail.file.as_ref().is_some_and(is_file)
 }

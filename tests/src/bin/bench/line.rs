@@ -91,7 +91,11 @@ impl Line {
     }
 }
 
-fn start(part: &str, folder: &Path, admin: u16, config: &str) -> Result<Child> {
+/// Starts a daemon and waits until it is ready.
+///
+/// # Errors
+/// When it does not come up.
+pub(crate) fn start(part: &str, folder: &Path, admin: u16, config: &str) -> Result<Child> {
     let file = folder.join(format!("{part}.toml"));
     fs::write(&file, config)?;
     let plan = Plan::new(program(&format!("tributary-{part}"))?)

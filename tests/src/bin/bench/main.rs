@@ -5,9 +5,11 @@
 //! Not for: tests (machines are noisy; nothing here passes or fails).
 //!
 //! Arguments: `--gb N` the size of the backlog (default 1), `--write FILE` keeps the table,
-//! `--options '{ "linger.ms" = "5" }'` settings for librdkafka, `--only backlog`.
+//! `--options '{ "linger.ms" = "5" }'` settings for librdkafka, `--only backlog`,
+//! `--only files` (many files, without Kafka).
 
 mod cpu;
+mod files;
 mod latency;
 mod line;
 mod load;
@@ -51,6 +53,8 @@ struct Args {
     /// An inline table of TOML.
     options: String,
     steady: bool,
+    /// Only many files.
+    only_files: bool,
 }
 
 fn arguments() -> Result<Args> {
@@ -59,6 +63,7 @@ fn arguments() -> Result<Args> {
         write: None,
         options: "{}".to_owned(),
         steady: true,
+        only_files: false,
     };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
@@ -70,9 +75,10 @@ fn arguments() -> Result<Args> {
             "--write" => parsed.write = Some(value.into()),
             "--options" => parsed.options = value,
             "--only" if value == "backlog" => parsed.steady = false,
+            "--only" if value == "files" => parsed.only_files = true,
             _ => bail!(
                 "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE and \
-                 --only backlog"
+                 --only backlog or files"
             ),
         }
     }
@@ -82,7 +88,12 @@ fn arguments() -> Result<Args> {
 fn main() -> Result<()> {
     let args = arguments()?;
     let folder = scratch::create("bench")?;
-    let table = measure(&args, &folder)?;
+    let many = many_files(&folder.join("files"))?;
+    let table = if args.only_files {
+        many
+    } else {
+        format!("{}\n{many}", measure(&args, &folder)?)
+    };
     say(&table);
     if let Some(path) = &args.write {
         fs::write(path, format!("{INTRODUCTION}{table}"))
@@ -135,6 +146,12 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
         }
     }
     table.finish()
+}
+
+/// The table of an agent that watches many files.
+fn many_files(folder: &Path) -> Result<String> {
+    let rows = files::measure(folder)?.join("\n");
+    Ok(format!("| many files | | |\n|---|---|---|\n{rows}\n"))
 }
 
 /// A steady load of one class: a row for the agent, one for the bus.
