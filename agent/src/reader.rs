@@ -207,6 +207,14 @@ struct CutOff {
     since: Instant,
 }
 
+/// When figures are published next.
+#[derive(Debug)]
+struct NextFigures {
+    at: Instant,
+    /// Something happened since the last time.
+    stirred: bool,
+}
+
 /// The thread's state.
 #[derive(Debug)]
 pub(crate) struct Reader {
@@ -233,8 +241,6 @@ pub(crate) struct Reader {
     /// Compressed files that nobody knows.
     packed: Vec<packed::Unknown>,
     spooling: Spooling,
-    /// Something happened since figures were published.
-    stirred: bool,
     not_tailed: HashMap<(usize, PathBuf), NotTailed>,
     /// Streams that are ready, by their channels.
     ready: Turns<usize, usize>,
@@ -256,7 +262,7 @@ pub(crate) struct Reader {
     any_awaited: bool,
     /// Something was read of some file: newcomers may be copies.
     any_read: bool,
-    figures_at: Instant,
+    next_figures: NextFigures,
 }
 
 impl Reader {
@@ -280,7 +286,6 @@ impl Reader {
             undecided: Vec::new(),
             packed: Vec::new(),
             spooling: Spooling::default(),
-            stirred: true,
             not_tailed: HashMap::new(),
             ready: Turns::new(BLOCK_BYTES as u64),
             cpu,
@@ -295,7 +300,10 @@ impl Reader {
             stopping: false,
             any_awaited: true,
             any_read: false,
-            figures_at: Instant::now(),
+            next_figures: NextFigures {
+                at: Instant::now(),
+                stirred: true,
+            },
         };
         reader.number_recipes();
         reader.restore();
@@ -328,7 +336,7 @@ impl Reader {
             }
             let now = Instant::now();
             self.start_due(now);
-            if now >= self.figures_at {
+            if now >= self.next_figures.at {
                 self.publish(now);
             }
             let allowed = self.allowed(now);
@@ -355,7 +363,9 @@ impl Reader {
         let timer = self.timers.first().map(|&(at, _)| at);
         let decision = self.undecided.iter().map(|waiting| waiting.decide_at).min();
         let first = [timer, decision].into_iter().flatten().min();
-        let mut until = first.map_or(self.figures_at, |first| first.min(self.figures_at));
+        let mut until = first.map_or(self.next_figures.at, |first| {
+            first.min(self.next_figures.at)
+        });
         for class in Class::ALL {
             if let Some(more) = allowed.until()
                 && self.ready.waiting(class) > 0
@@ -378,7 +388,7 @@ impl Reader {
     }
 
     fn on_event(&mut self, event: Event) {
-        self.stirred = true;
+        self.next_figures.stirred = true;
         match event {
             Event::Look(look) => self.on_look(look),
             Event::Touched(paths) => paths.iter().for_each(|path| self.on_touched(path)),
@@ -467,7 +477,7 @@ impl Reader {
     /// Serves a stream, and notes when it is served next.
     fn serve(&mut self, pick: Pick<usize, usize>) {
         let stream = pick.key;
-        self.stirred = true;
+        self.next_figures.stirred = true;
         if let Some(known) = self.streams.get_mut(stream) {
             known.next = Next::Idle;
         }
@@ -561,14 +571,14 @@ impl Reader {
             }
         }
         let rest = began.elapsed() * COUNT_REST;
-        self.figures_at = self.figures_at.max(began + rest);
+        self.next_figures.at = self.next_figures.at.max(began + rest);
     }
 
     /// Shows people how it goes.
     fn publish(&mut self, now: Instant) {
-        self.figures_at = now + FIGURES_EVERY;
+        self.next_figures.at = now + FIGURES_EVERY;
         self.tend_packed(now);
-        if std::mem::take(&mut self.stirred) {
+        if std::mem::take(&mut self.next_figures.stirred) {
             self.count_files();
         }
         self.tend_spool(now);
