@@ -35,7 +35,13 @@ impl Group {
         let regex = RegexBuilder::new(text)
             .size_limit(MAX_COMPILED_BYTES)
             .build()
-            .map_err(|error| format!("{text:?} is no regular expression: {error}"))?;
+            .map_err(|error| {
+                // The lines before draw a picture of the place.
+                let error = error.to_string();
+                let why = error.lines().last().unwrap_or_default();
+                let why = why.strip_prefix("error: ").unwrap_or(why);
+                format!("{text:?} is no regular expression: {why}")
+            })?;
         let index = regex.capture_names().position(|group| group == Some(name));
         match index {
             Some(index) => Ok(Self { regex, index }),
@@ -83,7 +89,7 @@ mod tests {
             "user=(.*)",
             "expected is a regular expression with (?<key>...)",
         );
-        check("(?<key>", "is no regular expression");
+        check("(?<key>", "is no regular expression: unclosed group");
         check("(?<key>a{1000}){1000}", "size limit");
     }
 }
