@@ -207,6 +207,13 @@ fn generated(source: &Source) -> bool {
     head.contains("auto-generated")
 }
 
+/// Whether `code` has `word`, not as the end of another one: `AppendFile::create` is the door's.
+fn says(code: &str, word: &str) -> bool {
+    let alone = |at: usize| !code[..at].ends_with(|before: char| before.is_alphanumeric());
+    code.match_indices(word)
+        .any(|(at, _)| !word.starts_with(char::is_alphanumeric) || alone(at))
+}
+
 /// Product files (not the rig, not tests) that say one of `words`.
 fn who_says(words: &[&str], door: &str) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
@@ -217,7 +224,7 @@ fn who_says(words: &[&str], door: &str) -> Result<BTreeSet<String>> {
         if ours && !source.is_test() && !source.path.starts_with(door) {
             let said = |line: &str| {
                 let code = line.split("//").next().unwrap_or_default();
-                words.iter().any(|word| code.contains(word))
+                words.iter().any(|word| says(code, word))
             };
             if source.product().lines().any(said) {
                 found.insert(source.path);

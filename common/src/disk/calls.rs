@@ -19,6 +19,8 @@ pub(super) enum Call {
     Create,
     Read,
     List,
+    /// Told of by `before_write`, which may also cut it short.
+    #[cfg(any(test, feature = "faults"))]
     Write,
     Cut,
     Sync,
