@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tributary_tests::kafka::Kafka;
 
 use crate::{
-    Delay, as_float,
+    Delay,
     cpu::{Usage, usage},
     line::{Line, Task},
     load::{now_us, push_line, stamp_us},
@@ -20,7 +20,7 @@ use crate::{
 /// Lines are written so often.
 const TICK: Duration = Duration::from_millis(5);
 /// The first seconds are not counted: connections, metadata, first files.
-const WARM_UP: Duration = Duration::from_secs(3);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(3);
 /// How long the last lines may take.
 const DRAIN: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -78,31 +78,20 @@ pub(crate) fn steady(
     }
     let wall = begun.elapsed();
     let (agent, bus) = (usage(line.agent.pid())?, usage(line.bus.pid())?);
-    delays_us.sort_unstable();
-    let at = |share: f64| {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "an index"
-        )]
-        let index = (as_float(delays_us.len() as u64) * share) as usize;
-        let last = delays_us.len().saturating_sub(1);
-        as_float(delays_us.get(index.min(last)).copied().unwrap_or_default()) / 1e3
-    };
     Ok(Steady {
         bytes: written.map_or(0, |(bytes, _)| bytes),
         wall,
         agent: agent.since(before.0),
         bus: bus.since(before.1),
-        delay: Delay {
-            p50_ms: at(0.5),
-            p99_ms: at(0.99),
-            max_ms: at(1.0),
-        },
+        delay: Delay::of(delays_us),
     })
 }
 
-fn write(path: &PathBuf, bytes_per_s: u64, time: Duration) -> Result<(u64, u64)> {
+/// Writes `bytes_per_s` of stamped lines for `time`; gives bytes and lines.
+///
+/// # Errors
+/// When the disk does not take it.
+pub(crate) fn write(path: &PathBuf, bytes_per_s: u64, time: Duration) -> Result<(u64, u64)> {
     let mut file = File::create(path)?;
     let mut random = fastrand::Rng::with_seed(3);
     let (mut text, mut bytes, mut lines) = (String::new(), 0_u64, 0_u64);

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use tributary_tests::{
 use crate::cpu::{Usage, usage};
 
 const READY_LIMIT: Duration = Duration::from_secs(30);
-const BACKLOG_LIMIT: Duration = Duration::from_secs(600);
+pub(crate) const BACKLOG_LIMIT: Duration = Duration::from_secs(600);
 const PARTITIONS: i32 = 8;
 
 /// Which class into which topic.
@@ -38,12 +39,16 @@ pub(crate) struct Line {
     pub(crate) logs: PathBuf,
 }
 
+/// Where programs are looked for, when not where `make bench` builds them.
+pub(crate) static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+
 /// An optimised program of ours; `make bench` has built it.
 ///
 /// # Errors
 /// When it was not built.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    let path = scratch::repository().join("target/release").join(name);
+    let built = || scratch::repository().join("target/release");
+    let path = PROGRAMS.get().cloned().unwrap_or_else(built).join(name);
     if !path.try_exists()? {
         bail!("{} is not there; run `make bench`", path.display());
     }
@@ -59,7 +64,7 @@ impl Line {
         let logs = folder.join("logs");
         fs::create_dir_all(&logs)?;
         kafka.create_topic(&task.topic, PARTITIONS)?;
-        let (listen, bus_admin, agent_admin) = (free_port()?, free_port()?, free_port()?);
+        let (listen, bus_admin) = (free_port()?, free_port()?);
         let dir = folder.display();
         let bus = start(
             "bus",
@@ -74,20 +79,46 @@ impl Line {
                 task.options
             ),
         )?;
-        let agent = start(
-            "agent",
+        let agent = AgentPlan {
             folder,
-            agent_admin,
-            &format!(
-                "zone = \"z\"\nstate_dir = \"{dir}/agent\"\nadmin = \"127.0.0.1:{agent_admin}\"\n\
-             [[bus]]\nname = \"c\"\nnodes = [\"127.0.0.1:{listen}\"]\n\
-             [[task]]\nid = \"t\"\ntopic = \"{}\"\nclass = \"{}\"\npaths = [\"{}/*.log\"]\n",
-                task.topic,
-                task.class,
-                logs.display(),
-            ),
-        )?;
+            class: task.class,
+            topic: &task.topic,
+            bus_port: listen,
+        }
+        .start()?;
         Ok(Self { agent, bus, logs })
+    }
+}
+
+/// An agent that tails `<folder>/logs/*.log`.
+#[derive(Debug)]
+pub(crate) struct AgentPlan<'a> {
+    pub(crate) folder: &'a Path,
+    pub(crate) class: &'a str,
+    pub(crate) topic: &'a str,
+    pub(crate) bus_port: u16,
+}
+
+impl AgentPlan<'_> {
+    /// Starts it and waits until it is connected.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub(crate) fn start(&self) -> Result<Child> {
+        let admin = free_port()?;
+        let (dir, bus, topic, class) =
+            (self.folder.display(), self.bus_port, self.topic, self.class);
+        start(
+            "agent",
+            self.folder,
+            admin,
+            &format!(
+                "zone = \"z\"\nstate_dir = \"{dir}/agent\"\nadmin = \"127.0.0.1:{admin}\"\n\
+                 [[bus]]\nname = \"c\"\nnodes = [\"127.0.0.1:{bus}\"]\n\
+                 [[task]]\nid = \"t\"\ntopic = \"{topic}\"\nclass = \"{class}\"\n\
+                 paths = [\"{dir}/logs/*.log\"]\n",
+            ),
+        )
     }
 }
 

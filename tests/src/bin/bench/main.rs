@@ -5,9 +5,13 @@
 //! Not for: tests (machines are noisy; nothing here passes or fails).
 //!
 //! Arguments: `--gb N` the size of the backlog (default 1), `--write FILE` keeps the table,
-//! `--options '{ "linger.ms" = "5" }'` settings for librdkafka, `--only backlog`,
-//! `--only files` (many files, without Kafka).
+//! `--options '{ "linger.ms" = "5" }'` settings for librdkafka, `--only backlog`, `--only alone` (the
+//! agent in front of a bus that only counts) or `--only files` (many files; both without Kafka),
+//! `--seconds N` how long a steady load lasts, `--programs FOLDER` measures programs that were built
+//! elsewhere.
 
+mod alone;
+mod counter;
 mod cpu;
 mod files;
 mod latency;
@@ -22,16 +26,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use tributary_tests::{kafka::Kafka, say, scratch};
 
 use self::line::{Line, Task};
 
 /// How often z is taken; the median counts.
 const Z_RUNS: usize = 3;
-/// The steady load: bytes a second, and for how long.
+/// The steady load: bytes a second, and for how many seconds.
 const STEADY_BYTES_PER_S: u64 = 10_000_000;
-const STEADY_FOR: Duration = Duration::from_secs(30);
+const STEADY_S: u64 = 30;
 
 /// What stands above the table where it is kept.
 const INTRODUCTION: &str = "# Benchmarks
@@ -52,9 +56,22 @@ struct Args {
     write: Option<PathBuf>,
     /// An inline table of TOML.
     options: String,
-    steady: bool,
-    /// Only many files.
-    only_files: bool,
+    part: Part,
+    /// How long a steady load lasts.
+    steady_for: Duration,
+}
+
+/// Which part of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Everything.
+    All,
+    /// One file to Kafka.
+    Backlog,
+    /// The agent in front of a bus that only counts: no Kafka.
+    Alone,
+    /// An agent that watches many files: no Kafka.
+    Files,
 }
 
 fn arguments() -> Result<Args> {
@@ -62,8 +79,8 @@ fn arguments() -> Result<Args> {
         gb: 1.0,
         write: None,
         options: "{}".to_owned(),
-        steady: true,
-        only_files: false,
+        part: Part::All,
+        steady_for: Duration::from_secs(STEADY_S),
     };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
@@ -74,11 +91,19 @@ fn arguments() -> Result<Args> {
             "--gb" => parsed.gb = value.parse().context("--gb is a number of 10^9 bytes")?,
             "--write" => parsed.write = Some(value.into()),
             "--options" => parsed.options = value,
-            "--only" if value == "backlog" => parsed.steady = false,
-            "--only" if value == "files" => parsed.only_files = true,
+            "--only" if value == "backlog" => parsed.part = Part::Backlog,
+            "--only" if value == "alone" => parsed.part = Part::Alone,
+            "--only" if value == "files" => parsed.part = Part::Files,
+            "--seconds" => {
+                let seconds = value.parse().context("--seconds is a whole number")?;
+                parsed.steady_for = Duration::from_secs(seconds);
+            }
+            "--programs" => line::PROGRAMS
+                .set(value.into())
+                .map_err(|_path| anyhow!("--programs is given twice"))?,
             _ => bail!(
-                "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE and \
-                 --only backlog or files"
+                "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE, --seconds N, \
+                 --programs FOLDER and --only backlog, alone or files"
             ),
         }
     }
@@ -89,7 +114,7 @@ fn main() -> Result<()> {
     let args = arguments()?;
     let folder = scratch::create("bench")?;
     let many = many_files(&folder.join("files"))?;
-    let table = if args.only_files {
+    let table = if (args.part == Part::Files) {
         many
     } else {
         format!("{}\n{many}", measure(&args, &folder)?)
@@ -114,6 +139,17 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
     let z_per_gb = z_seconds(&file)? * 1e9 / as_float(bytes);
     let mut table = Table::new(z_per_gb);
     table.row("z: bare read + zstd-1", z_per_gb, None, None, "");
+
+    alone(
+        &folder.join("alone"),
+        args,
+        &file,
+        (bytes, lines),
+        &mut table,
+    )?;
+    if args.part == Part::Alone {
+        return table.finish();
+    }
 
     let kafka = Kafka::start(&folder.join("kafka"))?;
     say("the backlog");
@@ -140,7 +176,7 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
         std::thread::available_parallelism()?,
         as_float(bytes) / as_float(lines),
     ));
-    if args.steady {
+    if args.part == Part::All {
         for (class, bar) in [("P2", "bar 2 z, p99 700 ms"), ("P0", "bar 2 z, p99 150 ms")] {
             steady(&kafka, &folder.join(class), args, (class, bar), &mut table)?;
         }
@@ -152,6 +188,33 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
 fn many_files(folder: &Path) -> Result<String> {
     let rows = files::measure(folder)?.join("\n");
     Ok(format!("| many files | | |\n|---|---|---|\n{rows}\n"))
+}
+
+/// The rows of the agent in front of a bus that only counts.
+fn alone(
+    folder: &Path,
+    args: &Args,
+    file: &Path,
+    size: (u64, u64),
+    table: &mut Table,
+) -> Result<()> {
+    say("the agent alone: the backlog");
+    let backlog = alone::backlog(&folder.join("b"), file, size)?;
+    table.alone("agent alone, backlog", &backlog, "bar 1.3 z");
+    for (class, bar) in [
+        ("P2", "bar 1.5 z, 30 MiB, p99 500 ms"),
+        ("P0", "bar 1.5 z, 30 MiB, p99 50 ms"),
+    ] {
+        say(&format!("the agent alone: steady 10 MB/s, {class}"));
+        let steady = alone::steady(
+            &folder.join(class),
+            class,
+            STEADY_BYTES_PER_S,
+            args.steady_for,
+        )?;
+        table.alone(&format!("agent alone, 10 MB/s, {class}"), &steady, bar);
+    }
+    Ok(())
 }
 
 /// A steady load of one class: a row for the agent, one for the bus.
@@ -170,7 +233,7 @@ fn steady(
         options: args.options.clone(),
     };
     let line = Line::start(kafka, folder, &task)?;
-    let steady = latency::steady(kafka, &line, &task, STEADY_BYTES_PER_S, STEADY_FOR)?;
+    let steady = latency::steady(kafka, &line, &task, STEADY_BYTES_PER_S, args.steady_for)?;
     let gb = as_float(steady.bytes) / 1e9;
     let share = 100.0 * steady.agent.cpu_s() / steady.wall.as_secs_f64();
     table.row(
@@ -217,6 +280,28 @@ struct Delay {
     p50_ms: f64,
     p99_ms: f64,
     max_ms: f64,
+}
+
+impl Delay {
+    /// Of delays in µs, in any order.
+    fn of(mut delays_us: Vec<u64>) -> Self {
+        delays_us.sort_unstable();
+        let at = |share: f64| {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "an index"
+            )]
+            let index = (as_float(delays_us.len() as u64) * share) as usize;
+            let last = delays_us.len().saturating_sub(1);
+            as_float(delays_us.get(index.min(last)).copied().unwrap_or_default()) / 1e3
+        };
+        Self {
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            max_ms: at(1.0),
+        }
+    }
 }
 
 struct Table {
@@ -268,6 +353,18 @@ impl Table {
             usage[2],
         )
         .unwrap_or_default();
+    }
+
+    fn alone(&mut self, what: &str, run: &alone::Alone, bar: &str) {
+        let remark = format!(
+            "{:.0} MB/s, {:.1} % of a core, {} KiB a batch, ratio {:.2}; {bar}",
+            as_float(run.bytes) / 1e6 / run.wall.as_secs_f64(),
+            100.0 * run.agent.cpu_s() / run.wall.as_secs_f64(),
+            run.bytes / 1024 / run.batches.max(1),
+            as_float(run.bytes) / as_float(run.payload_bytes.max(1)),
+        );
+        let cpu_per_gb = run.agent.cpu_s() * 1e9 / as_float(run.bytes);
+        self.row(what, cpu_per_gb, Some(run.agent), run.delay, &remark);
     }
 
     fn note(&mut self, note: &str) {
