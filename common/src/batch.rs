@@ -25,6 +25,7 @@ mod headers;
 mod layout;
 mod lz4;
 mod minutes;
+mod sum;
 #[cfg(test)]
 mod tests;
 mod varint;

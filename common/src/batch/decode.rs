@@ -10,6 +10,7 @@ use super::{
     decompress::Decompressors,
     layout::{self, BEFORE_LENGTH_ENDS, CODEC_MASK, HEAD_BYTES, Head, MAGIC},
     minutes::Minutes,
+    sum::ContentSum,
     varint,
 };
 use crate::{
@@ -181,6 +182,7 @@ pub struct Decoder {
     /// The buffer of a batch that came back.
     spare: Vec<u8>,
     minutes: Minutes,
+    content_sum: ContentSum,
 }
 
 impl Decoder {
@@ -235,6 +237,7 @@ impl Decoder {
 
     fn check_records(&mut self, data: &[u8], head: Head) -> Result<Totals, BatchError> {
         self.minutes.clear();
+        self.content_sum.clear();
         let mut totals = Totals::default();
         let mut reader = RecordReader::new(data, head.base_timestamp);
         let mut latest = i64::MIN;
@@ -246,7 +249,7 @@ impl Decoder {
             totals.ids += u32::from(record.batch_id.is_some());
             totals.keyed |= record.key.is_some();
             totals.raw_bytes += record.value.len() as u64;
-            totals.content_sum = crc32c::crc32c_append(totals.content_sum, record.value);
+            self.content_sum.add(record.value);
             latest = latest.max(record.timestamp_ms);
             self.minutes.add(record.timestamp_ms);
         }
@@ -260,6 +263,7 @@ impl Decoder {
                 counted: latest,
             });
         }
+        totals.content_sum = self.content_sum.finish();
         totals.minutes = self.minutes.counts();
         Ok(totals)
     }

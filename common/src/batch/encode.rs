@@ -12,6 +12,7 @@ use super::{
     compress::Compressor,
     layout::{BEFORE_LENGTH_ENDS, HEAD_BYTES, Head, MAGIC},
     minutes::Minutes,
+    sum::ContentSum,
     varint,
 };
 use crate::{header::MinuteCount, ids::BatchId};
@@ -79,7 +80,7 @@ pub struct Encoder {
     id: Option<BatchId>,
     records: u32,
     raw_bytes: u64,
-    content_sum: u32,
+    content_sum: ContentSum,
     keyed: bool,
     base_timestamp: i64,
     max_timestamp: i64,
@@ -111,7 +112,7 @@ impl Encoder {
             id: None,
             records: 0,
             raw_bytes: 0,
-            content_sum: 0,
+            content_sum: ContentSum::new(),
             keyed: false,
             base_timestamp: 0,
             max_timestamp: i64::MIN,
@@ -161,7 +162,7 @@ impl Encoder {
         self.write_record(draft);
         self.records += 1;
         self.raw_bytes += draft.value.len() as u64;
-        self.content_sum = crc32c::crc32c_append(self.content_sum, draft.value);
+        self.content_sum.add(draft.value);
         self.keyed |= draft.key.is_some();
         self.max_timestamp = self.max_timestamp.max(timestamp_ms);
         self.minutes.add(timestamp_ms);
@@ -231,7 +232,7 @@ impl Encoder {
             payload: Bytes::copy_from_slice(batch),
             records: self.records,
             raw_bytes: self.raw_bytes,
-            content_sum: self.content_sum,
+            content_sum: self.content_sum.finish(),
             minutes: self.minutes.counts(),
             keyed: self.keyed,
         })
@@ -291,7 +292,7 @@ impl Encoder {
         self.id = None;
         self.records = 0;
         self.raw_bytes = 0;
-        self.content_sum = 0;
+        self.content_sum.clear();
         self.keyed = false;
         self.base_timestamp = 0;
         self.max_timestamp = i64::MIN;
