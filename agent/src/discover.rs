@@ -11,6 +11,7 @@
 //! started by [`crate::run`].
 
 mod pattern;
+mod rest;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -19,6 +20,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,6 +34,7 @@ pub(crate) use self::pattern::{Pattern, PatternSet, Visitor, is_absence};
 use self::watch::{Hints, Watch, Watched};
 use crate::{
     config::Task,
+    flow::Flow,
     handle::{self, FileKind, Glance},
     live::Plan,
     shown::shown,
@@ -163,6 +166,8 @@ pub(crate) struct Discover {
     own_log: Option<(u64, u64)>,
     events: Sender<Event>,
     watch: Option<Watch>,
+    /// Files whose hints are not wanted.
+    flow: Arc<Flow>,
     /// Directories that may be watched.
     max_watches: usize,
     known: HashMap<(usize, PathBuf), Known>,
@@ -237,8 +242,9 @@ impl Discover {
         plans: Receiver<Plan>,
         state_dir: &Path,
         events: Sender<Event>,
+        flow: Arc<Flow>,
     ) -> Self {
-        Self::with_watches(tasks, plans, state_dir, events, usize::MAX)
+        Self::with_watches(tasks, plans, state_dir, events, flow, usize::MAX)
     }
 
     fn with_watches(
@@ -246,13 +252,14 @@ impl Discover {
         plans: Receiver<Plan>,
         state_dir: &Path,
         events: Sender<Event>,
+        flow: Arc<Flow>,
         max_watches: usize,
     ) -> Self {
         let own_log = handle::glance_at_stderr().map(|glance| (glance.device, glance.inode));
         let state_dir = state_dir
             .canonicalize()
             .unwrap_or_else(|_missing| state_dir.to_owned());
-        let watch = Watch::new(max_watches).inspect_err(|error| {
+        let watch = Watch::new(max_watches, &flow).inspect_err(|error| {
             counter!("tributary_agent_polling_total", "reason" => "instance-limit").increment(1);
             tracing::warn!(
                 error = error.to_string(),
@@ -273,6 +280,7 @@ impl Discover {
             own_log,
             events,
             watch: watch.ok(),
+            flow,
             max_watches,
             known: HashMap::new(),
             links: HashMap::new(),
@@ -380,7 +388,7 @@ impl Discover {
             std::thread::sleep(limit);
             return Hints::default();
         };
-        if !watch.wait(limit) {
+        if !watch.wait(limit, &self.flow) {
             return Hints::default();
         }
         // More is coming: one waking for all of it. Names do not wait for writes.
@@ -392,6 +400,9 @@ impl Discover {
         let mut hints = watch.drain();
         self.add_links(&mut hints.touched);
         self.add_links(&mut hints.renamed);
+        if let Some(watch) = &mut self.watch {
+            watch.leave_out_flowing(&mut hints.touched, &self.flow);
+        }
         hints
     }
 
@@ -411,7 +422,7 @@ impl Discover {
         let began = Instant::now();
         self.round += 1;
         if self.watch.is_none() {
-            self.watch = Watch::new(self.max_watches).ok();
+            self.watch = Watch::new(self.max_watches, &self.flow).ok();
         }
         let mut look = Look {
             whole: scope == Scope::All,

@@ -22,6 +22,7 @@ mod clock;
 pub mod config;
 mod content;
 mod discover;
+mod flow;
 mod frame;
 mod group;
 mod handle;
@@ -61,6 +62,7 @@ use self::{
     checkpoint::Checkpoint,
     config::{Config, Task},
     discover::{Discover, Event, Where},
+    flow::Flow,
     limit::Budget,
     live::{Live, Places},
     reader::{Channel, Reader, SpoolWiring, Wiring},
@@ -125,6 +127,7 @@ pub async fn run_live(
         budget,
         events: incoming_events,
         outgoing,
+        flow: Arc::new(Flow::new().context("failed to make an event counter")?),
         status: Arc::clone(&shared.status),
         spool: start_spool(&mut parts, &config, events.clone()),
         cpu: config.limits.cpu,
@@ -246,7 +249,8 @@ fn start_reading(
     stop: &CancellationToken,
 ) {
     let wheres = config.tasks.iter().map(Where::of).map(Some).collect();
-    let discover = Discover::new(wheres, plans, &config.state_dir, events.clone());
+    let flow = Arc::clone(&wiring.flow);
+    let discover = Discover::new(wheres, plans, &config.state_dir, events.clone(), flow);
     let token = stop.clone();
     parts.spawn_blocking("discover", move || discover.run(&token));
     let channels = channels(config.tasks.clone(), places, &wiring);

@@ -16,6 +16,7 @@ mod holes;
 mod hunt;
 mod make;
 mod newcomers;
+mod pace;
 mod packed;
 mod spooling;
 mod turn;
@@ -39,6 +40,7 @@ use self::{
     hunt::Folders,
     make::{Made, Maker},
     newcomers::Undecided,
+    pace::Pace,
     spooling::Spooling,
 };
 pub(crate) use self::{spooling::SpoolWiring, turn::open_file};
@@ -46,6 +48,7 @@ use crate::{
     checkpoint::{Checkpoint, Record, as_gauge},
     config::Task,
     discover::Event,
+    flow::Flow,
     handle::FileKey,
     identify::{Mark, Prefix},
     limit::{Allowed, Bucket, Budget, Cpu, Reason, Share, cpu_used},
@@ -84,6 +87,8 @@ pub(crate) struct Wiring {
     pub(crate) events: Receiver<Event>,
     /// To the sender. Its bound is bytes, by the permits; the count never fills it.
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
+    /// Files whose hints are not wanted.
+    pub(crate) flow: Arc<Flow>,
     /// For people.
     pub(crate) status: Arc<Status>,
     /// CPU time, in percent of one core.
@@ -193,6 +198,7 @@ struct Stream {
     /// Of the next batch.
     seq: u64,
     next: Next,
+    pace: Pace,
 }
 
 /// A generation that was cut off a moment ago: a copy of it may turn up.
@@ -252,6 +258,8 @@ pub(crate) struct Reader {
     blocked: Vec<usize>,
     /// Since when something of a class waits for memory.
     blocked_since: [Option<Instant>; 4],
+    /// Batches that go to the sender together: it wakes once for them.
+    handing: Vec<Outgoing>,
     /// The block: the bytes that a mark covers, then new ones.
     block: Vec<u8>,
     maker: Maker,
@@ -293,6 +301,7 @@ impl Reader {
             timers: BTreeSet::new(),
             blocked: Vec::new(),
             blocked_since: [None; 4],
+            handing: Vec::new(),
             block: vec![0; BLOCK_BYTES + 512],
             maker: Maker::new(Encoder::new(Codec::Zstd)),
             open_files: 0,
@@ -342,10 +351,14 @@ impl Reader {
             let allowed = self.allowed(now);
             match self.ready.pick(|class, owed| allowed.lets(class, owed)) {
                 Some(pick) => self.serve(pick),
-                None => self.wait(now, allowed),
+                None => {
+                    self.hand_over();
+                    self.wait(now, allowed);
+                }
             }
         }
         self.last_turns();
+        self.hand_over();
         self.publish(Instant::now());
         Ok(())
     }
@@ -485,6 +498,7 @@ impl Reader {
         let next = self.turn(stream);
         // Looking costs something as well.
         let cost = self.turn_bytes + LOOK_BYTES;
+        let next = self.at_its_pace(stream, next, Instant::now());
         let Some(known) = self.streams.get_mut(stream) else {
             return self.ready.done(pick, cost, false);
         };

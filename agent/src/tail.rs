@@ -245,14 +245,14 @@ impl Tail {
         }
     }
 
-    /// Takes note of the file's size.
-    pub(crate) fn note_size(&mut self, size: u64, now: Instant) {
+    /// Takes note of the file's size; what is new may be there since `since`.
+    pub(crate) fn note_size(&mut self, size: u64, since: Instant, now: Instant) {
         if size > self.size {
             self.size = size;
             self.grown = now;
         }
         if size > self.offset() {
-            self.unread_since.get_or_insert(now);
+            self.unread_since.get_or_insert(since);
         }
     }
 

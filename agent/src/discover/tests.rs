@@ -20,6 +20,7 @@ fn check(max_watches: usize, act: impl Fn(&Path, u64), done: impl Fn(&Look) -> b
         crossbeam_channel::never(),
         &state,
         events,
+        Arc::new(Flow::new().unwrap()),
         max_watches,
     );
     let stop = CancellationToken::new();

@@ -31,6 +31,9 @@ use rustix::{
     io::Errno,
 };
 
+use super::rest::Rest;
+use crate::flow::Flow;
+
 /// Room for a few hundred events.
 const BUFFER_BYTES: usize = 32 << 10;
 /// File systems that others write to without this kernel's knowledge, by `statfs` number: NFS, SMB
@@ -127,6 +130,7 @@ pub(crate) struct Watch {
     names: Queue,
     /// Writes.
     writes: Queue,
+    rest: Rest,
     by_path: HashMap<PathBuf, (i32, i32)>,
     /// Directories on file systems without events.
     without_events: HashMap<PathBuf, ()>,
@@ -141,16 +145,18 @@ impl Watch {
     ///
     /// # Errors
     /// When there are no instances left; polling has to do.
-    pub(crate) fn new(limit: usize) -> io::Result<Self> {
+    pub(crate) fn new(limit: usize, flow: &Flow) -> io::Result<Self> {
         let names = WatchFlags::CREATE
             | WatchFlags::MOVED_FROM
             | WatchFlags::MOVED_TO
             | WatchFlags::DELETE
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF;
+        let (names, writes) = (Queue::new(names)?, Queue::new(WatchFlags::MODIFY)?);
         Ok(Self {
-            names: Queue::new(names)?,
-            writes: Queue::new(WatchFlags::MODIFY)?,
+            rest: Rest::new(&names.fd, &writes.fd, flow)?,
+            names,
+            writes,
             by_path: HashMap::new(),
             without_events: HashMap::new(),
             limit,
@@ -218,13 +224,14 @@ impl Watch {
         }
     }
 
-    /// Waits until there are hints, at most `limit`; true when there are.
-    pub(crate) fn wait(&self, limit: Duration) -> bool {
-        let mut fds = [
-            PollFd::new(&self.names.fd, PollFlags::IN),
-            PollFd::new(&self.writes.fd, PollFlags::IN),
-        ];
-        matches!(poll(&mut fds, Some(&timespec(limit))), Ok(ready) if ready > 0)
+    /// Waits until there are hints that say something new, at most `limit`; true when there are.
+    pub(crate) fn wait(&self, limit: Duration, flow: &Flow) -> bool {
+        self.rest.wait(limit, &self.writes.fd, flow)
+    }
+
+    /// Takes note of what was written to, links included, and leaves out what flows.
+    pub(crate) fn leave_out_flowing(&mut self, touched: &mut Vec<PathBuf>, flow: &Flow) {
+        self.rest.note(touched, flow);
     }
 
     /// Waits until names come or go, at most `limit`.

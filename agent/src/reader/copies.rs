@@ -229,7 +229,7 @@ impl Reader {
         tail.place = Place::Hidden(now);
         // The copy may lack what came between copying and cutting off, read before or lost.
         tail.size = copy.info.size.max(tail.offset());
-        tail.note_size(copy.info.size, now);
+        tail.note_size(copy.info.size, now, now);
         if tail.file.replace(Content::File(copy.file)).is_none() {
             self.open_files += 1;
         }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tributary_common::{
     batch::Encoded,
     header::BatchHeader,
-    ids::{BatchId, GenerationId},
+    ids::{BatchId, Class, GenerationId},
     report::Loss,
     span::Span,
 };
@@ -35,6 +35,8 @@ use crate::{
     tail::Tail,
 };
 
+/// Batches that wake the sender once.
+const HANDED_AT_ONCE: usize = 4;
 /// A span that cannot be read is tried again after this long.
 const REPLAY_AGAIN: Duration = Duration::from_secs(2);
 
@@ -157,7 +159,7 @@ impl Reader {
             let header = header(&self.wiring.agent, channel, &cut, encoded, file.clone(), 0);
             self.note_cut(stream, at, cut, mark, now);
             let header = Box::new(header);
-            self.hand_over(Outgoing {
+            self.queue(Outgoing {
                 header,
                 payload: encoded.payload.clone(),
                 permit,
@@ -348,7 +350,7 @@ impl Reader {
                 let mut header = header(&self.wiring.agent, channel, &cut, &encoded, file, 1);
                 let topic = self.wiring.checkpoint.read(|s| s.topic_of(cut.id).cloned());
                 header.topic = topic.unwrap_or(header.topic);
-                self.hand_over(Outgoing {
+                self.queue(Outgoing {
                     header: Box::new(header),
                     payload: encoded.payload,
                     permit,
@@ -464,11 +466,23 @@ impl Reader {
         })
     }
 
-    /// Gives a batch to the sender. Waits only while the sender sorts what it was given before.
-    fn hand_over(&mut self, outgoing: Outgoing) {
-        // Closed: the sender is gone, and the loop ends at its next look. The cut stays in the
-        // checkpoint for the next life.
-        drop(self.wiring.outgoing.blocking_send(outgoing));
+    /// Puts a batch to those for the sender. They go when they are enough, or urgent, and before the
+    /// thread rests.
+    fn queue(&mut self, outgoing: Outgoing) {
+        let urgent = outgoing.header.class == Class::P0;
+        self.handing.push(outgoing);
+        if urgent || self.handing.len() >= HANDED_AT_ONCE {
+            self.hand_over();
+        }
+    }
+
+    /// Gives batches to the sender. Waits only while the sender sorts what it was given before.
+    pub(super) fn hand_over(&mut self) {
+        for outgoing in self.handing.drain(..) {
+            // Closed: the sender is gone, and the loop ends at its next look. The cut stays in the
+            // checkpoint for the next life.
+            drop(self.wiring.outgoing.blocking_send(outgoing));
+        }
     }
 }
 

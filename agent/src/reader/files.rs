@@ -23,6 +23,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     Next, Reader, Stream,
     copies::{folder_of, stem_of},
+    pace::Pace,
 };
 use crate::{
     checkpoint::{GenerationRecord, Record, State},
@@ -81,6 +82,7 @@ impl Reader {
             tails: Vec::new(),
             seq: 1,
             next: Next::Idle,
+            pace: Pace::new(Instant::now()),
         });
         self.by_id.insert(id, stream);
         stream
@@ -467,7 +469,7 @@ impl Reader {
                 Err(error) => return self.tell_unreadable(channel, path, &error),
             }
         }
-        tail.note_size(info.size, now);
+        tail.note_size(info.size, now, now);
         let generation = tail.generation;
         records.push(Record::Generation(tail.record(id)));
         self.wiring.checkpoint.write(records);

@@ -298,7 +298,7 @@ impl Reader {
         tail.doubted = false;
         tail.seek.running = false;
         tail.size = tail.offset();
-        tail.note_size(end, now);
+        tail.note_size(end, now, now);
         if matches!(tail.place, Place::Awaited(_)) {
             tail.place = Place::Hidden(now);
         }

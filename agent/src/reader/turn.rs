@@ -26,6 +26,8 @@ const CRUMB_BYTES: usize = 4 << 10;
 const RATE_PART: u64 = 4;
 /// With a low bandwidth a batch takes at most this part of a second, even if it does not compress.
 const BANDWIDTH_PART: u64 = 5;
+/// The most that is read when it is the last of a file for now: a batch of its own would cost more.
+const LARGE_BLOCK_BYTES: usize = BLOCK_BYTES + BLOCK_BYTES / 2;
 
 /// What came of looking at one generation.
 #[derive(Debug)]
@@ -103,6 +105,10 @@ impl Reader {
         if let Err(again) = self.open(stream, at, now) {
             return again;
         }
+        let since = self
+            .streams
+            .get(stream)
+            .and_then(|known| known.pace.looked());
         let Some(tail) = self.tail(stream, at) else {
             return Step::Nothing(None);
         };
@@ -127,7 +133,7 @@ impl Reader {
         {
             match tail.evidence.compare(file, size) {
                 Ok(seen) if verdict(seen) == Verdict::Same => {
-                    tail.note_size(size, now);
+                    tail.note_size(size, now, now);
                     tail.verify();
                 }
                 Ok(_) => {
@@ -144,7 +150,7 @@ impl Reader {
             tail.mtime_ns = mtime_ns;
             tail.deleted = links == 0;
         }
-        tail.note_size(size, now);
+        tail.note_size(size, since.unwrap_or(now), now);
         if !tail.replay.is_empty() {
             return self.replay(stream, at, now);
         }
@@ -275,7 +281,8 @@ impl Reader {
         };
         let due = tail.unread_since.unwrap_or(now) + Duration::from_millis(linger);
         let rush = stopping || !is_last || tail.place != Place::Named;
-        if tail.unread() < piece as u64 && !rush && now < due {
+        let unread = tail.unread();
+        if unread < piece as u64 && !rush && now < due {
             return Step::Nothing(Some(due));
         }
         if let Some(wait) = wait {
@@ -287,6 +294,11 @@ impl Reader {
             return Step::Nothing(None);
         };
         let recipe = Arc::clone(recipe);
+        let piece = if piece == BLOCK_BYTES && unread <= LARGE_BLOCK_BYTES as u64 {
+            LARGE_BLOCK_BYTES
+        } else {
+            piece
+        };
         let look = recipe.framer.look_bytes();
         let mut look_at = (piece.min(CRUMB_BYTES), piece, Unfinished::Leave);
         loop {
