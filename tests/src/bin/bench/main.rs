@@ -51,6 +51,9 @@ and consumer share the machine.
 
 ";
 
+/// The heading of what people wrote below the table.
+const EXPLANATION: &str = "## Where the cycles go";
+
 struct Args {
     gb: f64,
     write: Option<PathBuf>,
@@ -121,7 +124,13 @@ fn main() -> Result<()> {
     };
     say(&table);
     if let Some(path) = &args.write {
-        fs::write(path, format!("{INTRODUCTION}{table}"))
+        // What people wrote below the table stays.
+        let old = fs::read_to_string(path).unwrap_or_default();
+        let kept = old
+            .split_once(EXPLANATION)
+            .map(|(_, rest)| format!("\n{EXPLANATION}{rest}"))
+            .unwrap_or_default();
+        fs::write(path, format!("{INTRODUCTION}{table}{kept}"))
             .with_context(|| format!("failed to write {}", path.display()))?;
     }
     fs::remove_dir_all(&folder).context("failed to remove the bench's folder")
