@@ -2,11 +2,11 @@
 //!
 //! A document comes as SIGHUP's load of the file. It is refused whole, with all its faults, when it
 //! is no good or changes what cannot change while the agent runs; the old one goes on. What is good
-//! becomes a [`Plan`]: discovery looks for the new list's files from its next look on, the reader
+//! becomes a `Plan`: discovery looks for the new list's files from its next look on, the reader
 //! takes it over between two batches, the sender uses the new list of clusters when it connects next.
 //! Only when the reader has it does it count as applied.
 //!
-//! Not for: what a change means to files and streams (see [`crate::reader`]). Started by
+//! Not for: what a change means to files and streams (see `crate::reader`). Started by
 //! [`crate::run_live`].
 
 mod kept;

@@ -6,7 +6,7 @@
 //! files are read through the spool as well: decompressed once, on a thread of its own, so that
 //! reading at any offset is cheap and a restart goes on where it was.
 //!
-//! Not for: deciding (see [`crate::reader`]). `tributary inspect` calls [`is_spool`] and
+//! Not for: deciding (see `crate::reader`). `tributary inspect` calls [`is_spool`] and
 //! [`inspect()`].
 
 mod file;

@@ -209,7 +209,10 @@ fn generated(source: &Source) -> bool {
 
 /// Whether `code` has `word`, not as the end of another one: `AppendFile::create` is the door's.
 fn says(code: &str, word: &str) -> bool {
-    let alone = |at: usize| !code[..at].ends_with(|before: char| before.is_alphanumeric());
+    let alone = |at: usize| {
+        let before = code.get(..at).unwrap_or_default();
+        !before.ends_with(char::is_alphanumeric)
+    };
     code.match_indices(word)
         .any(|(at, _)| !word.starts_with(char::is_alphanumeric) || alone(at))
 }

@@ -10,7 +10,6 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,9 +26,7 @@ use crate::{
     content::Content,
     discover::is_absence,
     handle::{self, FileInfo, FileKey},
-    identify::{
-        Evidence, Fate, MARK_BYTES, Match, Newcomer, compare_with_copy, newcomer, prefix_of,
-    },
+    identify::{Evidence, Fate, Match, Newcomer, compare_with_copy, mark_at, newcomer, prefix_of},
     tail::{Place, Tail},
 };
 
@@ -73,8 +70,12 @@ impl Reader {
             waiting.path = path;
             return;
         }
-        let file = match open_file(&path) {
-            Ok(file) => file,
+        // Looked at anew: a copy under way has grown since it was seen, and its original may be cut off.
+        let opened = open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file)));
+        let (info, file) = match opened {
+            Ok((seen, file)) if seen.key == info.key => (seen, file),
+            // Another file by now, which is told of by itself.
+            Ok(_) => return,
             Err(error) if is_absence(&error) => return,
             // It begins all the same: reading it is tried again in its turn.
             Err(_) => return self.new_file(channel, &path, &info, now),
@@ -331,7 +332,7 @@ impl Reader {
         });
     }
 
-    /// Living generations of the same folder and name that have been read.
+    /// Living generations of the same folder and name that have content.
     fn near<'a>(
         &'a self,
         channel: usize,
@@ -348,7 +349,7 @@ impl Reader {
         let tails = living.flat_map(|(at, stream)| stream.tails.iter().map(move |tail| (at, tail)));
         let near = tails.filter(move |(_, tail)| {
             tail.place == Place::Named
-                && tail.offset() > 0
+                && tail.size.max(tail.offset()) > 0
                 && tail.path.parent() == path.parent()
                 && stem_of(&tail.path) == stem
         });
@@ -365,17 +366,18 @@ impl Reader {
     ) -> Option<(usize, GenerationId)> {
         self.near(channel, path).find_map(|(stream, tail)| {
             let seen = like_beginning(tail, file, info).unwrap_or(UNLIKE);
-            let verdict = newcomer(seen, tail.offset(), Fate::Alive);
+            let verdict = newcomer(seen, info.size, Fate::Alive);
             (verdict == Newcomer::Undecided).then_some((stream, tail.generation))
         })
     }
 }
 
-/// Compares a newcomer with a living generation. A copy under way is shorter than the original: then
-/// its last bytes are compared with those of the original at the same place. When the original has
-/// no bytes there any more it was just cut off, and its beginning has to do.
+/// Compares a newcomer with a living generation. A copy that is shorter than what was read, because it
+/// is under way or nothing was read yet, is compared with the original itself. When the original was
+/// just cut off, its beginning has to do; what was not read of it is read from the newcomer.
 fn like_beginning(tail: &Tail, file: &File, info: &FileInfo) -> io::Result<Match> {
-    if info.size >= tail.offset() {
+    let read_to = tail.offset();
+    if read_to > 0 && info.size >= read_to {
         return tail.evidence.compare(file, info.size);
     }
     let opened;
@@ -386,31 +388,29 @@ fn like_beginning(tail: &Tail, file: &File, info: &FileInfo) -> io::Result<Match
             &opened
         }
     };
-    let covered = usize::try_from(info.size.min(MARK_BYTES)).unwrap_or(0);
-    let read = |file: &File| -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; covered];
-        file.read_exact_at(&mut bytes, info.size - covered as u64)?;
-        Ok(bytes)
-    };
-    let copied = read(file)?;
-    match read(original) {
-        Ok(there) => {
-            let prefix = prefix_of(file, info.size)? == prefix_of(original, info.size)?;
-            Ok(Match {
-                reaches: true,
-                prefix,
-                mark: copied == there,
-            })
-        }
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            let known = tail.evidence.prefix;
-            let prefix = info.size >= known.len && prefix_of(file, known.len)? == known;
-            Ok(Match {
-                reaches: true,
-                prefix,
-                mark: prefix,
-            })
-        }
-        Err(error) => Err(error),
+    let all = like_all(original, file, info)?;
+    let cut_off = read_to > 0 && handle::extent(original)?.size < read_to;
+    if cut_off && !(all.prefix && all.mark) {
+        let known = tail.evidence.prefix;
+        let prefix = info.size >= known.len && prefix_of(file, known.len)? == known;
+        return Ok(Match {
+            reaches: true,
+            prefix,
+            mark: prefix,
+        });
     }
+    Ok(all)
+}
+
+/// Compares a newcomer with as much of an original: beginning and end.
+fn like_all(original: &File, file: &File, info: &FileInfo) -> io::Result<Match> {
+    let there = mark_at(original, info.size)?;
+    if there.is_none() {
+        return Ok(UNLIKE);
+    }
+    Ok(Match {
+        reaches: true,
+        prefix: prefix_of(file, info.size)? == prefix_of(original, info.size)?,
+        mark: mark_at(file, info.size)? == there,
+    })
 }
