@@ -295,6 +295,17 @@ impl Tail {
         self.unread_since = (self.unread() > 0).then_some(now);
     }
 
+    /// Goes on in a copy that ends before the offset: what follows was read from the original, and the
+    /// copy has nothing more. Counted from the copy's own end it is not taken for a file cut off.
+    pub(crate) fn is_read_up_to(&mut self, mark: Mark) {
+        self.marks.retain(|known| known.offset < mark.offset);
+        self.evidence.mark = mark;
+        self.carry = Carry::default();
+        self.held_since = None;
+        self.size = mark.offset;
+        self.unread_since = None;
+    }
+
     /// When it may be given up, if it is read to its end and does not grow; `None` while a path
     /// names it.
     pub(crate) fn close_at(&self, links: u64) -> Option<Instant> {

@@ -135,6 +135,43 @@ async fn copy_and_truncate_reads_the_rest_from_the_copy() {
     }
 }
 
+/// What was written between the copy and the truncation stands in no copy, but it was read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_copy_that_ends_before_what_was_read_is_not_read_again() {
+    for paths in ["app.log", "app.log*"] {
+        let place = Place::new().await;
+        let agent = place.start(paths);
+        let mut wanted = lines("copied", 300);
+        append(&place.log("app.log"), &wanted);
+        place.bus.expect_sorted(&wanted).await;
+        fs::copy(place.log("app.log"), place.log("app.log.1")).unwrap();
+        let late = lines("late", 200);
+        append(&place.log("app.log"), &late);
+        wanted.extend(late);
+        place.bus.expect_sorted(&wanted).await;
+        fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(place.log("app.log"))
+            .unwrap();
+        let new = lines("after the truncation", 100);
+        append(&place.log("app.log"), &new);
+        wanted.extend(new);
+        place.bus.expect_sorted(&wanted).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        agent.stop().await;
+
+        let agent = place.start(paths);
+        let new = lines("after a restart", 100);
+        append(&place.log("app.log"), &new);
+        wanted.extend(new);
+        place.bus.expect_sorted(&wanted).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        agent.stop().await;
+        assert_eq!(place.bus.lines().len(), wanted.len(), "{paths}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn copy_and_truncate_while_stopped_reads_the_rest_from_the_copy() {
     for paths in ["app.log", "app.log*"] {

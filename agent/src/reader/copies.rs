@@ -25,7 +25,7 @@ use crate::{
     clock,
     content::Content,
     handle::{self, FileInfo, FileKind},
-    identify::{Fate, Mark, Match, Newcomer, Prefix, compare_with_copy, newcomer},
+    identify::{Fate, Mark, Match, Newcomer, Prefix, compare_with_copy, mark_at, newcomer},
     shown::shown,
     tail::{Place, Tail},
 };
@@ -228,6 +228,12 @@ impl Reader {
         tail.device = copy.info.device;
         tail.place = Place::Hidden(now);
         // The copy may lack what came between copying and cutting off, read before or lost.
+        if copy.info.size < tail.offset() {
+            // Where that is shorter again, or unreadable, its turn says so.
+            if let Ok(Some(mark)) = mark_at(&copy.file, copy.info.size) {
+                tail.is_read_up_to(mark);
+            }
+        }
         tail.size = copy.info.size.max(tail.offset());
         tail.note_size(copy.info.size, now, now);
         if tail.file.replace(Content::File(copy.file)).is_none() {

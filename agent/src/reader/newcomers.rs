@@ -64,22 +64,26 @@ impl Reader {
         info: FileInfo,
         now: Instant,
     ) {
+        // Looked at anew: a copy under way has grown since it was seen, and its original may be cut off.
+        let opened = open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file)));
+        let (info, file) = match opened {
+            // Another file by now, and a known one.
+            Ok((seen, _))
+                if seen.key != info.key && self.by_key.contains_key(&(channel, seen.key)) =>
+            {
+                return;
+            }
+            Ok(seen) => seen,
+            Err(error) if is_absence(&error) => return,
+            // It begins all the same: reading it is tried again in its turn.
+            Err(_) => return self.new_file(channel, &path, &info, now),
+        };
         let same =
             |waiting: &&mut Undecided| waiting.info.key == info.key && waiting.channel == channel;
         if let Some(waiting) = self.undecided.iter_mut().find(same) {
             waiting.path = path;
             return;
         }
-        // Looked at anew: a copy under way has grown since it was seen, and its original may be cut off.
-        let opened = open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file)));
-        let (info, file) = match opened {
-            Ok((seen, file)) if seen.key == info.key => (seen, file),
-            // Another file by now, which is told of by itself.
-            Ok(_) => return,
-            Err(error) if is_absence(&error) => return,
-            // It begins all the same: reading it is tried again in its turn.
-            Err(_) => return self.new_file(channel, &path, &info, now),
-        };
         match self.judge(channel, &path, &file, &info) {
             Judgement::New => self.new_file(channel, &path, &info, now),
             Judgement::Copy(stream, generation) => {
