@@ -116,9 +116,12 @@ impl Share {
     /// when there is no room, and the taker will be woken.
     pub(crate) fn take(self: &Arc<Self>, least: u64, most: u64) -> Option<Permit> {
         // Set before looking, so that what comes back meanwhile is not missed.
-        self.budget.waiting.store(true, Ordering::Release);
+        let waited = self.budget.waiting.swap(true, Ordering::AcqRel);
         let bytes = lock(&self.budget.pool).take(self.id, least, most)?;
-        self.budget.waiting.store(false, Ordering::Release);
+        // Who was refused before this one waits on, and nobody else may ask again.
+        if !waited {
+            self.budget.waiting.store(false, Ordering::Release);
+        }
         Some(Permit {
             share: Arc::clone(self),
             bytes,
@@ -210,6 +213,23 @@ mod tests {
         assert_eq!((budget.used(), budget.used_by(Class::P2)), (50, 50));
         drop((first, second));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn who_was_refused_is_woken_although_somebody_else_got_memory_since() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&woken);
+        let budget = Budget::new(100, move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let share = budget.share(&topic("x"), Class::P2);
+        let first = share.take(40, 40).unwrap();
+        assert!(share.take(20, 20).is_none());
+        let second = share.take(10, 10).unwrap();
+        drop(first);
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+        drop(second);
+        assert_eq!(woken.load(Ordering::Relaxed), 1, "nobody waits any more");
     }
 
     #[test]
