@@ -69,6 +69,8 @@ pub(crate) enum Manner {
 #[derive(Debug, Default)]
 struct Shared {
     manner: Manner,
+    /// Batches in flight that it grants; `None` for as many as nobody minds.
+    window: Option<u32>,
     /// Refused topics, whatever the manner.
     refused_topics: HashSet<String>,
     arrived: Vec<Arrived>,
@@ -124,6 +126,11 @@ impl FakeBus {
     pub(crate) fn manner(&self, manner: Manner) {
         self.shared.lock().unwrap().manner = manner;
         self.changed.notify_waiters();
+    }
+
+    /// Who connects from now on may have so many batches in flight.
+    pub(crate) fn grant(&self, batches: u32) {
+        self.shared.lock().unwrap().window = Some(batches);
     }
 
     /// A silent bus takes everything again, and says so.
@@ -289,11 +296,12 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>, changed: Arc<N
     let Some(Frame::Hello(_)) = read_frame(&mut read).await else {
         panic!("no hello")
     };
+    let window = shared.lock().unwrap().window;
     let welcome = Welcome {
         node: NodeId::new("fake").unwrap(),
         cluster: Name::new("dc1").unwrap(),
         epoch: Epoch(1),
-        window_batches: 64,
+        window_batches: window.unwrap_or(64),
         window_bytes: 8 << 20,
     };
     send(&mut write, &Frame::Welcome(welcome)).await;
