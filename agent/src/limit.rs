@@ -125,6 +125,7 @@ impl Share {
         Some(Permit {
             share: Arc::clone(self),
             bytes,
+            kept: false,
         })
     }
 }
@@ -141,6 +142,9 @@ impl Drop for Share {
 pub(crate) struct Permit {
     share: Arc<Share>,
     bytes: u64,
+    /// Something is held under it. One that its taker gives back at once wakes nobody: there is no
+    /// more memory than before, and two that wake each other so never rest.
+    kept: bool,
 }
 
 impl Permit {
@@ -149,8 +153,9 @@ impl Permit {
         self.bytes
     }
 
-    /// Gives back what is beyond `bytes`.
-    pub(crate) fn shrink(&mut self, bytes: u64) {
+    /// Keeps `bytes` and gives back what is beyond.
+    pub(crate) fn keep(&mut self, bytes: u64) {
+        self.kept = true;
         self.give_back(self.bytes.saturating_sub(bytes));
     }
 
@@ -173,7 +178,7 @@ impl Permit {
     fn give_back(&mut self, bytes: u64) {
         self.bytes -= bytes;
         lock(&self.share.budget.pool).give_back(self.share.id, bytes);
-        if bytes > 0 {
+        if bytes > 0 && self.kept {
             self.share.budget.wake();
         }
     }
@@ -205,8 +210,8 @@ mod tests {
         let share = budget.share(&topic("x"), Class::P2);
         let mut first = share.take(50, 50).unwrap();
         assert!(share.take(10, 60).is_none());
-        first.shrink(30);
-        first.shrink(20);
+        first.keep(30);
+        first.keep(20);
         assert_eq!(woken.load(Ordering::Relaxed), 1);
         let second = share.take(1, 60).unwrap();
         assert_eq!(second.bytes(), 30, "half is promised, and nothing earned");
@@ -223,13 +228,32 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
         });
         let share = budget.share(&topic("x"), Class::P2);
-        let first = share.take(40, 40).unwrap();
+        let mut first = share.take(40, 40).unwrap();
+        first.keep(40);
         assert!(share.take(20, 20).is_none());
-        let second = share.take(10, 10).unwrap();
+        let mut second = share.take(10, 10).unwrap();
+        second.keep(10);
         drop(first);
         assert_eq!(woken.load(Ordering::Relaxed), 1);
         drop(second);
         assert_eq!(woken.load(Ordering::Relaxed), 1, "nobody waits any more");
+    }
+
+    #[test]
+    fn memory_that_its_taker_has_no_use_for_wakes_nobody() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&woken);
+        let budget = Budget::new(100, move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let share = budget.share(&topic("x"), Class::P2);
+        let mut first = share.take(40, 40).unwrap();
+        first.keep(40);
+        assert!(share.take(20, 20).is_none());
+        drop(share.take(10, 10).unwrap());
+        assert_eq!(woken.load(Ordering::Relaxed), 0);
+        drop(first);
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
     }
 
     #[test]

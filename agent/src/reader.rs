@@ -513,6 +513,8 @@ impl Reader {
                 self.timers.insert((at, stream));
             }
             Next::Blocked => {
+                // What it waits for may be the memory of a batch that was not handed over yet.
+                self.hand_over();
                 if let Some(since) = self.blocked_since.get_mut(pick.class as usize) {
                     since.get_or_insert_with(Instant::now);
                 }

@@ -155,7 +155,7 @@ impl Reader {
                 before: made.before,
                 after: framed.carry,
             };
-            permit.shrink(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
+            permit.keep(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
             let header = header(&self.wiring.agent, channel, &cut, encoded, file.clone(), 0);
             self.note_cut(stream, at, cut, mark, now);
             let header = Box::new(header);
@@ -346,7 +346,7 @@ impl Reader {
         };
         match again {
             Ok(encoded) => {
-                permit.shrink(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
+                permit.keep(encoded.payload.len() as u64 + BATCH_OVERHEAD_BYTES);
                 let mut header = header(&self.wiring.agent, channel, &cut, &encoded, file, 1);
                 let topic = self.wiring.checkpoint.read(|s| s.topic_of(cut.id).cloned());
                 header.topic = topic.unwrap_or(header.topic);

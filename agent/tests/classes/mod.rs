@@ -92,3 +92,26 @@ async fn topics_that_are_refused_leave_memory_and_window_to_the_others() {
     }
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn files_of_lines_that_are_longer_than_their_memory_take_turns() {
+    let place = Place::new().await;
+    let mut wanted = Vec::new();
+    for file in ["a.log", "b.log", "c.log"] {
+        let long = |at: usize| format!("{file} {at} {}", "x".repeat(300_000));
+        let lines: Vec<String> = (0..6).map(long).collect();
+        append(&place.log(file), &lines);
+        wanted.extend(lines);
+    }
+    // The other task's class is promised most of it.
+    let mut more = task(&place, "P0", "urgent");
+    more.push_str("[limits]\nmemory = \"8MiB\"\n");
+    let mut config = place.config("*.log", "").replace("\"P0\"", "\"P1\"");
+    config.push_str(&more);
+    let agent = Agent::start(&config);
+    place.bus.wait(|lines| lines.len() >= wanted.len()).await;
+    let mut got = place.bus.lines();
+    got.sort();
+    assert!(got == wanted, "{} lines came", got.len());
+    agent.stop().await;
+}
