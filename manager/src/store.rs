@@ -40,11 +40,10 @@ fn migrations() -> Migrator {
             false,
         )
     };
-    Migrator::with_migrations(vec![step(
-        1,
-        "ledger",
-        include_str!("../migrations/0001_ledger.sql"),
-    )])
+    Migrator::with_migrations(vec![
+        step(1, "ledger", include_str!("../migrations/0001_ledger.sql")),
+        step(2, "days", include_str!("../migrations/0002_days.sql")),
+    ])
 }
 
 /// Why the database did not do it.

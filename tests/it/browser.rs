@@ -1,4 +1,5 @@
-//! The console in a real Chromium, on figures of a really running `tributary up`.
+//! The console in a real Chromium, on figures of a really running `tributary up`, and of an agent
+//! whose lines are of long ago.
 //!
 //! What is looked at stands in `manager/console/e2e`; this starts what it looks at.
 
@@ -8,13 +9,17 @@ use anyhow::{Result, ensure};
 use tributary_tests::{
     child::{Child, Plan},
     kafka::free_port,
-    ledger, product, scratch,
+    ledger,
+    product::{self, Node, Part},
+    scratch,
     writer::Writer,
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
 const WEB: u64 = 2_500;
 const ORDERS: u64 = 700;
+/// Lines of 2024, one a second.
+const OLD: u64 = 450;
 
 #[test]
 fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
@@ -29,11 +34,15 @@ fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
     );
     scratch::scenario("browser", |folder| {
         let address = format!("127.0.0.1:{}", free_port()?);
-        let mut up = start(folder, &address)?;
+        let bus = format!("127.0.0.1:{}", free_port()?);
+        let mut up = start(folder, &address, &bus)?;
         let mut web = Writer::new(&folder.join("web"), 1, 1)?;
         web.write(WEB)?;
         Writer::new(&folder.join("orders"), 2, 2)?.write(ORDERS)?;
         up.must_run()?;
+        let mut old = archivist(folder, &address, &bus)?;
+        old.start()?;
+        ledger::must_agree(&address, "archive.old", OLD, LIMIT)?;
         ledger::must_agree(&address, "web.access", WEB, LIMIT)?;
         ledger::must_agree(&address, "shop.orders", ORDERS, LIMIT)?;
 
@@ -45,12 +54,14 @@ fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
             .folder(&console)
             .env("TRIBUTARY_URL", format!("http://{address}"))
             .env("TRIBUTARY_EXPECT", expected)
+            .env("TRIBUTARY_OLD", format!("{{\"archive.old\":{OLD}}}"))
             .env("TRIBUTARY_GROW", web.path().display().to_string())
             .env("TRIBUTARY_SHOTS", shots.display().to_string())
             .env("CHROMIUM", chromium())
             .output();
         up.must_run()?;
         said?;
+        old.stop_cleanly()?;
         ensure!(
             up.terminate(product::STOP_LIMIT)?.success(),
             "{}",
@@ -60,9 +71,28 @@ fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
     })
 }
 
-fn start(folder: &Path, console: &str) -> Result<Child> {
+/// An agent that collects a file of long ago, with the times of its lines.
+fn archivist(folder: &Path, manager: &str, bus: &str) -> Result<Node> {
+    let folder = folder.join("archivist");
+    fs::create_dir_all(&folder)?;
+    let lines = (0..OLD).map(|n| format!("2024-03-01T10:{:02}:{:02}Z {n}\n", n / 60, n % 60));
+    fs::write(folder.join("old.log"), lines.collect::<String>())?;
+    let admin = format!("127.0.0.1:{}", free_port()?);
+    let config = format!(
+        "zone = \"dc1\"\nstate_dir = \"{0}/state\"\nadmin = \"{admin}\"\n\
+         [manager]\nurl = \"http://{manager}\"\n\
+         [[bus]]\nname = \"dc1\"\nnodes = [\"{bus}\"]\n\
+         [[task]]\nid = \"old\"\ntopic = \"archive.old\"\npaths = [\"{0}/old.log\"]\n\
+         time = {{ from = \"line\", pattern = \"%Y-%m-%dT%H:%M:%S%z\" }}\n",
+        folder.display()
+    );
+    Node::new(Part::Agent, &folder, &admin, &config)
+}
+
+fn start(folder: &Path, console: &str, bus: &str) -> Result<Child> {
     let mut args = vec!["up".to_owned(), "--console".to_owned(), console.to_owned()];
-    for port in ["--bus", "--bus-admin", "--agent-admin"] {
+    args.extend(["--bus".to_owned(), bus.to_owned()]);
+    for port in ["--bus-admin", "--agent-admin"] {
         args.extend([port.to_owned(), format!("127.0.0.1:{}", free_port()?)]);
     }
     args.extend([

@@ -6,6 +6,7 @@
 // EXPECT_TOPIC is waited for; EXPECT_JSON holds its counts, which the table and the topic's page
 // must show to the record. Instead of both, TRIBUTARY_EXPECT='{"web":1234,"shop":99}' says how many
 // records of each topic were read and must be delivered, with nothing else; the first one is opened.
+// TRIBUTARY_OLD='{"archive":99}' names topics whose records are all older than a day, and how many.
 // TRIBUTARY_GROW is a file that the first topic is collected from: it gets one line more, and the
 // page must show it by itself. SHOTS_DIR (or TRIBUTARY_SHOTS) gets a PNG per step. CONSOLE_URL may
 // be called TRIBUTARY_URL. CHROMIUM is the browser's program. EXPECT_RANGE (default 24h) is the
@@ -20,6 +21,7 @@ const WAIT_MS = Number(process.env.E2E_WAIT_MS ?? 30_000);
 const base = required('CONSOLE_URL', 'TRIBUTARY_URL').replace(/\/$/, '');
 const expected = expectations();
 const topic = Object.keys(expected)[0];
+const old = JSON.parse(process.env.TRIBUTARY_OLD ?? '{}');
 const grow = process.env.TRIBUTARY_GROW;
 const range = process.env.EXPECT_RANGE ?? '24h';
 const shots = process.env.SHOTS_DIR ?? process.env.TRIBUTARY_SHOTS;
@@ -45,6 +47,11 @@ function expectations() {
 function whole(total) {
   const nothing = { in_flight: 0, refused: 0, dropped: 0, doubled: 0, unexplained: 0 };
   return { read: total, sent: total, received: total, delivered: total, ...nothing };
+}
+
+/** The figures of what is older than any range that ends now. */
+function allOld() {
+  return Object.fromEntries(Object.entries(old).map(([name, total]) => [name, whole(total)]));
 }
 
 let passed = 0;
@@ -124,8 +131,8 @@ const COUNTS = [
 ];
 
 /** Waits until a topic's expected figures are shown under `prefix`; says which are not. */
-async function figures(prefix, of = topic) {
-  const wanted = Object.entries(expected[of]).filter(([name]) => COUNTS.includes(name));
+async function figures(prefix, of = topic, counts = expected[of]) {
+  const wanted = Object.entries(counts).filter(([name]) => COUNTS.includes(name));
   const deadline = Date.now() + WAIT_MS;
   for (;;) {
     const wrong = [];
@@ -252,6 +259,41 @@ try {
     await id(`topic-${topic}`).waitFor();
   });
 
+  for (const [name, counts] of Object.entries(allOld())) {
+    await step(`${name} has its records in all, and none in this range`, async () => {
+      await page.goto(`${base}/topics?range=${range}`);
+      await figures('cell', name, whole(0));
+      check(digits(await id(`cell-${name}-total_read`).innerText()) === counts.read, 'the total is not shown');
+      check((await id(`cell-${name}-state`).getAttribute('data-state')) === 'idle', 'it is not idle');
+      await shot('topics-outside');
+    });
+
+    await step('one click shows all times', async () => {
+      await id('outside').getByRole('button').click();
+      await page.waitForURL((url) => url.searchParams.get('range') === 'all');
+      await figures('cell', name, counts);
+      await id('outside').waitFor({ state: 'detached' });
+      await shot('topics-all');
+    });
+
+    await step(`the page of ${name} says where its records are, and shows them`, async () => {
+      await page.goto(`${base}/topics/${encodeURIComponent(name)}?range=1h`);
+      await figures('hop', name, whole(0));
+      await id('show-all').click();
+      await page.waitForURL((url) => url.searchParams.get('range') === 'all');
+      await figures('hop', name, counts);
+      const rows = page.locator('.tabs tr[data-row-key]');
+      await rows.first().waitFor();
+      const shown = await rows.evaluateAll((found) => found.map((row) => row.cells[1].innerText));
+      const sum = shown.map(digits).reduce((a, b) => a + b, 0);
+      check(sum === counts.read, `the minutes sum up to ${sum}, not ${counts.read}`);
+      await page.locator('.chart canvas').nth(1).waitFor();
+      await shot('topic-all');
+      await page.goto(`${base}/topics?range=${range}`);
+      await id(`topic-${topic}`).waitFor();
+    });
+  }
+
   await step('Chinese is complete at once', async () => {
     await id('language').click();
     await page.getByRole('menuitem', { name: '中文' }).click();
@@ -292,6 +334,28 @@ try {
 
   await step('the browser saw no errors and no failed requests', async () => {
     check(troubles.length === 0, troubles.slice(0, 5).join('\n'));
+  });
+
+  await step('a manager that fails is named with its words, and asked again', async () => {
+    const body = JSON.stringify({ error: { code: 'internal', message: 'the disk is on fire' } });
+    await page.route('**/api/v1/**', (route) => route.fulfill({ status: 500, contentType: 'application/json', body }));
+    await page.goto(`${base}/topics?range=${range}`);
+    await id('error').first().waitFor();
+    check((await id('error').first().innerText()).includes('the disk is on fire'), 'the reason is not shown');
+    await shot('error-500');
+    await page.unroute('**/api/v1/**');
+    await id('error').first().getByRole('button').click();
+    await id(`topic-${topic}`).waitFor();
+  });
+
+  await step('a manager that is gone is told from one that fails', async () => {
+    await page.route('**/api/v1/**', (route) => route.abort('connectionrefused'));
+    for (const path of ['topics', `topics/${encodeURIComponent(topic)}`, 'nodes']) {
+      await page.goto(`${base}/${path}`);
+      await id('error').first().waitFor();
+      await shot(`error-gone-${path.split('/').length === 1 ? path : 'topic'}`);
+    }
+    await page.unroute('**/api/v1/**');
   });
 } finally {
   await context.close();

@@ -42,7 +42,8 @@ const SETTLED_AFTER: Duration = Duration::from_millis(SILENT_AFTER_MS.unsigned_a
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct LiveQuery {
-    /// A range that ends now: `1h`, `6h`, `24h` (default) or `7d`.
+    /// A range that ends now: `1h`, `6h`, `24h` or `7d`; or `all` (default), every minute that is
+    /// known.
     #[param(value_type = Option<Named>)]
     pub(crate) range: Option<String>,
 }
@@ -68,7 +69,7 @@ pub(crate) async fn events(
     State(app): State<App>,
     Params(query): Params<LiveQuery>,
 ) -> Result<Response, ApiError> {
-    let name = query.range.as_deref().unwrap_or("24h");
+    let name = query.range.as_deref().unwrap_or("all");
     let range = Named::parse(name).ok_or_else(|| RangeError::Name(name.to_owned()))?;
     let permit = Arc::clone(&app.live.subscribers)
         .try_acquire_owned()

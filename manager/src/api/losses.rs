@@ -88,7 +88,7 @@ impl From<LossRow> for LossItem {
     }
 }
 
-/// Losses with file, range and reason. Without a range: the last 7 days.
+/// Losses with file, range and reason. Without a range: all that are known.
 #[utoipa::path(
     get, path = "/api/v1/losses", operation_id = "listLosses", tag = "topics", params(LossQuery, RangeQuery),
     responses(
@@ -102,7 +102,7 @@ pub(crate) async fn list(
     Params(range): Params<RangeQuery>,
 ) -> Result<Json<LossesPage>, ApiError> {
     let now_ms = app.clock.now_ms();
-    let minutes = range.minutes(Named::D7, now_ms)?;
+    let minutes = range.minutes(Named::All, now_ms)?;
     let limit = query.limit.unwrap_or(100);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(ApiError::Query(format!(

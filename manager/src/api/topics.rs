@@ -10,19 +10,22 @@ use crate::{
     },
     app::App,
     service::{
-        range::{MINUTE_MS, Minutes, Named},
+        range::{Grain, MINUTE_MS, Minutes, Named},
         rates::{Rate, WINDOW_S},
         states::{NodeState, TopicState},
         tally::Tally,
     },
-    store::{nodes::TopicHostRow, tallies::TopicRow},
+    store::{
+        nodes::TopicHostRow,
+        tallies::{Chart, TopicRow},
+    },
 };
 
 /// Which event minutes: a named range, or both ends.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct RangeQuery {
-    /// A range that ends now: `1h`, `6h`, `24h` or `7d`.
+    /// A range that ends now: `1h`, `6h`, `24h` or `7d`; or `all`, every minute that is known.
     #[param(value_type = Option<Named>)]
     pub(crate) range: Option<String>,
     /// First instant, in ms since 1970; rounded down to a whole minute. Needs `to`.
@@ -32,6 +35,11 @@ pub(crate) struct RangeQuery {
 }
 
 impl RangeQuery {
+    /// Whether nothing is asked for.
+    fn is_empty(&self) -> bool {
+        self.range.is_none() && self.from.is_none() && self.to.is_none()
+    }
+
     /// The minutes asked for.
     pub(crate) fn minutes(&self, default: Named, now_ms: i64) -> Result<Minutes, ApiError> {
         let minutes =
@@ -119,6 +127,14 @@ pub(crate) struct TopicSummary {
     pub(crate) state: TopicState,
     /// Records per hop within the range.
     pub(crate) counts: Counts,
+    /// Records per hop of every event minute that is known (within the retention).
+    pub(crate) total: Counts,
+    /// Start of the first event minute that is known, in ms since 1970; absent when there is none.
+    #[schema(nullable)]
+    pub(crate) first_minute_ms: Option<i64>,
+    /// Start of the last one.
+    #[schema(nullable)]
+    pub(crate) last_minute_ms: Option<i64>,
     /// Records per second now.
     pub(crate) rates: Rates,
     /// Agents that ever told facts of it (within the retention).
@@ -184,10 +200,10 @@ pub(crate) struct TopicDetail {
     pub(crate) hosts: Vec<TopicHost>,
 }
 
-/// One event minute of a topic.
+/// One event minute of a topic, or one hour or day in UTC where a chart is longer than seven days.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(crate) struct MinuteCounts {
-    /// Start of the minute, in ms since 1970.
+    /// Its start, in ms since 1970.
     pub(crate) minute_ms: i64,
     /// Its records.
     pub(crate) counts: Counts,
@@ -206,6 +222,9 @@ pub(crate) struct TopicCounts {
     pub(crate) topic: String,
     /// The sum of all minutes.
     pub(crate) totals: Counts,
+    /// How many minutes each entry of `minutes` covers: 1, or 60 or 1440 for a range whose records
+    /// are more than 7 or 420 days apart.
+    pub(crate) step_minutes: i64,
     /// Every minute of the range (as used) in order, also those without records.
     pub(crate) minutes: Vec<MinuteCounts>,
 }
@@ -214,6 +233,9 @@ fn summary(app: &App, row: TopicRow) -> TopicSummary {
     TopicSummary {
         state: TopicState::of(&row.tally, row.losses, row.silent_agents),
         counts: Counts::from(&row.tally),
+        total: Counts::from(&row.total),
+        first_minute_ms: row.found.map(|(first, _last)| first * MINUTE_MS),
+        last_minute_ms: row.found.map(|(_first, last)| last * MINUTE_MS),
         rates: app.rates.of(&row.topic).into(),
         agents: row.agents,
         silent_agents: row.silent_agents,
@@ -227,6 +249,8 @@ fn summary(app: &App, row: TopicRow) -> TopicSummary {
 /// The list for a range; the live events send the same.
 pub(crate) async fn page(app: &App, minutes: Minutes, now_ms: i64) -> Result<TopicsPage, ApiError> {
     let rows = app.store.topics(minutes, now_ms).await?;
+    let ends = rows.iter().filter_map(|row| row.found);
+    let minutes = minutes.shown(ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))));
     Ok(TopicsPage {
         generated_at_ms: now_ms,
         from_ms: minutes.start_ms(),
@@ -235,7 +259,7 @@ pub(crate) async fn page(app: &App, minutes: Minutes, now_ms: i64) -> Result<Top
     })
 }
 
-/// All topics with their counts per hop.
+/// All topics with their counts per hop. Without a range: every event minute that is known.
 #[utoipa::path(
     get, path = "/api/v1/topics", operation_id = "listTopics", tag = "topics", params(RangeQuery),
     responses(
@@ -249,11 +273,11 @@ pub(crate) async fn list(
 ) -> Result<Json<TopicsPage>, ApiError> {
     let now_ms = app.clock.now_ms();
     Ok(Json(
-        page(&app, query.minutes(Named::H24, now_ms)?, now_ms).await?,
+        page(&app, query.minutes(Named::All, now_ms)?, now_ms).await?,
     ))
 }
 
-/// One topic with the hosts that collect it.
+/// One topic with the hosts that collect it. Without a range: every event minute that is known.
 #[utoipa::path(
     get, path = "/api/v1/topics/{topic}", operation_id = "getTopic", tag = "topics",
     params(("topic" = String, Path, description = "The topic's name."), RangeQuery),
@@ -269,10 +293,11 @@ pub(crate) async fn show(
     Params(query): Params<RangeQuery>,
 ) -> Result<Json<TopicDetail>, ApiError> {
     let now_ms = app.clock.now_ms();
-    let minutes = query.minutes(Named::H24, now_ms)?;
+    let minutes = query.minutes(Named::All, now_ms)?;
     let Some(row) = app.store.topic(&topic, minutes, now_ms).await? else {
         return Err(ApiError::UnknownTopic(topic));
     };
+    let minutes = minutes.shown(row.found);
     let hosts = app.store.topic_hosts(row.id).await?;
     Ok(Json(TopicDetail {
         generated_at_ms: now_ms,
@@ -321,14 +346,16 @@ fn sorted_hosts(topic: &str, rows: Vec<TopicHostRow>, now_ms: i64) -> Vec<TopicH
     hosts
 }
 
-/// One topic's records per event minute, for charts. Without a range: the last hour. A range of
-/// more than 7 days is cut to the minutes from the first to the last one that has records.
+/// One topic's records per event minute, for charts. Without a range: the last hour, or where it
+/// has no records the hour up to the last one that has. A range of more than 7 days is cut to the
+/// minutes from the first to the last one that has records; where these are more than 7 days the
+/// entries are hours, over more than 420 days they are days.
 #[utoipa::path(
     get, path = "/api/v1/topics/{topic}/counts", operation_id = "getTopicCounts", tag = "topics",
     params(("topic" = String, Path, description = "The topic's name."), RangeQuery),
     responses(
         (status = 200, body = TopicCounts),
-        (status = 400, body = ErrorBody, description = "The range is none, or has records over more than 7 days."),
+        (status = 400, body = ErrorBody, description = "The range is none, or has records over more than 100 years."),
         (status = 404, body = ErrorBody, description = "No such topic."),
     )
 )]
@@ -338,37 +365,38 @@ pub(crate) async fn counts(
     Params(query): Params<RangeQuery>,
 ) -> Result<Json<TopicCounts>, ApiError> {
     let now_ms = app.clock.now_ms();
-    let range = query.minutes(Named::H1, now_ms)?;
-    let Some(rows) = app.store.topic_minutes(&topic, range).await? else {
+    let range = match query.is_empty() {
+        true => None,
+        false => Some(query.minutes(Named::H1, now_ms)?),
+    };
+    let Some(chart) = app.store.topic_chart(&topic, range, now_ms).await? else {
         return Err(ApiError::UnknownTopic(topic));
     };
-    let found = rows
-        .first()
-        .zip(rows.last())
-        .map(|(first, last)| (first.0, last.0));
-    let range = range.for_chart(found)?;
-    let (totals, minutes) = dense(range, rows);
+    let Chart { range, grain, rows } = chart?;
+    let (totals, minutes) = dense(range, grain, rows);
     Ok(Json(TopicCounts {
         generated_at_ms: now_ms,
         from_ms: range.start_ms(),
         to_ms: range.end_ms(),
         topic,
         totals,
+        step_minutes: grain.minutes(),
         minutes,
     }))
 }
 
-/// Every minute of the range from the sparse rows, which are in order; and their sum.
-fn dense(range: Minutes, rows: Vec<(i64, Tally)>) -> (Counts, Vec<MinuteCounts>) {
+/// Every step of the range from the sparse rows, which are in order; and their sum.
+fn dense(range: Minutes, grain: Grain, rows: Vec<(i64, Tally)>) -> (Counts, Vec<MinuteCounts>) {
+    let step = grain.minutes();
     let mut totals = Tally::default();
     let mut rows = rows.into_iter().peekable();
-    let minutes = (range.from..range.to)
-        .map(|minute| {
-            let row = rows.next_if(|&(at, _)| at == minute);
+    let minutes = (range.from / step..range.to / step)
+        .map(|at| {
+            let row = rows.next_if(|&(found, _)| found == at);
             let tally = row.map_or_else(Tally::default, |(_, tally)| tally);
             totals.add(&tally);
             MinuteCounts {
-                minute_ms: minute * MINUTE_MS,
+                minute_ms: at * step * MINUTE_MS,
                 counts: Counts::from(&tally),
             }
         })

@@ -6,12 +6,18 @@ use serde::Deserialize;
 
 /// Milliseconds of a minute.
 pub(crate) const MINUTE_MS: i64 = 60_000;
-/// The most minutes that a chart may ask for: seven days.
-pub(crate) const MAX_CHART_MINUTES: i64 = 7 * 24 * 60;
+/// Minutes of an hour.
+const HOUR: i64 = 60;
+/// Minutes of a day.
+const DAY: i64 = 24 * HOUR;
+/// The most points of a chart by minutes or hours: seven days, or 420.
+const MAX_POINTS: i64 = 7 * DAY;
+/// The most days of a chart: a hundred years, more than any event time that an agent believes.
+const MAX_DAYS: i64 = 36_525;
 /// The last instant that a question may name, in ms: the end of the year 9999.
 const MAX_MS: i64 = 253_402_300_799_999;
 
-/// A range that ends now.
+/// A range that ends now, or every minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, utoipa::ToSchema)]
 #[schema(as = Range)]
 pub(crate) enum Named {
@@ -27,11 +33,14 @@ pub(crate) enum Named {
     /// The last 7 days.
     #[serde(rename = "7d")]
     D7,
+    /// Every minute that the ledger has, however far from now.
+    #[serde(rename = "all")]
+    All,
 }
 
 impl Named {
     /// The words that a query may say.
-    pub(crate) const ALLOWED: &'static str = "1h, 6h, 24h, 7d";
+    pub(crate) const ALLOWED: &'static str = "1h, 6h, 24h, 7d, all";
 
     /// Reads one of [`Named::ALLOWED`].
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -40,16 +49,19 @@ impl Named {
             "6h" => Some(Self::H6),
             "24h" => Some(Self::H24),
             "7d" => Some(Self::D7),
+            "all" => Some(Self::All),
             _ => None,
         }
     }
 
-    fn minutes(self) -> i64 {
+    /// How many minutes it has; none: all of them.
+    fn minutes(self) -> Option<i64> {
         match self {
-            Self::H1 => 60,
-            Self::H6 => 6 * 60,
-            Self::H24 => 24 * 60,
-            Self::D7 => 7 * 24 * 60,
+            Self::H1 => Some(HOUR),
+            Self::H6 => Some(6 * HOUR),
+            Self::H24 => Some(DAY),
+            Self::D7 => Some(7 * DAY),
+            Self::All => None,
         }
     }
 }
@@ -73,9 +85,9 @@ pub(crate) enum RangeError {
         /// The given end, or a dash.
         to: String,
     },
-    /// More minutes than a chart may show.
+    /// More days than a chart may show.
     #[error(
-        "the range has {0} minutes from the first to the last with records; a chart shows at most {MAX_CHART_MINUTES}: ask for less, or for the sums at /api/v1/topics"
+        "the range has {0} days from the first to the last with records; a chart shows at most {MAX_DAYS}: ask for less, or for the sums at /api/v1/topics"
     )]
     TooLong(i64),
 }
@@ -89,13 +101,62 @@ pub(crate) struct Minutes {
     pub(crate) to: i64,
 }
 
+/// How finely sums are kept, and how wide one point of a chart is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grain {
+    /// Per minute.
+    Minute,
+    /// Per hour in UTC.
+    Hour,
+    /// Per day in UTC.
+    Day,
+}
+
+impl Grain {
+    /// Its width in minutes; the database's number for it, too.
+    pub(crate) fn minutes(self) -> i64 {
+        match self {
+            Self::Minute => 1,
+            Self::Hour => HOUR,
+            Self::Day => DAY,
+        }
+    }
+
+    /// The finest grain by which a chart of so many minutes has few enough points.
+    fn of_chart(minutes: i64) -> Result<Self, RangeError> {
+        match minutes {
+            ..=MAX_POINTS => Ok(Self::Minute),
+            _ if minutes <= MAX_POINTS * HOUR => Ok(Self::Hour),
+            _ if minutes <= MAX_DAYS * DAY => Ok(Self::Day),
+            _ => Err(RangeError::TooLong(minutes / DAY)),
+        }
+    }
+}
+
 impl Minutes {
+    /// Every minute that a fact may have.
+    const ALL: Self = Self {
+        from: 0,
+        to: u32::MAX as i64 + 1,
+    };
+
     /// The minutes of a named range: the current minute is the last one.
     pub(crate) fn named(range: Named, now_ms: i64) -> Self {
+        let Some(minutes) = range.minutes() else {
+            return Self::ALL;
+        };
         let to = now_ms.div_euclid(MINUTE_MS) + 1;
         Self {
-            from: to - range.minutes(),
+            from: to - minutes,
             to,
+        }
+    }
+
+    /// The hour that ends with a minute.
+    pub(crate) fn hour_to(last: i64) -> Self {
+        Self {
+            from: last + 1 - HOUR,
+            to: last + 1,
         }
     }
 
@@ -128,17 +189,38 @@ impl Minutes {
         }
     }
 
-    /// The minutes of a chart: the same while they are few enough, else from the first to the
-    /// last minute that has records (`first` and `last`; none: no minute has).
-    pub(crate) fn for_chart(self, found: Option<(i64, i64)>) -> Result<Self, RangeError> {
-        if self.to - self.from <= MAX_CHART_MINUTES {
-            return Ok(self);
+    /// The range itself; every minute becomes those from the first to the last that has records
+    /// (`found`; none: no minute has).
+    pub(crate) fn shown(self, found: Option<(i64, i64)>) -> Self {
+        match found {
+            _ if self != Self::ALL => self,
+            Some((first, last)) => Self {
+                from: first,
+                to: last + 1,
+            },
+            None => Self { from: 0, to: 0 },
+        }
+    }
+
+    /// The minutes and the grain of a chart: the same minute by minute while they are at most
+    /// seven days, else from the first to the last one that has records (`found`; none: no minute
+    /// has), by whole hours or days where these are more.
+    pub(crate) fn for_chart(self, found: Option<(i64, i64)>) -> Result<(Self, Grain), RangeError> {
+        if self.to - self.from <= MAX_POINTS {
+            return Ok((self, Grain::Minute));
         }
         let (from, to) = found.map_or((self.from, self.from), |(first, last)| (first, last + 1));
-        if to - from > MAX_CHART_MINUTES {
-            return Err(RangeError::TooLong(to - from));
+        let grain = Grain::of_chart(to - from)?;
+        Ok((Self { from, to }.widened(grain), grain))
+    }
+
+    /// Whole steps of a grain that hold the range.
+    fn widened(self, grain: Grain) -> Self {
+        let step = grain.minutes();
+        Self {
+            from: self.from.div_euclid(step) * step,
+            to: (self.to + step - 1).div_euclid(step) * step,
         }
-        Ok(Self { from, to })
     }
 
     /// Start in ms.
@@ -151,29 +233,35 @@ impl Minutes {
         self.to * MINUTE_MS
     }
 
-    /// Splits into whole hours and the minutes before and after them, so that a long sum reads
-    /// hours: `(minutes before, hours, minutes after)`, the hours counted from 1970.
-    pub(crate) fn split(self) -> (Self, Self, Self) {
-        let first_hour = (self.from + 59).div_euclid(60);
-        let end_hour = self.to.div_euclid(60);
-        if first_hour >= end_hour {
-            let none = Self { from: 0, to: 0 };
-            return (self, none, none);
+    /// Splits into whole days, and the hours and minutes before and after them, so that a long sum
+    /// reads few rows. Each part counts its grain from 1970; together they are the range.
+    pub(crate) fn split(self) -> Vec<(Grain, Self)> {
+        let mut parts = Vec::with_capacity(5);
+        self.split_by(&[Grain::Day, Grain::Hour], &mut parts);
+        parts
+    }
+
+    /// Whole steps of the first grain, and what is left by the others.
+    fn split_by(self, grains: &[Grain], parts: &mut Vec<(Grain, Self)>) {
+        if self.from >= self.to {
+            return;
         }
-        (
-            Self {
-                from: self.from,
-                to: first_hour * 60,
-            },
-            Self {
-                from: first_hour,
-                to: end_hour,
-            },
-            Self {
-                from: end_hour * 60,
-                to: self.to,
-            },
-        )
+        let Some((&grain, finer)) = grains.split_first() else {
+            parts.push((Grain::Minute, self));
+            return;
+        };
+        let step = grain.minutes();
+        let (first, end) = (
+            (self.from + step - 1).div_euclid(step),
+            self.to.div_euclid(step),
+        );
+        if first >= end {
+            return self.split_by(finer, parts);
+        }
+        let part = |from, to| Self { from, to };
+        part(self.from, first * step).split_by(finer, parts);
+        parts.push((grain, part(first, end)));
+        part(end * step, self.to).split_by(finer, parts);
     }
 }
 
@@ -220,7 +308,7 @@ mod tests {
         assert!(
             check(Some("2h"), None, None)
                 .unwrap_err()
-                .contains("1h, 6h, 24h, 7d")
+                .contains("1h, 6h, 24h, 7d, all")
         );
         assert!(
             check(Some("1h"), Some(0), Some(1))
@@ -244,32 +332,42 @@ mod tests {
 
     #[test]
     fn a_long_chart_is_cut_to_what_has_records() {
-        let week = Minutes {
-            from: 5,
-            to: 5 + MAX_CHART_MINUTES,
+        let minutes = |from, to| Minutes { from, to };
+        let week = minutes(5, 5 + 7 * DAY);
+        assert_eq!(week.for_chart(None), Ok((week, Grain::Minute)));
+        let ever = Minutes::named(Named::All, NOW);
+        let check = |first, last, from, to, grain| {
+            let chart = ever.for_chart(Some((first, last)));
+            assert_eq!(chart, Ok((minutes(from, to), grain)));
         };
-        assert_eq!(week.for_chart(None), Ok(week));
-        let ever = Minutes {
-            from: 0,
-            to: 1 << 30,
-        };
-        assert_eq!(
-            ever.for_chart(Some((7, 9))),
-            Ok(Minutes { from: 7, to: 10 })
-        );
-        assert_eq!(ever.for_chart(None), Ok(Minutes { from: 0, to: 0 }));
-        let far = ever.for_chart(Some((7, 7 + MAX_CHART_MINUTES)));
-        assert_eq!(far, Err(RangeError::TooLong(MAX_CHART_MINUTES + 1)));
+        check(7, 9, 7, 10, Grain::Minute);
+        check(7, 6 + 7 * DAY, 7, 7 + 7 * DAY, Grain::Minute);
+        check(7, 7 + 7 * DAY, 0, 60 + 7 * DAY, Grain::Hour);
+        check(7, 500 * DAY, 0, 501 * DAY, Grain::Day);
+        let nothing = ever.for_chart(None);
+        assert_eq!(nothing, Ok((minutes(0, 0), Grain::Minute)));
+        let far = ever.for_chart(Some((0, i64::from(u32::MAX))));
+        assert_eq!(far, Err(RangeError::TooLong(2_982_616)));
+    }
+
+    #[test]
+    fn every_minute_is_told_as_those_with_records() {
+        let ever = Minutes::named(Named::All, NOW);
+        assert_eq!(ever.shown(Some((7, 9))), Minutes { from: 7, to: 10 });
+        assert_eq!(ever.shown(None), Minutes { from: 0, to: 0 });
+        let hour = Minutes::named(Named::H1, NOW);
+        assert_eq!(hour.shown(Some((7, 9))), hour);
     }
 
     proptest! {
         #[test]
-        fn a_split_covers_each_minute_once(from in 0i64..400, len in 1i64..400) {
+        fn a_split_covers_each_minute_once(from in 0i64..4_000, len in 1i64..6_000) {
             let whole = Minutes { from, to: from + len };
-            let (before, hours, after) = whole.split();
-            let mut seen: Vec<i64> = (before.from..before.to).collect();
-            seen.extend(hours.from * 60..hours.to * 60);
-            seen.extend(after.from..after.to);
+            let mut seen = Vec::new();
+            for (grain, part) in whole.split() {
+                prop_assert!(part.from < part.to);
+                seen.extend(part.from * grain.minutes()..part.to * grain.minutes());
+            }
             prop_assert_eq!(seen, (from..from + len).collect::<Vec<_>>());
         }
     }

@@ -1,4 +1,4 @@
-//! Tables `topics` and `tallies`: the sums per topic and minute (and again per hour).
+//! Tables `topics` and `tallies`: the sums per topic and minute (and again per hour and day).
 
 use std::collections::HashMap;
 
@@ -6,15 +6,10 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Store, StoreError};
 use crate::service::{
-    range::{MAX_CHART_MINUTES, Minutes},
+    range::{Grain, Minutes, Named, RangeError},
     states::SILENT_AFTER_MS,
     tally::Tally,
 };
-
-/// Rows of a minute.
-const MINUTE: i64 = 1;
-/// Rows of an hour.
-const HOUR: i64 = 60;
 
 /// A sum's columns in the order of [`Tally::columns`]; no row below 0 (one can fall below when the
 /// retention took the rest of its story), none above what JSON can carry.
@@ -41,6 +36,10 @@ pub(crate) struct TopicRow {
     pub(crate) topic: String,
     /// The sums within the range.
     pub(crate) tally: Tally,
+    /// The sums of every minute.
+    pub(crate) total: Tally,
+    /// The first and the last minute that has records, of all.
+    pub(crate) found: Option<(i64, i64)>,
     /// When something new was heard of it last, in ms.
     pub(crate) last_ms: i64,
     /// Agents that told facts of it.
@@ -97,7 +96,9 @@ impl Store {
                     (SELECT count(*) FROM losses l
                       WHERE l.topic_id = t.id AND l.minute >= ?3 AND l.minute < ?4),
                     (SELECT coalesce(sum(l.span_end - l.span_start), 0) FROM losses l
-                      WHERE l.topic_id = t.id AND l.minute >= ?3 AND l.minute < ?4)
+                      WHERE l.topic_id = t.id AND l.minute >= ?3 AND l.minute < ?4),
+                    (SELECT min(m.at) FROM tallies m WHERE m.topic_id = t.id AND m.grain = 1),
+                    (SELECT max(m.at) FROM tallies m WHERE m.topic_id = t.id AND m.grain = 1)
                FROM topics t WHERE ?1 IS NULL OR t.name = ?1 ORDER BY t.name",
         )
         .bind(name)
@@ -109,6 +110,8 @@ impl Store {
                 id: row.try_get(0)?,
                 topic: row.try_get(1)?,
                 tally: Tally::default(),
+                total: Tally::default(),
+                found: row.try_get::<Option<_>, _>(7)?.zip(row.try_get(8)?),
                 last_ms: row.try_get(2)?,
                 agents: row.try_get(3)?,
                 silent_agents: row.try_get(4)?,
@@ -118,55 +121,119 @@ impl Store {
         })
         .fetch_all(&mut *tx)
         .await?;
-        let (before, hours, after) = range.split();
         let only = name.and(rows.first()).map(|row| row.id);
-        let mut sums: HashMap<i64, Tally> = HashMap::new();
-        for (grain, part) in [(MINUTE, before), (HOUR, hours), (MINUTE, after)] {
-            if part.from < part.to {
-                add_sums(&mut tx, only, grain, part, &mut sums).await?;
-            }
-        }
+        let every = Minutes::named(Named::All, now_ms);
+        let totals = sums(&mut tx, only, every).await?;
+        let within = match range == every {
+            true => totals.clone(),
+            false => sums(&mut tx, only, range).await?,
+        };
         for row in &mut rows {
-            row.tally = sums.get(&row.id).copied().unwrap_or_default();
+            row.tally = within.get(&row.id).copied().unwrap_or_default();
+            row.total = totals.get(&row.id).copied().unwrap_or_default();
         }
         Ok(rows)
     }
 
-    /// The minutes of a topic that have records, in order, at most one more than a chart shows;
-    /// none when the topic is unknown.
-    pub(crate) async fn topic_minutes(
+    /// What a chart of a topic shows; none when the topic is unknown. Without a range: the last
+    /// hour, or where it has no records the hour up to the last one that has.
+    pub(crate) async fn topic_chart(
         &self,
         name: &str,
-        range: Minutes,
-    ) -> Result<Option<Vec<(i64, Tally)>>, StoreError> {
+        range: Option<Minutes>,
+        now_ms: i64,
+    ) -> Result<Option<Result<Chart, RangeError>>, StoreError> {
         let mut tx = self.reader().begin().await?;
         let id = sqlx::query_scalar::<_, i64>("SELECT id FROM topics WHERE name = ?1");
         let Some(id) = id.bind(name).fetch_optional(&mut *tx).await? else {
             return Ok(None);
         };
+        let range = match range {
+            Some(range) => range,
+            None => default_hour(&mut tx, id, now_ms).await?,
+        };
+        let found = found(&mut tx, id, range).await?;
+        let (range, grain) = match range.for_chart(found) {
+            Ok(chart) => chart,
+            Err(error) => return Ok(Some(Err(error))),
+        };
         let rows = sqlx::query(concat!(
             "SELECT m.at, ",
             sums!("m"),
-            " FROM tallies m WHERE m.topic_id = ?1 AND m.grain = 1 AND m.at >= ?2 AND m.at < ?3",
-            " GROUP BY m.at ORDER BY m.at LIMIT ?4"
+            " FROM tallies m WHERE m.topic_id = ?1 AND m.grain = ?2 AND m.at >= ?3 AND m.at < ?4",
+            " GROUP BY m.at ORDER BY m.at"
         ))
         .bind(id)
-        .bind(range.from)
-        .bind(range.to)
-        // One more than a chart shows, so that a longer one is seen.
-        .bind(MAX_CHART_MINUTES + 1)
+        .bind(grain.minutes())
+        .bind(range.from / grain.minutes())
+        .bind(range.to / grain.minutes())
         .try_map(|row: SqliteRow| Ok((row.try_get(0)?, tally(&row, 1)?)))
         .fetch_all(&mut *tx)
         .await?;
-        Ok(Some(rows))
+        Ok(Some(Ok(Chart { range, grain, rows })))
     }
 }
 
-/// Adds the sums of a range of minutes or hours, of one topic or of all.
+/// The points of a chart.
+#[derive(Debug)]
+pub(crate) struct Chart {
+    /// The minutes that it covers: whole steps of the grain.
+    pub(crate) range: Minutes,
+    /// How wide a point is.
+    pub(crate) grain: Grain,
+    /// The steps that have records, in order, counted from 1970 by the grain.
+    pub(crate) rows: Vec<(i64, Tally)>,
+}
+
+/// The first and the last minute of a range that has records.
+async fn found(
+    tx: &mut SqliteConnection,
+    topic: i64,
+    range: Minutes,
+) -> Result<Option<(i64, i64)>, StoreError> {
+    let ends = "SELECT
+        (SELECT min(at) FROM tallies WHERE topic_id = ?1 AND grain = 1 AND at >= ?2 AND at < ?3),
+        (SELECT max(at) FROM tallies WHERE topic_id = ?1 AND grain = 1 AND at >= ?2 AND at < ?3)";
+    let (first, last): (Option<i64>, Option<i64>) = sqlx::query_as(ends)
+        .bind(topic)
+        .bind(range.from)
+        .bind(range.to)
+        .fetch_one(tx)
+        .await?;
+    Ok(first.zip(last))
+}
+
+async fn default_hour(
+    tx: &mut SqliteConnection,
+    topic: i64,
+    now_ms: i64,
+) -> Result<Minutes, StoreError> {
+    let now = Minutes::named(Named::H1, now_ms);
+    if found(tx, topic, now).await?.is_some() {
+        return Ok(now);
+    }
+    let ever = found(tx, topic, Minutes::named(Named::All, now_ms)).await?;
+    Ok(ever.map_or(now, |(_first, last)| Minutes::hour_to(last)))
+}
+
+/// The sums of a range per topic, of one topic or of all.
+async fn sums(
+    tx: &mut SqliteConnection,
+    only: Option<i64>,
+    range: Minutes,
+) -> Result<HashMap<i64, Tally>, StoreError> {
+    let mut sums = HashMap::new();
+    for (grain, part) in range.split() {
+        add_sums(tx, only, grain, part, &mut sums).await?;
+    }
+    Ok(sums)
+}
+
+/// Adds the sums of a range of minutes, hours or days.
 async fn add_sums(
     tx: &mut SqliteConnection,
     only: Option<i64>,
-    grain: i64,
+    grain: Grain,
     part: Minutes,
     sums: &mut HashMap<i64, Tally>,
 ) -> Result<(), StoreError> {
@@ -177,7 +244,7 @@ async fn add_sums(
         " AND m.at >= ?3 AND m.at < ?4 WHERE ?1 IS NULL OR t.id = ?1 GROUP BY t.id"
     ))
     .bind(only)
-    .bind(grain)
+    .bind(grain.minutes())
     .bind(part.from)
     .bind(part.to)
     .try_map(|row: SqliteRow| Ok((row.try_get(0)?, tally(&row, 1)?)))
@@ -207,7 +274,7 @@ pub(crate) async fn topic_id(
         .await?)
 }
 
-/// Adds differences per (topic, minute) to the minutes and hours, and marks the topics as heard of.
+/// Adds differences per (topic, minute) to the minutes, hours and days, and marks the topics as heard of.
 pub(crate) async fn add(
     tx: &mut SqliteConnection,
     deltas: &HashMap<(i64, u32), Tally>,
@@ -216,10 +283,12 @@ pub(crate) async fn add(
     let mut rows: HashMap<(i64, i64, i64), Tally> = HashMap::new();
     for (&(topic, minute), delta) in deltas.iter().filter(|(_, delta)| !delta.is_zero()) {
         let minute = i64::from(minute);
-        rows.entry((topic, MINUTE, minute)).or_default().add(delta);
-        rows.entry((topic, HOUR, minute / 60))
-            .or_default()
-            .add(delta);
+        for grain in [Grain::Minute, Grain::Hour, Grain::Day] {
+            let step = grain.minutes();
+            rows.entry((topic, step, minute / step))
+                .or_default()
+                .add(delta);
+        }
     }
     if rows.is_empty() {
         return Ok(());

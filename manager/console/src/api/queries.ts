@@ -53,15 +53,18 @@ export function useMinutes(topic: string, range: Range): UseQueryResult<TopicCou
 /** The minutes of several topics added up; absent until all of them are there. */
 export interface AllMinutes {
   readonly minutes: MinuteCounts[] | undefined;
+  /** The widest step among them, in minutes. */
+  readonly step: number;
   readonly error: Error | null;
   readonly retry: () => void;
 }
 
 function combine(results: UseQueryResult<TopicCounts>[]): AllMinutes {
-  const pages = results.flatMap((result) => (result.data === undefined ? [] : [result.data.minutes]));
+  const pages = results.flatMap((result) => (result.data === undefined ? [] : [result.data]));
   const error = results.find((result) => result.error !== null && result.data === undefined)?.error;
   return {
-    minutes: pages.length === results.length ? sumMinutes(pages, add) : undefined,
+    minutes: pages.length === results.length ? sumMinutes(pages.map((page) => page.minutes), add) : undefined,
+    step: Math.max(1, ...pages.map((page) => page.step_minutes)),
     error: error ?? null,
     retry: () => {
       for (const result of results) if (result.error !== null) void result.refetch();

@@ -28,7 +28,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Losses with file, range and reason. Without a range: the last 7 days. */
+        /** Losses with file, range and reason. Without a range: all that are known. */
         get: operations["listLosses"];
         put?: never;
         post?: never;
@@ -79,7 +79,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** All topics with their counts per hop. */
+        /** All topics with their counts per hop. Without a range: every event minute that is known. */
         get: operations["listTopics"];
         put?: never;
         post?: never;
@@ -96,7 +96,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** One topic with the hosts that collect it. */
+        /** One topic with the hosts that collect it. Without a range: every event minute that is known. */
         get: operations["getTopic"];
         put?: never;
         post?: never;
@@ -114,8 +114,10 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * One topic's records per event minute, for charts. Without a range: the last hour. A range of
-         *     more than 7 days is cut to the minutes from the first to the last one that has records.
+         * One topic's records per event minute, for charts. Without a range: the last hour, or where it
+         *     has no records the hour up to the last one that has. A range of more than 7 days is cut to the
+         *     minutes from the first to the last one that has records; where these are more than 7 days the
+         *     entries are hours, over more than 420 days they are days.
          */
         get: operations["getTopicCounts"];
         put?: never;
@@ -327,13 +329,13 @@ export interface components {
              */
             total: number;
         };
-        /** @description One event minute of a topic. */
+        /** @description One event minute of a topic, or one hour or day in UTC where a chart is longer than seven days. */
         MinuteCounts: {
             /** @description Its records. */
             counts: components["schemas"]["Counts"];
             /**
              * Format: int64
-             * @description Start of the minute, in ms since 1970.
+             * @description Its start, in ms since 1970.
              */
             minute_ms: number;
         };
@@ -467,10 +469,10 @@ export interface components {
          */
         Part: "agent" | "bus";
         /**
-         * @description A range that ends now.
+         * @description A range that ends now, or every minute.
          * @enum {string}
          */
-        Range: "1h" | "6h" | "24h" | "7d";
+        Range: "1h" | "6h" | "24h" | "7d" | "all";
         /** @description Records per second over the last `window_s` seconds, by the arrival of reports. */
         Rates: {
             /**
@@ -511,6 +513,12 @@ export interface components {
             generated_at_ms: number;
             /** @description Every minute of the range (as used) in order, also those without records. */
             minutes: components["schemas"]["MinuteCounts"][];
+            /**
+             * Format: int64
+             * @description How many minutes each entry of `minutes` covers: 1, or 60 or 1440 for a range whose records
+             *     are more than 7 or 420 days apart.
+             */
+            step_minutes: number;
             /**
              * Format: int64
              * @description End of the range as used, in ms since 1970; the first instant outside.
@@ -592,9 +600,19 @@ export interface components {
             counts: components["schemas"]["Counts"];
             /**
              * Format: int64
+             * @description Start of the first event minute that is known, in ms since 1970; absent when there is none.
+             */
+            first_minute_ms?: number | null;
+            /**
+             * Format: int64
              * @description When the manager last heard something new of it, in ms since 1970.
              */
             last_event_ms: number;
+            /**
+             * Format: int64
+             * @description Start of the last one.
+             */
+            last_minute_ms?: number | null;
             /**
              * Format: int64
              * @description Told losses within the range.
@@ -616,6 +634,8 @@ export interface components {
             state: components["schemas"]["TopicState"];
             /** @description Its name. */
             topic: string;
+            /** @description Records per hop of every event minute that is known (within the retention). */
+            total: components["schemas"]["Counts"];
         };
         /** @description All topics within a range. */
         TopicsPage: {
@@ -649,7 +669,10 @@ export interface operations {
     streamTopics: {
         parameters: {
             query?: {
-                /** @description A range that ends now: `1h`, `6h`, `24h` (default) or `7d`. */
+                /**
+                 * @description A range that ends now: `1h`, `6h`, `24h` or `7d`; or `all` (default), every minute that is
+                 *     known.
+                 */
                 range?: components["schemas"]["Range"];
             };
             header?: never;
@@ -694,7 +717,7 @@ export interface operations {
                 topic?: string;
                 /** @description At most so many, 1 to 1000; without it 100. The newest come first. */
                 limit?: number;
-                /** @description A range that ends now: `1h`, `6h`, `24h` or `7d`. */
+                /** @description A range that ends now: `1h`, `6h`, `24h` or `7d`; or `all`, every minute that is known. */
                 range?: components["schemas"]["Range"];
                 /** @description First instant, in ms since 1970; rounded down to a whole minute. Needs `to`. */
                 from?: number;
@@ -817,7 +840,7 @@ export interface operations {
     listTopics: {
         parameters: {
             query?: {
-                /** @description A range that ends now: `1h`, `6h`, `24h` or `7d`. */
+                /** @description A range that ends now: `1h`, `6h`, `24h` or `7d`; or `all`, every minute that is known. */
                 range?: components["schemas"]["Range"];
                 /** @description First instant, in ms since 1970; rounded down to a whole minute. Needs `to`. */
                 from?: number;
@@ -852,7 +875,7 @@ export interface operations {
     getTopic: {
         parameters: {
             query?: {
-                /** @description A range that ends now: `1h`, `6h`, `24h` or `7d`. */
+                /** @description A range that ends now: `1h`, `6h`, `24h` or `7d`; or `all`, every minute that is known. */
                 range?: components["schemas"]["Range"];
                 /** @description First instant, in ms since 1970; rounded down to a whole minute. Needs `to`. */
                 from?: number;
@@ -899,7 +922,7 @@ export interface operations {
     getTopicCounts: {
         parameters: {
             query?: {
-                /** @description A range that ends now: `1h`, `6h`, `24h` or `7d`. */
+                /** @description A range that ends now: `1h`, `6h`, `24h` or `7d`; or `all`, every minute that is known. */
                 range?: components["schemas"]["Range"];
                 /** @description First instant, in ms since 1970; rounded down to a whole minute. Needs `to`. */
                 from?: number;
@@ -923,7 +946,7 @@ export interface operations {
                     "application/json": components["schemas"]["TopicCounts"];
                 };
             };
-            /** @description The range is none, or has records over more than 7 days. */
+            /** @description The range is none, or has records over more than 100 years. */
             400: {
                 headers: {
                     [name: string]: unknown;

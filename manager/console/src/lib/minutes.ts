@@ -13,7 +13,7 @@ export interface Bucket {
 
 /** The most points that a chart draws. */
 const MAX_POINTS = 400;
-const STEPS = [1, 2, 5, 10, 15, 20, 30, 60, 120, 240, 360, 720, 1440];
+const STEPS = [1, 2, 5, 10, 15, 20, 30, 60, 120, 240, 360, 720, 1440, 2880, 7200, 14_400, 43_200];
 const MINUTE_MS = 60_000;
 
 /** The counts with nothing counted. */
@@ -34,12 +34,21 @@ export const NO_COUNTS: Counts = {
 /** The names of all counts. */
 export const COUNT_NAMES = Object.keys(NO_COUNTS) as (keyof Counts)[];
 
-/** How many minutes one point of a chart covers. */
-export function bucketMinutes(minutes: number): number {
-  return STEPS.find((step) => minutes / step <= MAX_POINTS) ?? 1440;
+/** How many minutes one point of a chart covers: few enough points, and none finer than `least`. */
+export function bucketMinutes(minutes: number, least = 1): number {
+  return STEPS.find((step) => step >= least && minutes / step <= MAX_POINTS) ?? 43_200;
 }
 
-/** Adds up `step` minutes each, aligned to the clock in UTC. Exact: nothing is averaged. */
+/** How many minutes lie from the first to the end of the last step. */
+export function spanMinutes(minutes: readonly MinuteCounts[], step: number): number {
+  const [first, last] = [minutes[0], minutes.at(-1)];
+  return first === undefined || last === undefined ? 0 : (last.minute_ms - first.minute_ms) / MINUTE_MS + step;
+}
+
+/**
+ * Adds up `step` minutes each, aligned to the clock in UTC. Exact: nothing is averaged. Steps that
+ * the minutes skip have nothing.
+ */
 export function buckets(minutes: readonly MinuteCounts[], step: number): Bucket[] {
   const width = step * MINUTE_MS;
   const found: Bucket[] = [];
@@ -49,6 +58,9 @@ export function buckets(minutes: readonly MinuteCounts[], step: number): Bucket[
     if (last?.fromMs === fromMs) {
       found[found.length - 1] = { ...last, counts: add(last.counts, counts) };
     } else {
+      for (let skipped = last?.toMs ?? fromMs; skipped < fromMs; skipped += width) {
+        found.push({ fromMs: skipped, toMs: skipped + width, counts: NO_COUNTS });
+      }
       found.push({ fromMs, toMs: fromMs + width, counts });
     }
   }

@@ -14,7 +14,7 @@ describe('range', () => {
   it('goes into the URL and comes back', () => {
     const custom = customRange(Date.UTC(2026, 0, 2, 3, 4, 5), Date.UTC(2026, 0, 2, 4));
     if (custom === null) throw new Error('no range');
-    for (const range of [custom, { kind: 'named', name: '7d' } as const]) {
+    for (const range of [custom, { kind: 'named', name: '7d' } as const, { kind: 'named', name: 'all' } as const]) {
       const params = writeRange(new URLSearchParams('q=web&range=6h&from=1'), range);
       expect(readRange(params)).toEqual(range);
       expect(params.get('q')).toBe('web');

@@ -1,7 +1,7 @@
 /** Ranges of event minutes: in the URL, in queries, in words. Pure. */
 
-/** The ranges that end now. */
-export const NAMED = ['1h', '6h', '24h', '7d'] as const;
+/** The ranges that end now, and every minute that the ledger has. */
+export const NAMED = ['1h', '6h', '24h', '7d', 'all'] as const;
 /** One of them. */
 export type Named = (typeof NAMED)[number];
 
@@ -14,11 +14,13 @@ export type Range =
 export const DEFAULT_RANGE: Range = { kind: 'named', name: '1h' };
 
 const MINUTE_MS = 60_000;
+/** How wide they are; `all` has no width of its own and counts as the longest. */
 const WIDTH_MS: Readonly<Record<Named, number>> = {
   '1h': 3_600_000,
   '6h': 21_600_000,
   '24h': 86_400_000,
   '7d': 604_800_000,
+  all: 604_800_000,
 };
 
 /** How many milliseconds a range covers. */
@@ -75,6 +77,8 @@ export function isFixed(range: Range, nowMs: number): boolean {
 
 /** How often the minutes of a range are fetched again, in ms: the longer, the less often. */
 export function refreshMs(range: Range): number {
+  // What is opened for old event times is often still growing, and seldom has many minutes.
+  if (range.kind === 'named' && range.name === 'all') return 15_000;
   const hours = widthMs(range) / 3_600_000;
   if (hours <= 1) return 5_000;
   if (hours <= 6) return 15_000;

@@ -8,7 +8,7 @@ import { translator } from '../i18n';
 import { formatter } from './format';
 import { NO_COUNTS } from './minutes';
 import { nodeLook, severity, TOPIC_STATES, topicLook } from './states';
-import { topicWhy } from './why';
+import { isOutside, topicWhy } from './why';
 
 it('knows every state of the API, and no other', () => {
   const document = readFileSync(join(import.meta.dirname, '../api/schema.d.ts'), 'utf8');
@@ -37,6 +37,9 @@ it('says every state in a sentence with its figure', () => {
     topic: 'web',
     state: 'whole',
     counts,
+    total: counts,
+    first_minute_ms: 0,
+    last_minute_ms: 60_000,
     rates: { read_per_s: 0, delivered_per_s: 0, window_s: 10 },
     agents: 1,
     silent_agents: 6,
@@ -50,4 +53,8 @@ it('says every state in a sentence with its figure', () => {
   }
   const unread = { ...topic, state: 'dropped' as const, counts: { ...counts, dropped: 0 } };
   expect(topicWhy(unread, t, fmt)).toContain('2.0 KiB');
+  const outside = { ...topic, state: 'idle' as const, counts: NO_COUNTS };
+  expect(isOutside(outside)).toBe(true);
+  expect(topicWhy(outside, t, fmt)).toContain('1,200 records from 1970-01-01 00:00 to 1970-01-01 00:01');
+  expect(topicWhy({ ...outside, total: NO_COUNTS }, t, fmt)).toBe(t('state.idle.why'));
 });

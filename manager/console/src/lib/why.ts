@@ -1,8 +1,14 @@
 /** A topic's state in a sentence. Pure. */
 import type { TopicSummary } from '../api/types';
 import type { Key, Params } from '../i18n';
-import type { Formatter } from './format';
+import { UNKNOWN, type Formatter } from './format';
+import { isNothing } from './minutes';
 import { knownState } from './states';
+
+/** Whether a topic has records, but none of them within the range. */
+export function isOutside({ counts, total }: TopicSummary): boolean {
+  return isNothing(counts) && !isNothing(total);
+}
 
 /** Why a topic is in its state, in words with its figures. */
 export function topicWhy(topic: TopicSummary, t: (key: Key, params?: Params) => string, fmt: Formatter): string {
@@ -25,8 +31,14 @@ export function topicWhy(topic: TopicSummary, t: (key: Key, params?: Params) => 
     case 'whole':
       return t('state.whole.why', { n: counts.read });
     case 'idle':
-      return t('state.idle.why');
+      return isOutside(topic) ? t('state.idle.outside.why', outside(topic, fmt)) : t('state.idle.why');
     case null:
       return t('state.unknown.why');
   }
+}
+
+/** How many records a topic has in all, and from when to when. */
+function outside(topic: TopicSummary, fmt: Formatter): { n: number; from: string; to: string } {
+  const minute = (ms: number | null | undefined) => (typeof ms === 'number' ? fmt.minute(ms) : UNKNOWN);
+  return { n: topic.total.read, from: minute(topic.first_minute_ms), to: minute(topic.last_minute_ms) };
 }

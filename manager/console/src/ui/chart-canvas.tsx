@@ -25,6 +25,8 @@ echarts.use([
 
 /** From here on the axis says the day too, in ms. */
 const LONG_MS = 25 * 3_600_000;
+/** From here on it says the date instead of the time, in ms. */
+const VERY_LONG_MS = 30 * 86_400_000;
 
 /** Charts of one group share the cursor. */
 const GROUP = 'page';
@@ -102,8 +104,14 @@ function option(points: readonly Bucket[], series: readonly Series[], i18n: I18n
   const line = colour('--line');
   const first = points[0];
   const last = points.at(-1);
-  const manyDays = first !== undefined && last !== undefined && last.toMs - first.fromMs > LONG_MS;
-  const label = (ms: number) => (manyDays ? i18n.fmt.minute(ms).slice(5) : i18n.fmt.clock(ms));
+  const width = first === undefined || last === undefined ? 0 : last.toMs - first.fromMs;
+  // Of an hour of another day the clock alone would say nothing.
+  const past = last !== undefined && Date.now() - last.toMs > LONG_MS;
+  const label = (ms: number) => {
+    if (width > VERY_LONG_MS) return i18n.fmt.minute(ms).slice(0, 10);
+    if (past) return i18n.fmt.minute(ms);
+    return width > LONG_MS ? i18n.fmt.minute(ms).slice(5) : i18n.fmt.clock(ms);
+  };
   return {
     animation: false,
     textStyle: { fontFamily: getComputedStyle(document.body).fontFamily },
@@ -175,7 +183,8 @@ function tooltip(points: readonly Bucket[], series: readonly Series[], i18n: I18
       const box = document.createElement('div');
       const head = document.createElement('strong');
       const open = point.toMs > Date.now() ? ` · ${t('chart.open')}` : '';
-      head.textContent = `${fmt.minute(point.fromMs)} – ${fmt.clock(point.toMs)}${open}`;
+      const end = point.toMs - point.fromMs > 3_600_000 ? fmt.minute(point.toMs) : fmt.clock(point.toMs);
+      head.textContent = `${fmt.minute(point.fromMs)} – ${end}${open}`;
       box.append(head);
       for (const { name, label } of series) {
         const row = document.createElement('div');

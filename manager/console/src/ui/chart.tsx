@@ -3,8 +3,8 @@ import { lazy, Suspense, useMemo } from 'react';
 
 import type { Counts, MinuteCounts } from '../api/types';
 import type { Key } from '../i18n';
-import { useI18n } from '../i18n/context';
-import { bucketMinutes, buckets } from '../lib/minutes';
+import { useI18n, type I18n } from '../i18n/context';
+import { bucketMinutes, buckets, spanMinutes } from '../lib/minutes';
 import { customRange, type Range } from '../lib/range';
 import { Failed, Loading } from './notice';
 
@@ -36,16 +36,24 @@ interface Props {
   readonly all?: boolean;
   /** Absent while it loads. */
   readonly minutes: readonly MinuteCounts[] | undefined;
+  /** How many minutes each of them covers. */
+  readonly step: number;
   readonly error: Error | null;
   readonly retry: () => void;
   readonly range: Range;
   readonly setRange: (range: Range) => void;
 }
 
+/** What one point of a chart covers, in words. */
+function perStep(minutes: number, t: I18n['t']): string {
+  if (minutes % 1440 === 0) return t('chart.unit.days', { n: minutes / 1440 });
+  return minutes % 60 === 0 ? t('chart.unit.hours', { n: minutes / 60 }) : t('chart.unit', { n: minutes });
+}
+
 /** One chart with its title, unit and legend. */
-export function MinuteChart({ kind, all = false, minutes, error, retry, range, setRange }: Props) {
+export function MinuteChart({ kind, all = false, minutes, step: least, error, retry, range, setRange }: Props) {
   const { t, fmt } = useI18n();
-  const step = bucketMinutes(minutes?.length ?? 60);
+  const step = minutes === undefined ? 1 : bucketMinutes(spanMinutes(minutes, least), least);
   const points = useMemo(() => buckets(minutes ?? [], step), [minutes, step]);
   const series = kind === 'flow' ? FLOW : GAP;
   const title = t(all ? `chart.${kind}.all` : `chart.${kind}`);
@@ -58,7 +66,7 @@ export function MinuteChart({ kind, all = false, minutes, error, retry, range, s
     <figure className="chart panel" aria-label={t('chart.label', { title, range: words })}>
       <figcaption>
         <strong>{title}</strong>
-        <span className="dim">{t('chart.unit', { n: step })}</span>
+        <span className="dim">{perStep(step, t)}</span>
         <span className="legend">
           {series.map((s) => (
             <span key={s.name}>

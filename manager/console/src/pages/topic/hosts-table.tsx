@@ -11,46 +11,45 @@ import { Ago } from '../../ui/time';
 
 function columns({ t, fmt }: I18n, nowMs: number): ColumnType<TopicHost>[] {
   return [
-    { key: 'host', title: t('host.host'), width: 180, ellipsis: true, render: (_, host) => host.host },
-    { key: 'state', title: t('host.state'), width: 100, render: (_, host) => <NodeMark state={host.state} /> },
-    { key: 'zone', title: t('host.zone'), width: 100, ellipsis: true, render: (_, host) => host.zone },
+    { key: 'host', title: t('host.host'), width: 140, ellipsis: true, render: (_, host) => host.host },
+    { key: 'state', title: t('host.state'), width: 86, render: (_, host) => <NodeMark state={host.state} /> },
+    { key: 'zone', title: t('host.zone'), width: 80, ellipsis: true, render: (_, host) => host.zone },
     {
       key: 'last',
       title: t('host.lastReport'),
-      width: 120,
+      width: 100,
       render: (_, host) => <Ago ms={host.last_report_ms} nowMs={nowMs} />,
     },
     {
       key: 'files',
       title: t('host.files'),
-      width: 80,
+      width: 64,
       align: 'right',
       render: (_, host) => <span className="num">{fmt.count(host.files)}</span>,
     },
     {
       key: 'behind',
       title: t('host.behind'),
-      width: 120,
+      width: 100,
       align: 'right',
       render: (_, host) => <span className="num">{fmt.count(host.bytes_behind)}</span>,
     },
     {
       key: 'oldest',
       title: t('host.oldest'),
-      width: 150,
+      width: 116,
       align: 'right',
       render: (_, host) => (
         <span className="num">{host.oldest_unacked_ms > 0 ? fmt.age(host.oldest_unacked_ms) : UNKNOWN}</span>
       ),
     },
-    { key: 'agent', title: t('host.agent'), width: 160, ellipsis: true, render: (_, host) => <code>{host.agent}</code> },
+    { key: 'agent', title: t('host.agent'), width: 140, ellipsis: true, render: (_, host) => <code>{host.agent}</code> },
     {
       key: 'error',
       title: t('host.error'),
-      width: 260,
-      ellipsis: true,
+      width: 330,
       render: (_, host) =>
-        host.last_error === '' ? <span className="dim">{UNKNOWN}</span> : <span className="tone-bad">{host.last_error}</span>,
+        host.last_error === '' ? <span className="dim">{UNKNOWN}</span> : <span className="tone-bad words">{host.last_error}</span>,
     },
   ];
 }

@@ -8,7 +8,15 @@ import { Empty } from '../../ui/notice';
 import { At } from '../../ui/time';
 
 /** Reasons with a sentence of their own; others stand as the agent told them. */
-const REASONS = ['truncated-unread', 'deleted-unread', 'line-truncated'] as const;
+const REASONS = [
+  'truncated-unread',
+  'deleted-unread',
+  'truncated-unsent',
+  'deleted-unsent',
+  'changed-unsent',
+  'spool-full',
+  'line-truncated',
+] as const;
 
 function columns({ t, fmt }: I18n): ColumnType<LossItem>[] {
   return [

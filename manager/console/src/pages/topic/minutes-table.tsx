@@ -35,7 +35,7 @@ export function MinutesTable({ page }: { page: TopicCounts }) {
   const columns: ColumnType<MinuteCounts>[] = [
     {
       key: 'minute',
-      title: t('topic.minute'),
+      title: t(page.step_minutes === 1 ? 'topic.minute' : page.step_minutes === 60 ? 'topic.hour' : 'topic.day'),
       width: 140,
       fixed: 'left',
       render: (_, minute) => <At ms={minute.minute_ms} minute />,

@@ -1,7 +1,7 @@
 /** One topic: is it whole, and if not, where are its records? */
 import { InboxOutlined, LeftOutlined } from '@ant-design/icons';
 import type { UseQueryResult } from '@tanstack/react-query';
-import { Tabs } from 'antd';
+import { Button, Tabs } from 'antd';
 import type { ReactNode } from 'react';
 import { Link, useLocation, useNavigate, useParams } from 'react-router';
 
@@ -12,7 +12,7 @@ import type { TopicDetail, TopicSummary } from '../../api/types';
 import { useI18n } from '../../i18n/context';
 import { useShortcuts } from '../../lib/keys';
 import { useParam, useRange } from '../../lib/url';
-import { topicWhy } from '../../lib/why';
+import { isOutside, topicWhy } from '../../lib/why';
 import { MinuteChart } from '../../ui/chart';
 import { LiveBadge } from '../../ui/live-badge';
 import { Failed, Loading, Notice } from '../../ui/notice';
@@ -53,6 +53,17 @@ export default function Topic() {
             <span className="why" data-testid="topic-why">
               {topicWhy(summary, t, fmt)}
             </span>
+            {isOutside(summary) ? (
+              <Button
+                size="small"
+                data-testid="show-all"
+                onClick={() => {
+                  setRange({ kind: 'named', name: 'all' });
+                }}
+              >
+                {t('range.showAll')}
+              </Button>
+            ) : null}
           </>
         )}
         <span className="space" />
@@ -121,6 +132,7 @@ function Body({ topic, summary, detail }: BodyProps) {
   const tab = TABS.find((known) => known === tabText) ?? 'minutes';
   const chart = {
     minutes: minutes.data?.minutes,
+    step: minutes.data?.step_minutes ?? 1,
     error: minutes.error,
     retry: () => void minutes.refetch(),
     range,

@@ -6,7 +6,7 @@ import type { Counts, TopicSummary } from '../../api/types';
 import type { I18n } from '../../i18n/context';
 import { severity } from '../../lib/states';
 import { topicWhy } from '../../lib/why';
-import { Count } from '../../ui/count';
+import { Count, countClass } from '../../ui/count';
 import { TopicMark } from '../../ui/state';
 import { Ago } from '../../ui/time';
 
@@ -27,6 +27,7 @@ export const COUNTS = [
 /** All columns after the topic's name, which is always there. */
 export const COLUMNS = [
   'state',
+  'total_read',
   ...COUNTS,
   'read_per_s',
   'delivered_per_s',
@@ -56,6 +57,8 @@ export function valueOf(column: Column | 'topic', topic: TopicSummary): number |
     case 'read_per_s':
     case 'delivered_per_s':
       return topic.rates[column];
+    case 'total_read':
+      return topic.total.read;
     case 'agents':
       return topic.agents;
     case 'last_event':
@@ -92,6 +95,8 @@ function Cell({ column, topic, nowMs, i18n }: { column: Column; topic: TopicSumm
         </span>
       );
     }
+    case 'total_read':
+      return <Total topic={topic} testId={testId} i18n={i18n} />;
     case 'agents':
       return (
         <span className="num" data-testid={testId}>
@@ -107,21 +112,45 @@ function Cell({ column, topic, nowMs, i18n }: { column: Column; topic: TopicSumm
   }
 }
 
+/** What is known of a topic in all, whatever the range is; loud when records are unexplained there. */
+function Total({ topic, testId, i18n }: { topic: TopicSummary; testId: string; i18n: I18n }) {
+  const { t, fmt } = i18n;
+  const { total, first_minute_ms: first, last_minute_ms: last } = topic;
+  const when = typeof first === 'number' && typeof last === 'number';
+  const hint = (
+    <>
+      {when ? t('range.words.custom', { from: fmt.minute(first), to: fmt.minute(last) }) : null}
+      {(['delivered', 'in_flight', 'refused', 'dropped', 'doubled', 'unexplained'] as const).map((name) => (
+        <div key={name}>{`${t(`count.${name}`)}: ${fmt.count(total[name])}`}</div>
+      ))}
+    </>
+  );
+  const loud = total.unexplained > 0 ? countClass('unexplained', total.unexplained) : countClass('read', total.read);
+  return (
+    <Tooltip title={hint}>
+      <span className={loud} data-testid={testId}>
+        {fmt.count(total.read)}
+      </span>
+    </Tooltip>
+  );
+}
+
 /** The least widths in px: what the heads need, broken into two lines at most. */
 const WIDTHS: Readonly<Record<Column, number>> = {
-  state: 92,
-  read: 88,
-  sent: 88,
-  received: 88,
-  delivered: 88,
-  in_flight: 70,
-  duplicates_removed: 78,
-  refused: 70,
-  dropped: 72,
-  doubled: 72,
-  unexplained: 90,
-  read_per_s: 78,
-  delivered_per_s: 78,
+  state: 90,
+  total_read: 80,
+  read: 80,
+  sent: 80,
+  received: 80,
+  delivered: 80,
+  in_flight: 62,
+  duplicates_removed: 74,
+  refused: 66,
+  dropped: 68,
+  doubled: 68,
+  unexplained: 88,
+  read_per_s: 74,
+  delivered_per_s: 74,
   agents: 96,
   last_event: 96,
 };
@@ -137,7 +166,7 @@ function width(column: Column, topics: readonly TopicSummary[], i18n: I18n): num
 }
 
 /** The width of the names in px; longer ones are cut, and whole on hover. */
-const NAME_WIDTH = 128;
+const NAME_WIDTH = 122;
 
 /** The columns for the table. */
 export function tableColumns(

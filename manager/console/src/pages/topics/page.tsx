@@ -12,6 +12,7 @@ import { download, fileName, toCsv } from '../../lib/csv';
 import { knownState } from '../../lib/states';
 import { useStored } from '../../lib/stored';
 import { useParam, useRange } from '../../lib/url';
+import { isOutside } from '../../lib/why';
 import { MinuteChart } from '../../ui/chart';
 import { LiveBadge } from '../../ui/live-badge';
 import { Empty, Failed, Loading } from '../../ui/notice';
@@ -77,8 +78,8 @@ function Charts({ page }: { page: TopicsPage }) {
         .sort(),
     [page.topics],
   );
-  const { minutes, error, retry } = useAllMinutes(names, range);
-  const common = { all: names.length === page.topics.length, minutes, error, retry, range, setRange };
+  const all = names.length === page.topics.length;
+  const common = { all, ...useAllMinutes(names, range), range, setRange };
   return (
     <div className="charts">
       <MinuteChart kind="flow" {...common} />
@@ -148,6 +149,7 @@ function TopicsTable({ page }: { page: TopicsPage }) {
         <span className="dim num">
           {rows.length === total ? t('topics.shown', { n: total }) : t('topics.shownOf', { n: rows.length, total })}
         </span>
+        <OutsideHint topics={page.topics} />
         <span className="space" />
         <ColumnChoice columns={columns} setColumns={setColumns} />
         <Tooltip title={t('topics.csv.hint')}>
@@ -216,6 +218,28 @@ function TopicsTable({ page }: { page: TopicsPage }) {
         />
       )}
     </section>
+  );
+}
+
+/** Topics whose records all lie outside the range, and the way to them. */
+function OutsideHint({ topics }: { topics: readonly TopicSummary[] }) {
+  const { t } = useI18n();
+  const [, setRange] = useRange();
+  const n = topics.filter(isOutside).length;
+  if (n === 0) return null;
+  return (
+    <span className="outside" data-testid="outside">
+      {t('topics.outside', { n })}
+      <Button
+        type="link"
+        size="small"
+        onClick={() => {
+          setRange({ kind: 'named', name: 'all' });
+        }}
+      >
+        {t('range.showAll')}
+      </Button>
+    </span>
   );
 }
 
