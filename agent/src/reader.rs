@@ -238,8 +238,8 @@ pub(crate) struct Reader {
     ended: HashMap<(usize, FileKey), Ended>,
     /// Streams that had a file in a folder, by what rotation keeps of its name.
     by_folder: HashMap<(usize, PathBuf), HashMap<Vec<u8>, BTreeSet<usize>>>,
-    /// Streams whose file turned up shorter than what was read of it.
-    shorter: Vec<usize>,
+    /// Generations whose file turned up shorter than what was read of it.
+    shorter: Vec<(usize, GenerationId)>,
     /// What is in folders where a file is looked for, while a look is worked on.
     folders: Folders,
     cut_off: Vec<CutOff>,

@@ -41,8 +41,8 @@ pub(crate) fn generation_id(key: FileKey, truncations: u32) -> GenerationId {
 /// Whether a generation's file can be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// From an earlier life and not found yet, or its folder cannot be seen, since then: nothing of
-    /// its stream that is younger may go before it.
+    /// From an earlier life and not found yet, or its folder cannot be seen, since then: what is
+    /// younger in its stream waits for it, but not for long.
     Awaited(Instant),
     /// A path of the task names it.
     Named,
@@ -66,6 +66,8 @@ pub(crate) struct Seek {
     pub(crate) running: bool,
     /// How often it began.
     pub(crate) times: u32,
+    /// When it began last.
+    pub(crate) since: Option<Instant>,
 }
 
 /// One generation.
@@ -120,6 +122,8 @@ pub(crate) struct Tail {
     pub(crate) grown: Instant,
     /// When the oldest byte that is not read was seen.
     pub(crate) unread_since: Option<Instant>,
+    /// Since when it can be neither read nor given up.
+    pub(crate) stuck_since: Option<Instant>,
     /// Cuts of an earlier life that have to be read and sent again first.
     pub(crate) replay: VecDeque<Cut>,
 }
@@ -158,6 +162,7 @@ impl Tail {
             mtime_ns: 0,
             grown: now,
             unread_since: None,
+            stuck_since: None,
             replay: VecDeque::new(),
         }
     }
@@ -291,6 +296,7 @@ impl Tail {
         self.evidence.mark = mark;
         self.carry = carry;
         self.held_since = None;
+        self.stuck_since = None;
         self.size = self.size.max(mark.offset);
         self.unread_since = (self.unread() > 0).then_some(now);
     }
@@ -309,7 +315,7 @@ impl Tail {
     /// When it may be given up, if it is read to its end and does not grow; `None` while a path
     /// names it.
     pub(crate) fn close_at(&self, links: u64) -> Option<Instant> {
-        let Place::Hidden(since) = self.place else {
+        let Place::Hidden(_) = self.place else {
             return None;
         };
         let quiet = if links == 0 {
@@ -317,6 +323,14 @@ impl Tail {
         } else {
             CLOSE_RENAMED
         };
-        Some(since.max(self.grown) + quiet)
+        Some(self.hidden_and_quiet_since() + quiet)
+    }
+
+    /// When it grew last, or lost its last name if that was later.
+    pub(crate) fn hidden_and_quiet_since(&self) -> Instant {
+        match self.place {
+            Place::Hidden(since) => since.max(self.grown),
+            Place::Named | Place::Awaited(_) => self.grown,
+        }
     }
 }

@@ -334,7 +334,7 @@ impl Reader {
         let again = match self.recipe_of(stream, &cut) {
             Some(recipe) => match self.make_again(stream, at, &cut, &recipe) {
                 Ok(again) => again.ok_or("changed-unsent"),
-                Err(wait) => return Step::Hold(Some(now + wait)),
+                Err(wait) => return self.hold(stream, at, Some(now + wait), now),
             },
             None => Err("recipe-unknown"),
         };
@@ -360,6 +360,7 @@ impl Reader {
         }
         if let Some(tail) = self.tail(stream, at) {
             tail.replay.pop_front();
+            tail.stuck_since = None;
         }
         Step::Did
     }

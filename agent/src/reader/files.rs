@@ -218,7 +218,7 @@ impl Reader {
     /// Known files that are shorter than what was read of them are looked at before newcomers are
     /// judged: those of an earlier life that turned up, and those that are not open and changed.
     fn check_for_cuts(&mut self, touched: &[PathBuf]) {
-        let mut cut: Vec<usize> = std::mem::take(&mut self.shorter);
+        let mut cut = std::mem::take(&mut self.shorter);
         for path in touched {
             for &(_, stream, generation) in self.by_path.get(path).into_iter().flatten() {
                 let tails = self.streams.get(stream).map(|known| known.tails.iter());
@@ -231,13 +231,13 @@ impl Reader {
                         && handle::glance(path).is_ok_and(|glance| glance.size < tail.offset())
                 });
                 if shorter {
-                    cut.push(stream);
+                    cut.push((stream, generation));
                 }
             }
         }
-        for stream in cut {
-            self.turn(stream);
-            self.make_ready(stream);
+        let now = Instant::now();
+        for (stream, generation) in cut {
+            self.look_for_cut(stream, generation, now);
         }
     }
 
@@ -280,7 +280,7 @@ impl Reader {
             }
         }
         if shorter {
-            self.shorter.push(stream);
+            self.shorter.push((stream, generation));
         }
         if !quiet
             || self

@@ -134,6 +134,7 @@ impl Reader {
                     at += 1;
                     continue;
                 };
+                let since = tail.seek.since.unwrap_or(since);
                 let tail_is_sought = tail.seek.running;
                 if self.is_left_out(stream, at) {
                     if !self.leave(stream, at) {

@@ -121,6 +121,12 @@ impl Reader {
     /// Decides about newcomers whose time is over, or whose generation was cut off meanwhile.
     pub(super) fn decide(&mut self, now: Instant) {
         let due = |waiting: &Undecided| waiting.decide_at <= now;
+        // Whether they are copies depends on what became of the originals meanwhile.
+        let like = self.undecided.iter().filter(|waiting| due(waiting));
+        let originals: Vec<_> = like.filter_map(|waiting| waiting.like).collect();
+        for (stream, generation) in originals {
+            self.look_for_cut(stream, generation, now);
+        }
         let (due, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.undecided)
             .into_iter()
             .partition(due);

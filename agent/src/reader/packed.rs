@@ -359,7 +359,10 @@ impl Reader {
         };
         tail.seek.running = true;
         tail.seek.times += 1;
-        tail.place = Place::Awaited(now);
+        tail.seek.since = Some(now);
+        if !matches!(tail.place, Place::Awaited(_)) {
+            tail.place = Place::Awaited(now);
+        }
         let job = Job::Continue {
             of: (stream, tail.generation),
             candidates,

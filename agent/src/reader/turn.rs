@@ -5,6 +5,7 @@
 use std::{fs::File, io, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use tributary_common::ids::GenerationId;
 
 use super::{BLOCK_BYTES, Next, Reader, Stream};
 use crate::{
@@ -20,6 +21,11 @@ use crate::{
 
 /// A file that cannot be opened or read is tried again after this long.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// Younger generations wait so long for one that can be neither read nor given up.
+const HOLD_YOUNGER: Duration = Duration::from_secs(10);
+/// A file without a name in the task is looked at this often after it grew, then less and less.
+const HIDDEN_LOOK: Duration = Duration::from_millis(500);
+const HIDDEN_LOOK_LATEST: Duration = Duration::from_secs(30);
 /// Less than this is read at once only where there is no more, or the rate is very low.
 const CRUMB_BYTES: usize = 4 << 10;
 /// A task with a rate reads at most what comes in within this part of a second at once.
@@ -42,6 +48,15 @@ pub(super) enum Step {
     Hold(Option<Instant>),
     /// The stream's generations changed: begin anew.
     Changed,
+}
+
+/// What a look at a file said.
+#[derive(Debug, Clone, Copy)]
+struct Looked {
+    size: u64,
+    links: u64,
+    /// It is the file itself, not what the spool has of it.
+    is_file: bool,
 }
 
 /// A block that was read: the bytes that the mark covers, then new ones.
@@ -100,20 +115,52 @@ impl Reader {
             return Step::Nothing(None);
         };
         if matches!(tail.place, Place::Awaited(_)) {
-            return Step::Hold(None);
+            return self.hold(stream, at, None, now);
         }
-        if let Err(again) = self.open(stream, at, now) {
-            return again;
+        let Looked {
+            size,
+            links,
+            is_file,
+        } = match self.look_at(stream, at, now) {
+            Ok(looked) => looked,
+            Err(instead) => return instead,
+        };
+        let Some(tail) = self.tail(stream, at) else {
+            return Step::Nothing(None);
+        };
+        if !tail.replay.is_empty() {
+            return self.replay(stream, at, now);
         }
+        if tail.leaving {
+            self.forget(stream, at);
+            return Step::Changed;
+        }
+        if size == tail.offset() {
+            tail.stuck_since = None;
+        }
+        if size == tail.offset() && !is_file {
+            return self.end_of_spool(stream, at);
+        }
+        if size == tail.offset() {
+            let close_at = tail.close_at(links);
+            return self.at_end(stream, at, close_at, now);
+        }
+        self.read_on(stream, at, links, now)
+    }
+
+    /// Looks at the file of a generation, which is opened when it is not. The error is what happens
+    /// instead of reading it: it was cut off, say.
+    fn look_at(&mut self, stream: usize, at: usize, now: Instant) -> Result<Looked, Step> {
+        self.open(stream, at, now)?;
         let since = self
             .streams
             .get(stream)
             .and_then(|known| known.pace.looked());
         let Some(tail) = self.tail(stream, at) else {
-            return Step::Nothing(None);
+            return Err(Step::Nothing(None));
         };
         let Some(file) = &tail.file else {
-            return Step::Nothing(None);
+            return Err(Step::Nothing(None));
         };
         let Extent {
             size,
@@ -121,10 +168,10 @@ impl Reader {
             mtime_ns,
         } = match file.extent() {
             Ok(extent) => extent,
-            Err(error) => return self.unreadable(stream, at, &error, now),
+            Err(error) => return Err(self.unreadable(stream, at, &error, now)),
         };
         if size < tail.offset() {
-            return self.cut_off(stream, at, now);
+            return Err(self.cut_off(stream, at, now));
         }
         let is_file = file.as_file().is_some();
         // What stands in the spool is what was read.
@@ -138,11 +185,11 @@ impl Reader {
                 }
                 Ok(_) => {
                     tail.forget_unverified();
-                    return self.cut_off(stream, at, now);
+                    return Err(self.cut_off(stream, at, now));
                 }
                 Err(error) => {
                     tail.doubted = true;
-                    return self.unreadable(stream, at, &error, now);
+                    return Err(self.unreadable(stream, at, &error, now));
                 }
             }
         }
@@ -151,21 +198,29 @@ impl Reader {
             tail.deleted = links == 0;
         }
         tail.note_size(size, since.unwrap_or(now), now);
-        if !tail.replay.is_empty() {
-            return self.replay(stream, at, now);
+        Ok(Looked {
+            size,
+            links,
+            is_file,
+        })
+    }
+
+    /// Looks whether the file of a generation was cut off or written anew, without waiting for its
+    /// turn: older ones may hold that up, and newcomers are judged by it.
+    pub(super) fn look_for_cut(&mut self, stream: usize, generation: GenerationId, now: Instant) {
+        let Some(at) = self.place_of(stream, generation) else {
+            return;
+        };
+        let Some(tail) = self.tail(stream, at) else {
+            return;
+        };
+        if matches!(tail.place, Place::Awaited(_)) || tail.form == Form::Packed {
+            return;
         }
-        if tail.leaving {
-            self.forget(stream, at);
-            return Step::Changed;
-        }
-        if size == tail.offset() && !is_file {
-            return self.end_of_spool(stream, at);
-        }
-        if size == tail.offset() {
-            let close_at = tail.close_at(links);
-            return self.at_end(stream, at, close_at, now);
-        }
-        self.read_on(stream, at, links, now)
+        tail.doubted = true;
+        // What is wrong with it otherwise is seen again in its turn.
+        drop(self.look_at(stream, at, now));
+        self.make_ready(stream);
     }
 
     /// Everything is read: close what needs no file.
@@ -181,7 +236,14 @@ impl Reader {
                 self.end(stream, at);
                 Step::Changed
             }
-            Some(close_at) => Step::Nothing(Some(close_at)),
+            // No hint speaks of a file that no path of the task names.
+            Some(close_at) => {
+                let look_at = self.tail(stream, at).map_or(close_at, |tail| {
+                    let quiet = now.saturating_duration_since(tail.hidden_and_quiet_since());
+                    now + quiet.clamp(HIDDEN_LOOK, HIDDEN_LOOK_LATEST)
+                });
+                Step::Nothing(Some(close_at.min(look_at)))
+            }
             None => {
                 if self.open_files > self.max_open_files {
                     self.close(stream, at);
@@ -228,7 +290,9 @@ impl Reader {
                 }
                 Step::Changed
             }
-            Some(Place::Named | Place::Awaited(_)) | None => Step::Hold(Some(now + TRY_AGAIN)),
+            Some(Place::Named | Place::Awaited(_)) | None => {
+                self.hold(stream, at, Some(now + TRY_AGAIN), now)
+            }
         }
     }
 
@@ -415,7 +479,27 @@ impl Reader {
             let channel = self.streams.get(stream).map_or(0, |known| known.channel);
             self.tell_unreadable(channel, &path, error);
         }
-        Step::Hold(Some(now + TRY_AGAIN))
+        self.hold(stream, at, Some(now + TRY_AGAIN), now)
+    }
+
+    /// A generation can be neither read nor given up; it is looked at again at `again`, or when
+    /// something happens. Younger ones wait for it, for the order's sake, but not for long: whatever
+    /// is wrong with a file, the log that is written goes on.
+    pub(super) fn hold(
+        &mut self,
+        stream: usize,
+        at: usize,
+        again: Option<Instant>,
+        now: Instant,
+    ) -> Step {
+        let Some(tail) = self.tail(stream, at) else {
+            return Step::Nothing(None);
+        };
+        let until = *tail.stuck_since.get_or_insert(now) + HOLD_YOUNGER;
+        if now >= until {
+            return Step::Nothing(again);
+        }
+        Step::Hold(Some(again.map_or(until, |again| again.min(until))))
     }
 }
 

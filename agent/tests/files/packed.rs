@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write as _, path::Path, time::Duration};
 
-use crate::rig::{Place, append, lines};
+use crate::rig::{Agent, Manner, Place, append, assert_same, lines};
 
 /// Compresses bytes as the name says.
 fn packed(name: &str, bytes: &[u8]) -> Vec<u8> {
@@ -131,4 +131,50 @@ async fn a_half_written_compressed_file_waits_and_a_damaged_one_holds_nobody() {
     let wanted = [lines("a", 20_000), lines("b", 10)].concat();
     place.bus.expect_sorted(&wanted).await;
     agent.stop().await;
+}
+
+/// An agent whose bus says nothing is killed after a rotation; then the renamed file is compressed
+/// out of its sight, beside one that nobody can read, and a new log begins.
+async fn lost_from_sight(paths: &str, is_left: bool, wanted: &[String]) {
+    let place = Place::new().await;
+    let more = "exclude = [\"**/*.gz\"]\n[manager]\nurl = \"http://127.0.0.1:9\"";
+    place.bus.manner(Manner::Mute);
+    fs::write(place.log("app.log-0.gz"), [0x1f, 0x8b, 8, 0]).unwrap();
+    append(&place.log("app.log"), &lines("a", 3000));
+    let agent = Agent::start(&place.config_at(&place.state(), paths, more));
+    place.bus.wait(|lines| lines.len() >= 3000).await;
+    fs::rename(place.log("app.log"), place.log("app.log.1")).unwrap();
+    let state = agent.kill(&place.bus, &place.state(), false).await;
+    let before = place.bus.arrived().len();
+    pack(&place.log("app.log.1"), &place.log("app.log.1.gz"));
+    if !is_left {
+        fs::remove_file(place.log("app.log.1.gz")).unwrap();
+    }
+    append(&place.log("app.log"), &lines("c", 10));
+    place.bus.manner(Manner::Take);
+    let agent = Agent::start(&place.config_at(&state, paths, more));
+    let arrived = || {
+        let batches = place.bus.arrived().into_iter().skip(before);
+        let mut lines: Vec<String> = batches.flat_map(|batch| batch.lines).collect();
+        lines.sort();
+        lines
+    };
+    place.bus.wait(|_| arrived().len() >= wanted.len()).await;
+    let mut wanted = wanted.to_vec();
+    wanted.sort();
+    assert_same(&arrived(), &wanted);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_was_not_acknowledged_of_a_file_compressed_while_stopped_is_sent_again() {
+    for paths in ["*.log", "*.log*"] {
+        let wanted = [lines("a", 3000), lines("c", 10)].concat();
+        lost_from_sight(paths, true, &wanted).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_that_can_not_be_found_holds_the_log_that_follows_for_seconds_only() {
+    lost_from_sight("*.log", false, &lines("c", 10)).await;
 }

@@ -208,3 +208,22 @@ async fn a_line_finished_after_the_rename_is_one_line() {
     place.bus.expect_sorted(&wanted).await;
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_writer_that_goes_on_after_the_rename_is_followed_though_no_new_log_comes() {
+    let place = Place::new().await;
+    let agent = place.start("app.log");
+    append(&place.log("app.log"), &lines("a", 10));
+    place.bus.expect(&lines("a", 10)).await;
+    fs::rename(place.log("app.log"), place.log("app.log.1")).unwrap();
+    let mut wanted = lines("a", 10);
+    for round in 0..3 {
+        // Longer than what follows a change of names.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let late = lines(&format!("late {round}"), 3);
+        append(&place.log("app.log.1"), &late);
+        wanted.extend(late);
+    }
+    place.bus.expect(&wanted).await;
+    agent.stop().await;
+}

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Act,
+    Act, Names,
     check::{Wrong, check},
     rig::{Agent, Manner, Place},
     world::{Fate, LINK, World},
@@ -14,26 +14,26 @@ use crate::{
 /// What arrives late on a busy machine is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// Facts are kept for a manager; nobody listens there, so all of them are in the checkpoint.
-const MORE: &str = "exclude = [\"**/*.gz\", \"**/*.tmp\"]\n[manager]\nurl = \"http://127.0.0.1:9\"";
+const MANAGER: &str = "[manager]\nurl = \"http://127.0.0.1:9\"";
 
 struct Life {
     place: Place,
     world: World,
     elsewhere: PathBuf,
-    paths: &'static str,
+    names: Names,
     state: PathBuf,
     agent: Option<Agent>,
 }
 
 /// Lives a life on a runtime of its own.
-pub(crate) fn live(acts: &[Act], inside: bool) -> Result<(), String> {
+pub(crate) fn live(acts: &[Act], names: Names) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
     let result = runtime.block_on(async {
-        let mut life = Life::begin(inside).await;
+        let mut life = Life::begin(names).await;
         for &act in acts {
             life.act(act).await?;
         }
@@ -44,14 +44,14 @@ pub(crate) fn live(acts: &[Act], inside: bool) -> Result<(), String> {
 }
 
 impl Life {
-    async fn begin(inside: bool) -> Self {
+    async fn begin(names: Names) -> Self {
         let place = Place::new().await;
         let elsewhere = place.dir.path().join("elsewhere");
         let world = World::new(&place.log(""), &elsewhere);
         let mut life = Self {
             world,
             elsewhere,
-            paths: if inside { "*.log*" } else { "*.log" },
+            names,
             state: place.state(),
             place,
             agent: None,
@@ -62,7 +62,13 @@ impl Life {
 
     fn start(&mut self) {
         if self.agent.is_none() {
-            let config = self.place.config_at(&self.state, self.paths, MORE);
+            let (paths, exclude) = match self.names {
+                Names::Log => ("*.log", "**/*.tmp"),
+                Names::Renamed => ("*.log*", "**/*.{gz,tmp}"),
+                Names::All => ("*.log*", "**/*.tmp"),
+            };
+            let more = format!("exclude = [{exclude:?}]\n{MANAGER}");
+            let config = self.place.config_at(&self.state, paths, &more);
             self.agent = Some(Agent::start(&config));
         }
     }
@@ -144,6 +150,7 @@ impl Life {
             Act::Rewrite { log, lines } if self.is_known(log).await? => {
                 self.world.rewrite(log, lines);
             }
+            Act::Gzip { log } => self.world.gzip(log),
             Act::Rename { .. }
             | Act::Chain { .. }
             | Act::CopyTruncate { .. }
@@ -168,11 +175,13 @@ impl Life {
                 }
             }
             Act::Start => self.start(),
-            Act::Kill { torn } => {
+            Act::Kill { torn } | Act::Die { torn } => {
                 if let Some(agent) = self.agent.take() {
                     self.state = agent.kill(&self.place.bus, &self.state, torn).await;
                     self.world.agent_ends();
-                    self.start();
+                    if matches!(act, Act::Kill { .. }) {
+                        self.start();
+                    }
                 }
             }
             Act::Mood(mood) => self.place.bus.manner(match mood {

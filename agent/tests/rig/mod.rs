@@ -499,12 +499,19 @@ impl Agent {
         let left = state.with_extension(format!("{}", fastrand::u64(..)));
         std::fs::create_dir_all(left.join("checkpoint")).unwrap();
         std::fs::copy(state.join("agent-id"), left.join("agent-id")).unwrap();
-        for path in files_of(&state.join("checkpoint")) {
-            // An old file may be gone by now.
-            drop(std::fs::copy(
-                &path,
-                left.join("checkpoint").join(path.file_name().unwrap()),
-            ));
+        // Files that come and go while they are copied were never there together.
+        let (from, to) = (state.join("checkpoint"), left.join("checkpoint"));
+        loop {
+            let files = files_of(&from);
+            for path in &files {
+                drop(std::fs::copy(path, to.join(path.file_name().unwrap())));
+            }
+            if files == files_of(&from) {
+                break;
+            }
+            files_of(&to)
+                .iter()
+                .for_each(|path| std::fs::remove_file(path).unwrap());
         }
         if let Ok(files) = std::fs::read_dir(state.join("spool")) {
             std::fs::create_dir_all(left.join("spool")).unwrap();
