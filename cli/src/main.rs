@@ -58,6 +58,13 @@ enum Command {
     /// Measure on this machine.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Talk to a manager. Not in this version.
+    #[command(disable_help_flag = true, hide = true)]
+    Ctl {
+        /// Whatever is asked.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<std::ffi::OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,8 +74,14 @@ fn main() -> ExitCode {
         Command::Check { file, part } => match check::run(&file, part) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::from(daemon::EXIT_CONFIG),
-            Err(error) => Err(error),
+            Err(error) => return refuse(&error),
         },
+        Command::Ctl { .. } => {
+            return refuse(&anyhow::anyhow!(
+                "ctl is not in this version; the manager's console and its /api/v1/topics show the \
+                 counts, and agents have their tasks in agent.toml"
+            ));
+        }
         Command::Inspect { what, path, output } => match (what, path) {
             (Some(what), _) => what.run(),
             (None, path) => inspect::run(&path.unwrap_or_default(), output),
@@ -79,6 +92,12 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => daemon::exit_code(&error),
     }
+}
+
+/// Says what is wrong with the arguments.
+fn refuse(error: &anyhow::Error) -> ExitCode {
+    let _failure = daemon::exit_code(error);
+    ExitCode::from(daemon::EXIT_CONFIG)
 }
 
 /// Runs agent, bus and manager beside a table that a person reads: only what needs somebody to act

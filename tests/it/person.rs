@@ -80,6 +80,18 @@ fn check_names_every_fault_of_a_file_and_takes_the_samples() -> Result<()> {
         ] {
             ensure!(said.contains(part), "no {part:?} in:\n{said}");
         }
+        for (args, part) in [
+            (vec!["check", "missing.toml"], "failed to read missing.toml"),
+            (
+                vec!["ctl", "tasks", "list", "-o", "json"],
+                "ctl is not in this version",
+            ),
+        ] {
+            let output = product::run("tributary", &args, folder)?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(output.status.code() == Some(2), "exit {}", output.status);
+            ensure!(said.contains(part), "no {part:?} in:\n{said}");
+        }
         Ok(())
     })
 }

@@ -14,6 +14,16 @@ use super::{
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Env(BTreeMap<String, String>);
 
+/// A variable that begins as those of a part do and gives no key.
+#[derive(Debug)]
+pub(super) struct Stranger {
+    pub(super) name: String,
+    pub(super) why: String,
+    /// Somebody meant a key by it: it is a fault. Others are somebody else's, such as what
+    /// Kubernetes sets in all containers beside a service named `tributary-bus`.
+    pub(super) is_meant: bool,
+}
+
 impl Env {
     /// No variables.
     #[must_use]
@@ -59,24 +69,35 @@ impl Env {
         names.iter().any(|name| self.0.contains_key(name))
     }
 
-    /// The variables of a part that give no key of it, each with why.
-    pub(super) fn strangers(&self, keys: &[Key], prefix: &str) -> Vec<(String, String)> {
+    /// The variables that begin as a part's do and give no key of it.
+    pub(super) fn strangers(&self, keys: &[Key], prefix: &str) -> Vec<Stranger> {
         let mut known = Vec::new();
+        let lists: Vec<_> = keys.iter().map(|key| variable(prefix, key.name)).collect();
         collect(keys, prefix, &mut known);
         let ours = |name: &&String| name.starts_with(&format!("{prefix}_"));
         // The prefix is the same for all: it must not make them look alike.
         let tail = |name: &str| name.get(prefix.len() + 1..).unwrap_or_default().to_owned();
         let tails: Vec<_> = known.iter().map(|name| tail(name)).collect();
         let stranger = |name: &String| {
-            let hint = match nearest(&tail(name), tails.iter().map(String::as_str)) {
+            let near = nearest(&tail(name), tails.iter().map(String::as_str));
+            let hint = match near {
                 Some(near) => format!("; did you mean {prefix}_{near}?"),
                 None => ".".to_owned(),
             };
-            let why = format!(
-                "gives no key{hint} The environment can give single values, no lists, and nothing \
-                 in a list"
-            );
-            (name.clone(), why)
+            let is_meant = near.is_some() || lists.contains(name);
+            let (effect, why) = if is_meant {
+                (
+                    "",
+                    " The environment can give single values, no lists, and nothing in a list",
+                )
+            } else {
+                (" and is ignored", "")
+            };
+            Stranger {
+                name: name.clone(),
+                why: format!("gives no key{effect}{hint}{why}"),
+                is_meant,
+            }
         };
         self.0
             .keys()

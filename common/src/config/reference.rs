@@ -12,8 +12,8 @@ pub fn reference_markdown(parts: &[(&str, &'static Schema)]) -> String {
          Unknown keys are refused, all faults are listed at once with line and column. Sizes, \
          rates and durations are text with a unit: `\"64MiB\"`, `\"20MB/s\"`, `\"200ms\"`, \
          `\"7d\"`. A single value that is in no list can come from the environment: \
-         `TRIBUTARY_<PART>_<KEY>`, with `_` between table and key (`TRIBUTARY_BUS_LIMITS_MEMORY`). \
-         `--check` lists the faults, `--print-config` prints what counts, without secrets.\n",
+         `TRIBUTARY_<PART>_<KEY>`, with `_` between table and key (`TRIBUTARY_BUS_LIMITS_MEMORY`); \
+         a misspelt one is refused, others that begin so are ignored with a warning. `--check` lists the faults, `--print-config` prints what counts, without secrets.\n",
     );
     for (part, schema) in parts {
         out.push_str(&format!("\n## {part}.toml\n\n{}\n", schema.doc));

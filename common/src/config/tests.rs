@@ -307,6 +307,24 @@ fn faults_of_the_environment_name_the_variable() {
 }
 
 #[test]
+fn variables_that_nobody_meant_for_a_key_are_warned_of() {
+    // What Kubernetes sets beside a service.
+    let of_service = [
+        ("TRIBUTARY_TEST_PORT", "tcp://10.0.0.1:7400"),
+        ("TRIBUTARY_TEST_SERVICE_HOST", "10.0.0.1"),
+    ];
+    let loaded = load_text("zone = 'z'\n", &of_service).unwrap();
+    let warnings: Vec<_> = loaded.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "TRIBUTARY_TEST_PORT: gives no key and is ignored.",
+            "TRIBUTARY_TEST_SERVICE_HOST: gives no key and is ignored.",
+        ]
+    );
+}
+
+#[test]
 fn the_effective_configuration_reads_back_and_hides_secrets() {
     let text = format!(
         "zone = 'z'\nlimits.bandwidth = '20MB/s'\nmanager = {{ url = 'http://u:hunter2@m', password = \

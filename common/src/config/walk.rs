@@ -92,8 +92,18 @@ impl<'a> Walk<'a> {
             prefix: Some(&prefix),
         };
         let root = self.table(&[schema.keys], Some(table), &at);
-        for (name, why) in self.env.strangers(schema.keys, &prefix) {
-            self.fault(Place::Environment(name), "", why);
+        for stranger in self.env.strangers(schema.keys, &prefix) {
+            let place = Place::Environment(stranger.name);
+            if stranger.is_meant {
+                self.fault(place, "", stranger.why);
+            } else {
+                self.warnings.push(Fault {
+                    file: self.file.to_owned(),
+                    place,
+                    key: String::new(),
+                    why: stranger.why,
+                });
+            }
         }
         Value::Object(root)
     }
