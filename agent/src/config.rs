@@ -61,7 +61,7 @@ static BUS: Schema = Schema::new(
 
 /// The keys of `agent.toml`.
 pub static SCHEMA: Schema = Schema::new(
-    "The daemon on every server. SIGHUP takes `[[task]]`, `[[bus]]` and `limits.bandwidth` anew; a document that changes anything else is refused as a whole until a restart.",
+    "The daemon on every server. SIGHUP takes `[[task]]`, `[[bus]]` and `[limits]` anew; a document that changes anything else is refused as a whole until a restart.",
     &[
         Key::default(
             "zone",
@@ -106,7 +106,12 @@ pub static SCHEMA: Schema = Schema::new(
 );
 
 /// Values that a running agent takes anew; the others need a restart.
-pub(crate) const LIVE_KEYS: &[&str] = &["limits.bandwidth"];
+pub(crate) const LIVE_KEYS: &[&str] = &[
+    "limits.bandwidth",
+    "limits.cpu",
+    "limits.memory",
+    "limits.spool",
+];
 /// Lists whose items a running agent takes anew.
 pub(crate) const LIVE_LISTS: &[&str] = &["task", "bus"];
 

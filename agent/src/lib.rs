@@ -79,8 +79,6 @@ const BATCHES: usize = 1024;
 const SPOOL_JOBS: usize = 64;
 /// What all may take after the stop: the sender's deadline, and a bit.
 const GRACE: Duration = Duration::from_secs(15);
-/// The part of the memory that is for batches in flight; the rest is the program's own.
-const BATCH_PART: u64 = 2;
 
 /// Runs an agent until `stop`; then cuts what is there, waits for acknowledgements for a while, and
 /// writes the checkpoint a last time.
@@ -110,7 +108,7 @@ pub async fn run_live(
     let (events, incoming_events) = crossbeam_channel::bounded(EVENTS);
     let waker = events.clone();
     // A full queue wakes the reader as well.
-    let budget = Budget::new(config.limits.memory / BATCH_PART, move || {
+    let budget = Budget::of(config.limits.memory, move || {
         drop(waker.try_send(Event::Wake));
     });
     let (outgoing, batches) = mpsc::channel(BATCHES);
@@ -130,7 +128,7 @@ pub async fn run_live(
         flow: Arc::new(Flow::new().context("failed to make an event counter")?),
         status: Arc::clone(&shared.status),
         spool: start_spool(&mut parts, &config, events.clone()),
-        cpu: config.limits.cpu,
+        limits: config.limits.clone(),
     };
     let (plans, taken) = crossbeam_channel::bounded(1);
     let mut places = Places::default();
@@ -232,11 +230,7 @@ fn start_spool(
     let (jobs, work) = crossbeam_channel::bounded(SPOOL_JOBS);
     let of_worker = folder.clone();
     parts.spawn_blocking("spool", move || spool::run(&of_worker, &work, &events));
-    SpoolWiring {
-        folder,
-        limit: config.limits.spool,
-        jobs,
-    }
+    SpoolWiring { folder, jobs }
 }
 
 /// Starts discovery and the reader. The tasks get their places.

@@ -30,6 +30,8 @@ pub(crate) use self::{
 
 /// What an in-flight batch takes beside its payload, in bytes: header, tables, permit.
 pub(crate) const BATCH_OVERHEAD_BYTES: u64 = 1024;
+/// The part of the memory that is for batches in flight; the rest is the program's own.
+const BATCH_PART: u64 = 2;
 
 /// Plain data: it is whole even when a holder panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -54,6 +56,11 @@ impl std::fmt::Debug for Budget {
 }
 
 impl Budget {
+    /// The budget of an agent that may use `memory` bytes in all. `wake` is as in [`Self::new`].
+    pub(crate) fn of(memory: u64, wake: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+        Self::new(memory / BATCH_PART, wake)
+    }
+
     /// A budget of `limit` bytes. `wake` is called when bytes came back after a refusal; it must
     /// not block.
     pub(crate) fn new(limit: u64, wake: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
@@ -79,6 +86,13 @@ impl Budget {
         });
         *known = Arc::downgrade(&share);
         share
+    }
+
+    /// The agent may use `memory` bytes in all from now on. What is in use beyond that comes back as
+    /// it is acknowledged.
+    pub(crate) fn keep_to(&self, memory: u64) {
+        lock(&self.pool).resize(memory / BATCH_PART);
+        self.wake();
     }
 
     /// Bytes in use.

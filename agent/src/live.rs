@@ -26,7 +26,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use self::kept::{Kept, inspect as inspect_kept, is_kept};
 use crate::{
     clock,
-    config::{Config, LIVE_KEYS, LIVE_LISTS, SCHEMA, Task},
+    config::{Config, LIVE_KEYS, LIVE_LISTS, Limits, SCHEMA, Task},
     send::Ways,
     status::{Applied, Status},
 };
@@ -34,6 +34,8 @@ use crate::{
 /// The tasks from now on. Those that are not named stop.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// Ceilings. The bandwidth is the sender's and comes another way.
+    pub(crate) limits: Limits,
     /// Each with its place, which is its own for the whole life of the process.
     pub(crate) tasks: Vec<(usize, Task)>,
     /// The places of those whose files have to be found anew: they are new, or look elsewhere.
@@ -186,6 +188,7 @@ impl Live {
         let moved = moved.map(|&(place, _)| place).collect();
         let (applied, taken) = oneshot::channel();
         let plan = Plan {
+            limits: new.limits.clone(),
             tasks,
             moved,
             applied,
@@ -299,14 +302,16 @@ mod tests {
         check("zone", "admin = '127.0.0.1:1'\nzone", &["admin"], &[]);
         check(
             "[limits]",
-            "[manager]\nurl = 'http://m:1'\n[log]\nlevel = 'debug'\n[limits]\nmemory = '1GiB'",
-            &["manager", "limits.memory", "log.level"],
+            "[manager]\nurl = 'http://m:1'\n[log]\nlevel = 'debug'\n[limits]",
+            &["manager", "log.level"],
             &[],
         );
     }
 
     #[test]
-    fn tasks_clusters_and_bandwidth_change_live() {
+    fn tasks_clusters_and_limits_change_live() {
+        let all = "[limits]\nmemory = '1GiB'\ncpu = '20%'\nspool = '1GiB'";
+        check("[limits]", all, &[], &[]);
         check("'1MB/s'", "'2MB/s'", &[], &[]);
         check("['a:1']", "['a:1', 'b:1']", &[], &[]);
         check("topic = 'x'", "topic = 'y'\nclass = 'P0'", &[], &[]);

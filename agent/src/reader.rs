@@ -46,7 +46,7 @@ use self::{
 pub(crate) use self::{spooling::SpoolWiring, turn::open_file};
 use crate::{
     checkpoint::{Checkpoint, Record, as_gauge},
-    config::Task,
+    config::{Limits, Task},
     discover::Event,
     flow::Flow,
     handle::FileKey,
@@ -91,8 +91,8 @@ pub(crate) struct Wiring {
     pub(crate) flow: Arc<Flow>,
     /// For people.
     pub(crate) status: Arc<Status>,
-    /// CPU time, in percent of one core.
-    pub(crate) cpu: Option<f64>,
+    /// What it may use.
+    pub(crate) limits: Limits,
 }
 
 /// One task on this agent.
@@ -102,8 +102,8 @@ pub(crate) struct Channel {
     pub(crate) task: Task,
     /// The number of its recipe in the checkpoint.
     recipe_no: u32,
-    /// Its topic's part of the memory.
-    pub(crate) share: Arc<Share>,
+    /// Its topic's part of the memory; none when it needs no more.
+    pub(crate) share: Option<Arc<Share>>,
     /// Its ceiling.
     bucket: Option<Bucket>,
     /// Its files were never looked for before this life.
@@ -128,7 +128,7 @@ impl Channel {
         Self {
             task,
             recipe_no: 0,
-            share,
+            share: Some(share),
             bucket,
             fresh,
             removed: false,
@@ -158,7 +158,7 @@ impl Channel {
             self.counters.behind(0);
             self.counters = Counters::of_topic(&task.topic);
         }
-        self.share = share;
+        self.share = Some(share);
         self.task = task;
     }
 
@@ -276,8 +276,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// A reader that goes on where the checkpoint says.
     pub(crate) fn new(wiring: Wiring, channels: Vec<Channel>, max_open_files: usize) -> Self {
-        let limit = wiring.cpu;
-        let cpu = limit.map(|percent| Cpu::new(percent, cpu_used(), Instant::now()));
+        let cpu = wiring.limits.cpu.map(cpu_limit);
         let mut reader = Self {
             wiring,
             channels,
@@ -594,6 +593,7 @@ impl Reader {
     fn publish(&mut self, now: Instant) {
         self.next_figures.at = now + FIGURES_EVERY;
         self.tend_packed(now);
+        self.release_shares();
         if std::mem::take(&mut self.next_figures.stirred) {
             self.count_files();
         }
@@ -624,4 +624,9 @@ impl Reader {
         });
         self.wiring.status.publish(views.collect());
     }
+}
+
+/// A CPU limit, in percent of one core, from now on.
+fn cpu_limit(percent: f64) -> Cpu {
+    Cpu::new(percent, cpu_used(), Instant::now())
 }

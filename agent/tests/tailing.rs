@@ -10,7 +10,6 @@ mod classes;
 mod files;
 mod framing;
 mod live;
-#[expect(dead_code, reason = "the rig serves other tests as well")]
 mod rig;
 
 use std::{fs, time::Duration};

@@ -80,6 +80,16 @@ impl Pool {
         }
     }
 
+    /// Another bound, in bytes. What is in use beyond it comes back as it is acknowledged; until
+    /// then nothing is given.
+    pub(super) fn resize(&mut self, limit: u64) {
+        self.limit = limit;
+        for share in self.shares.iter_mut().flatten() {
+            share.earned = share.earned.min(limit);
+        }
+        self.promise();
+    }
+
     /// The bound, in bytes.
     pub(super) fn limit(&self) -> u64 {
         self.limit

@@ -15,11 +15,11 @@ use std::{
 use tokio::time::Instant;
 use tributary_common::ids::{GenerationId, StreamId, TaskId, Topic};
 
-use super::{BLOCK_BYTES, Channel, Ended, Next, Reader, files::stream_id};
+use super::{BLOCK_BYTES, Channel, Ended, Next, Reader, cpu_limit, files::stream_id};
 use crate::{
     checkpoint::{Cut, Record, State},
     clock,
-    config::Task,
+    config::{Limits, Task},
     handle,
     live::Plan,
     tail::{Place, Tail},
@@ -148,6 +148,7 @@ impl Reader {
     /// Takes over a plan.
     pub(super) fn apply(&mut self, plan: Plan) {
         let Plan {
+            limits,
             tasks,
             moved,
             applied,
@@ -160,6 +161,7 @@ impl Reader {
         for (place, task) in tasks {
             self.take_task(place, task, moved.contains(&place));
         }
+        self.keep_to(limits);
         self.note_tasks();
         self.number_recipes();
         self.sort_ready();
@@ -167,6 +169,16 @@ impl Reader {
         self.publish(Instant::now());
         // Nobody waits any more when all is ending.
         let _ending = applied.send(());
+    }
+
+    /// Other ceilings, from now on.
+    fn keep_to(&mut self, limits: Limits) {
+        if limits.cpu != self.wiring.limits.cpu {
+            self.cpu = limits.cpu.map(cpu_limit);
+        }
+        // Also when it is the same: who waits is woken once more, and waits on.
+        self.wiring.budget.keep_to(limits.memory);
+        self.wiring.limits = limits;
     }
 
     /// A task of the list: new, back again, or as before.
@@ -226,6 +238,19 @@ impl Reader {
             !names.is_empty()
         });
         self.leave_channel(place);
+    }
+
+    /// Removed tasks of which nothing is left to read leave their memory to the others.
+    pub(super) fn release_shares(&mut self) {
+        for (place, channel) in self.channels.iter_mut().enumerate() {
+            if !channel.removed || channel.share.is_none() {
+                continue;
+            }
+            let mut of_task = self.streams.iter().filter(|known| known.channel == place);
+            if of_task.all(|known| known.tails.is_empty()) {
+                channel.share = None;
+            }
+        }
     }
 
     /// Nothing new is read of a task.

@@ -112,7 +112,7 @@ impl Reader {
 
     /// Once a second: looks into the next compressed file.
     pub(super) fn tend_packed(&mut self, now: Instant) {
-        let room = self.wiring.spool.limit / 2;
+        let room = self.wiring.limits.spool / 2;
         if self.packed.iter().any(|known| known.busy) || self.spooling.bytes() > room {
             return;
         }

@@ -39,8 +39,6 @@ const SAVE_AT_STOP: Duration = Duration::from_secs(6);
 pub(crate) struct SpoolWiring {
     /// `<state_dir>/spool`.
     pub(crate) folder: PathBuf,
-    /// Bytes that deleted files may hold, open or saved.
-    pub(crate) limit: u64,
     /// To the thread that compresses.
     pub(crate) jobs: Sender<Job>,
 }
@@ -92,8 +90,8 @@ impl Reader {
             metrics::gauge!("tributary_agent_deleted_unread_bytes").set(as_gauge(held));
             self.wiring
                 .status
-                .spooled(held, spooled, self.wiring.spool.limit);
-            if held + spooled <= self.wiring.spool.limit || self.spooling.saving.is_some() {
+                .spooled(held, spooled, self.wiring.limits.spool);
+            if held + spooled <= self.wiring.limits.spool || self.spooling.saving.is_some() {
                 return;
             }
             if let Some((stream, at)) = self.least_urgent(is_held) {
@@ -360,7 +358,7 @@ impl Reader {
         // The most urgent first.
         places.sort_unstable();
         for (_, stream, at) in places {
-            if Instant::now() >= until || self.spooling.bytes() >= self.wiring.spool.limit {
+            if Instant::now() >= until || self.spooling.bytes() >= self.wiring.limits.spool {
                 return;
             }
             let Some(meta) = self.meta_of(stream, at) else {

@@ -467,9 +467,13 @@ impl Reader {
 
     /// The right to hold a batch of `most` bytes of source, or of as many as there is room for, but
     /// not fewer than `least`.
-    pub(super) fn permit(&self, stream: usize, least: usize, most: usize) -> Option<Permit> {
-        let channel = self.channels.get(self.streams.get(stream)?.channel)?;
-        channel.share.take(need_of(least), need_of(most))
+    pub(super) fn permit(&mut self, stream: usize, least: usize, most: usize) -> Option<Permit> {
+        let channel = self.channels.get_mut(self.streams.get(stream)?.channel)?;
+        let (budget, task) = (&self.wiring.budget, &channel.task);
+        let share = channel
+            .share
+            .get_or_insert_with(|| budget.share(&task.topic, task.class));
+        share.take(need_of(least), need_of(most))
     }
 
     /// A file that cannot be read: told once, tried again, in nobody's way.

@@ -73,6 +73,8 @@ struct Shared {
     window: Option<u32>,
     /// Refused topics, whatever the manner.
     refused_topics: HashSet<String>,
+    /// Topics whose batches are never answered, whatever the manner.
+    stuck_topics: HashSet<String>,
     arrived: Vec<Arrived>,
     seen: u64,
     /// Nothing is taken, every connection ends.
@@ -82,6 +84,13 @@ struct Shared {
 }
 
 impl Shared {
+    /// Whether a batch is never answered.
+    fn forgets(&mut self, header: &BatchHeader) -> bool {
+        let forgets = self.stuck_topics.contains(header.topic.as_str());
+        self.seen += u64::from(forgets);
+        forgets
+    }
+
     fn is_closed(&self) -> bool {
         self.closed || self.disk.as_ref().is_some_and(Faults::is_dead)
     }
@@ -172,6 +181,12 @@ impl FakeBus {
         } else {
             shared.refused_topics.remove(topic);
         }
+    }
+
+    /// Batches of this topic are taken and forgotten.
+    pub(crate) fn never_answer(&self, topic: &str) {
+        let mut shared = self.shared.lock().unwrap();
+        shared.stuck_topics.insert(topic.to_owned());
     }
 
     /// The headers of the batches that were taken, in order, when `enough` of them are there.
@@ -329,6 +344,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>, changed: Arc<N
             Frame::Ping(number) => send(&mut write, &Frame::Pong(number)).await,
             Frame::Batch(header, payload) => {
                 let id = header.id();
+                if shared.lock().unwrap().forgets(&header) {
+                    continue;
+                }
                 let Some(answer) = answer(&shared, &mut waiting, *header, &payload) else {
                     return;
                 };

@@ -18,6 +18,8 @@ enum Act {
     /// Another topic comes, or one that holds nothing goes.
     Add(usize),
     Remove(usize),
+    /// The bound is another one.
+    Resize(u64),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -76,6 +78,7 @@ impl Model {
                 self.shares
                     .push((self.pool.add(class), class, Vec::new(), false));
             }
+            Act::Resize(limit) => self.pool.resize(limit),
             Act::Remove(at) => {
                 if count > 1 && self.shares[at % count].2.is_empty() {
                     let (id, ..) = self.shares.remove(at % count);
@@ -123,7 +126,46 @@ impl Model {
     }
 }
 
+/// Takes pieces of 1000 bytes of each share in turns until nobody gets any.
+fn fill_all(model: &mut Model) {
+    while model
+        .shares
+        .iter_mut()
+        .fold(false, |any, (id, _, pieces, _)| {
+            let given = model.pool.take(*id, 1000, 1000);
+            pieces.extend(given);
+            any || given.is_some()
+        })
+    {}
+}
+
 proptest! {
+    /// A smaller bound holds as soon as what was taken before came back; a larger one is used.
+    #[test]
+    fn another_bound_counts_at_once_for_what_is_taken(
+        shares in 1usize..12,
+        acts in acts(),
+        other in (LIMIT / 4)..(LIMIT * 4),
+    ) {
+        let mut model = Model::new(shares);
+        acts.into_iter().for_each(|act| model.act(act));
+        let before = model.pool.used();
+        model.act(Act::Resize(other));
+        fill_all(&mut model);
+        prop_assert!(model.pool.used() <= before.max(other));
+        for at in 0..shares {
+            model.act(Act::Hold(at, false));
+            while !model.shares[at].2.is_empty() {
+                model.act(Act::Acknowledge(at));
+            }
+        }
+        fill_all(&mut model);
+        let used = model.pool.used();
+        // Each share has its part of the promised half, to a piece.
+        let least = (other / 2).saturating_sub(1000 * shares as u64);
+        prop_assert!((least..=other).contains(&used), "{} of {}", used, other);
+    }
+
     /// Whatever they ask for: the bound holds, and nobody's promise is touched by the others.
     #[test]
     fn promises_are_kept_whatever_the_others_do(shares in 1usize..12, acts in acts()) {
