@@ -7,6 +7,7 @@
 //!
 //! Not for: making batches (see [`crate::reader`]). Started by [`crate::run`].
 
+mod ahead;
 mod link;
 mod nodes;
 mod pace;
@@ -32,6 +33,7 @@ pub(crate) use window::ClassLoad;
 
 pub(crate) use self::ways::Ways;
 use self::{
+    ahead::Ahead,
     link::{Link, LinkError},
     nodes::Nodes,
     pace::Pace,
@@ -86,6 +88,7 @@ pub(crate) struct Sender {
     checkpoint: Arc<Checkpoint>,
     status: Arc<Status>,
     pace: Pace,
+    ahead: Ahead,
     window: Window,
     counters: Counters,
     /// When the stop was heard.
@@ -162,6 +165,7 @@ impl Sender {
             checkpoint,
             status,
             pace: Pace::new(first.bucket()),
+            ahead: Ahead::new(Instant::now()),
             window: Window::new(PIECE_BYTES),
             counters: Counters::new(),
             stopped: None,
@@ -343,6 +347,7 @@ impl Sender {
     async fn session(&mut self, link: Link, addr: &str, stop: &CancellationToken) -> Close {
         let now = Instant::now();
         self.window.open(&link.welcome);
+        self.ahead.begin(link.greeted_in, now);
         let mut session = Session {
             link,
             heard: now,
@@ -415,7 +420,8 @@ impl Sender {
                 Ok(false) => break,
                 Err(until) => return Ok(Some(until)),
             }
-            let Some(batch) = self.window.next(now) else {
+            let least_urgent = self.ahead.least_urgent();
+            let Some(batch) = self.window.next(now, least_urgent) else {
                 break;
             };
             let head = wire::encode_batch_head(&batch.header, batch.payload.len())?;
@@ -423,6 +429,7 @@ impl Sender {
             let (id, resends) = (batch.header.id(), batch.header.resends);
             let frame = head.len() + payload.len();
             self.pace.queued(frame);
+            self.ahead.give(batch.header.class, frame as u64);
             self.counters.sent_bytes.increment(frame as u64);
             if resends > 0 {
                 self.counters.resent_batches.increment(1);
@@ -431,8 +438,20 @@ impl Sender {
             }
             session.link.writer.push_bytes(head.into());
             session.link.writer.push_bytes(payload);
+            self.ask(session, now)?;
         }
+        self.ask(session, now)?;
         Ok(None)
+    }
+
+    /// Pings the node behind the bulk that was queued, to know when it has read that.
+    fn ask(&mut self, session: &mut Session, now: Instant) -> Result<(), LinkError> {
+        if self.ahead.wants_ping(now) {
+            session.pings += 1;
+            self.ahead.asks(session.pings, now);
+            session.link.writer.push(&Frame::Ping(session.pings))?;
+        }
+        Ok(())
     }
 
     /// Until then the ceiling holds back what waits.
@@ -499,7 +518,7 @@ impl Sender {
                 session.leave_by = Some(session.heard + Duration::from_millis(spread.max(1)));
             }
             Frame::Ping(number) => session.link.writer.push(&Frame::Pong(number))?,
-            Frame::Pong(_) => {}
+            Frame::Pong(number) => self.ahead.answered(number, session.heard),
             Frame::Error(why) => return Err(LinkError::Refused(why)),
             Frame::Hello(_) | Frame::Welcome(_) | Frame::Batch(..) => {
                 return Err(LinkError::Unexpected);

@@ -17,7 +17,7 @@ use tokio::{
     net::{TcpStream, tcp::OwnedWriteHalf},
     sync::mpsc,
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tributary_common::{
     net::{self, NetError},
@@ -69,6 +69,8 @@ pub(crate) enum LinkError {
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Link {
+    /// How long the greeting took, there and back.
+    pub(crate) greeted_in: Duration,
     /// What the node granted.
     pub(crate) welcome: Welcome,
     /// What the node says. Closed after its last word.
@@ -99,6 +101,7 @@ impl Link {
             bytes: 0,
         };
         writer.push(&Frame::Hello(hello))?;
+        let begun = Instant::now();
         let greet = async {
             writer.flush().await?;
             read_frame(&mut read).await
@@ -110,6 +113,7 @@ impl Link {
             Ok(Err(error)) => return Err(error),
             Err(_late) => return Err(LinkError::Slow("welcome us")),
         };
+        let greeted_in = begun.elapsed();
         let (sender, answers) = mpsc::channel(ANSWERS);
         let mut reader = JoinSet::new();
         reader.spawn(async move {
@@ -123,6 +127,7 @@ impl Link {
             }
         });
         Ok(Self {
+            greeted_in,
             welcome,
             answers,
             writer,

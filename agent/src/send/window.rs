@@ -209,8 +209,9 @@ impl Window {
         }
     }
 
-    /// The next batch to send, if any may go now. It is in flight from now on.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<&mut Outgoing> {
+    /// The next batch to send, if any may go now: of a class that is no less urgent than this, or is
+    /// owed its floor. It is in flight from now on.
+    pub(crate) fn next(&mut self, now: Instant, least_urgent: Class) -> Option<&mut Outgoing> {
         if self.node_until.is_some_and(|until| until > now) {
             return None;
         }
@@ -222,7 +223,8 @@ impl Window {
             // What a class is owed by its floor is not left to others.
             let allowed = |class: Class, owed: bool| {
                 let mut rooms = Class::ALL.into_iter().zip(room);
-                (owed && of_p0) || rooms.any(|(of, room)| of == class && room)
+                (owed && of_p0)
+                    || (class <= least_urgent && rooms.any(|(of, room)| of == class && room))
             };
             let pick = self.turns.pick(allowed)?;
             match self.take_from(pick.key, now) {

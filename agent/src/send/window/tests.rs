@@ -73,7 +73,30 @@ fn busy(batch: BatchId, scope: Scope) -> Busy {
 }
 
 fn take(window: &mut Window, now: Instant) -> Option<BatchId> {
-    window.next(now).map(|outgoing| outgoing.header.id())
+    window
+        .next(now, Class::P3)
+        .map(|outgoing| outgoing.header.id())
+}
+
+#[test]
+fn bulk_that_is_held_waits_unless_its_floor_is_due() {
+    let (mut window, budget) = window(1000);
+    let now = Instant::now();
+    for seq in 1..=60 {
+        window.push(outgoing(&budget, 1, seq, Class::P0));
+        window.push(outgoing(&budget, 2, seq, Class::P3));
+    }
+    let mut order = Vec::new();
+    while let Some(outgoing) = window.next(now, Class::P0) {
+        let header = &outgoing.header;
+        order.push(header.class);
+        let id = header.id();
+        window.acknowledge(id);
+    }
+    let bulk = order.iter().filter(|&&class| class == Class::P3).count();
+    assert!((1..=3).contains(&bulk), "{order:?}");
+    assert_eq!(order.len() - bulk, 60);
+    assert!(window.next(now, Class::P3).is_some());
 }
 
 #[test]
