@@ -10,7 +10,7 @@ use tributary_tests::{child::Child, poll};
 
 use crate::{
     Delay,
-    counter::Counter,
+    counter::{Counter, Manner},
     cpu::{Usage, usage},
     latency::{self, WARM_UP},
     line::{AgentPlan, BACKLOG_LIMIT},
@@ -40,6 +40,7 @@ fn start(folder: &Path, class: &str, counter: &Counter) -> Result<Child> {
         class,
         topic: "alone",
         bus_port: counter.port,
+        more: "",
     }
     .start()
 }
@@ -49,7 +50,7 @@ fn start(folder: &Path, class: &str, counter: &Counter) -> Result<Child> {
 /// # Errors
 /// When that takes too long.
 pub(crate) fn backlog(folder: &Path, file: &Path, (bytes, lines): (u64, u64)) -> Result<Alone> {
-    let counter = Counter::start(false)?;
+    let counter = Counter::start(Manner::default())?;
     let agent = start(folder, "P2", &counter)?;
     let begun = Instant::now();
     fs::hard_link(file, folder.join("logs/backlog.log"))?;
@@ -78,7 +79,7 @@ pub(crate) fn steady(
     bytes_per_s: u64,
     time: Duration,
 ) -> Result<Alone> {
-    let counter = Counter::start(true)?;
+    let counter = Counter::start(Manner::stamped())?;
     let agent = start(folder, class, &counter)?;
     let path = folder.join("logs/steady.log");
     let before = usage(agent.pid())?;

@@ -110,7 +110,7 @@ pub(crate) fn write(path: &PathBuf, bytes_per_s: u64, time: Duration) -> Result<
     Ok((bytes, lines))
 }
 
-fn consumer(kafka: &Kafka, topic: &str) -> Result<BaseConsumer> {
+pub(crate) fn consumer(kafka: &Kafka, topic: &str) -> Result<BaseConsumer> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", kafka.bootstrap())
         .set("group.id", "bench")

@@ -29,6 +29,8 @@ pub(crate) struct Task {
     pub(crate) topic: String,
     /// Settings for librdkafka: an inline table of TOML.
     pub(crate) options: String,
+    /// What else the agent's configuration says, as TOML.
+    pub(crate) more: String,
 }
 
 /// The two processes.
@@ -84,6 +86,7 @@ impl Line {
             class: task.class,
             topic: &task.topic,
             bus_port: listen,
+            more: &task.more,
         }
         .start()?;
         Ok(Self { agent, bus, logs })
@@ -97,6 +100,8 @@ pub(crate) struct AgentPlan<'a> {
     pub(crate) class: &'a str,
     pub(crate) topic: &'a str,
     pub(crate) bus_port: u16,
+    /// What else its configuration says, as TOML: further tasks, limits.
+    pub(crate) more: &'a str,
 }
 
 impl AgentPlan<'_> {
@@ -108,6 +113,7 @@ impl AgentPlan<'_> {
         let admin = free_port()?;
         let (dir, bus, topic, class) =
             (self.folder.display(), self.bus_port, self.topic, self.class);
+        let more = self.more;
         start(
             "agent",
             self.folder,
@@ -116,7 +122,7 @@ impl AgentPlan<'_> {
                 "zone = \"z\"\nstate_dir = \"{dir}/agent\"\nadmin = \"127.0.0.1:{admin}\"\n\
                  [[bus]]\nname = \"c\"\nnodes = [\"127.0.0.1:{bus}\"]\n\
                  [[task]]\nid = \"t\"\ntopic = \"{topic}\"\nclass = \"{class}\"\n\
-                 paths = [\"{dir}/logs/*.log\"]\n",
+                 paths = [\"{dir}/logs/*.log\"]\n{more}",
             ),
         )
     }
@@ -167,6 +173,7 @@ pub(crate) fn backlog(
         class: "P2",
         topic: "backlog".into(),
         options: options.to_owned(),
+        more: String::new(),
     };
     let line = Line::start(kafka, folder, &task)?;
     let begun = Instant::now();

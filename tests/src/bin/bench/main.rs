@@ -6,7 +6,8 @@
 //!
 //! Arguments: `--gb N` the size of the backlog (default 1), `--write FILE` keeps the table,
 //! `--options '{ "linger.ms" = "5" }'` settings for librdkafka, `--only backlog`, `--only alone` (the
-//! agent in front of a bus that only counts) or `--only files` (many files; both without Kafka),
+//! agent in front of a bus that only counts), `--only files` (many files; both without Kafka),
+//! `--only priority` (who waits for whom) or `--only limits` (how well limits hold; without Kafka),
 //! `--seconds N` how long a steady load lasts, `--programs FOLDER` measures programs that were built
 //! elsewhere.
 
@@ -15,8 +16,10 @@ mod counter;
 mod cpu;
 mod files;
 mod latency;
+mod limits;
 mod line;
 mod load;
+mod priority;
 
 use std::{
     fmt::Write as _,
@@ -75,6 +78,10 @@ enum Part {
     Alone,
     /// An agent that watches many files: no Kafka.
     Files,
+    /// Classes beside each other.
+    Priority,
+    /// Ceilings: no Kafka.
+    Limits,
 }
 
 fn arguments() -> Result<Args> {
@@ -97,6 +104,8 @@ fn arguments() -> Result<Args> {
             "--only" if value == "backlog" => parsed.part = Part::Backlog,
             "--only" if value == "alone" => parsed.part = Part::Alone,
             "--only" if value == "files" => parsed.part = Part::Files,
+            "--only" if value == "priority" => parsed.part = Part::Priority,
+            "--only" if value == "limits" => parsed.part = Part::Limits,
             "--seconds" => {
                 let seconds = value.parse().context("--seconds is a whole number")?;
                 parsed.steady_for = Duration::from_secs(seconds);
@@ -106,7 +115,7 @@ fn arguments() -> Result<Args> {
                 .map_err(|_path| anyhow!("--programs is given twice"))?,
             _ => bail!(
                 "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE, --seconds N, \
-                 --programs FOLDER and --only backlog, alone or files"
+                 --programs FOLDER and --only backlog, alone, files, priority or limits"
             ),
         }
     }
@@ -119,6 +128,8 @@ fn main() -> Result<()> {
     let many = || many_files(&folder.join("files"));
     let table = match args.part {
         Part::Files => many()?,
+        Part::Priority => priority::measure(&folder.join("priority"), args.steady_for)?,
+        Part::Limits => limits::measure(&folder.join("limits"))?,
         Part::All => {
             let many = many()?;
             format!("{}\n{many}", measure(&args, &folder)?)
@@ -243,6 +254,7 @@ fn steady(
         class,
         topic,
         options: args.options.clone(),
+        more: String::new(),
     };
     let line = Line::start(kafka, folder, &task)?;
     let steady = latency::steady(kafka, &line, &task, STEADY_BYTES_PER_S, args.steady_for)?;
