@@ -35,8 +35,9 @@ use self::watch::{Hints, Watch, Watched};
 use crate::{
     config::Task,
     flow::Flow,
-    handle::{self, FileKind, Glance},
+    handle::{self, FileKind, Print},
     live::Plan,
+    path::LogPath,
     shown::shown,
 };
 
@@ -88,11 +89,11 @@ pub(crate) struct Look {
     /// Everything was looked at, not only what a hint was about.
     pub(crate) whole: bool,
     /// Paths that are new, or name another file than before.
-    pub(crate) found: Vec<(usize, PathBuf)>,
+    pub(crate) found: Vec<(usize, LogPath)>,
     /// Paths whose file has another size or time.
-    pub(crate) touched: Vec<PathBuf>,
+    pub(crate) touched: Vec<LogPath>,
     /// Paths that were absent twice.
-    pub(crate) gone: Vec<(usize, PathBuf)>,
+    pub(crate) gone: Vec<(usize, LogPath)>,
     /// How it went, after a whole look.
     pub(crate) figures: Option<Figures>,
 }
@@ -146,9 +147,9 @@ impl Where {
 /// A path that was found.
 #[derive(Debug)]
 struct Known {
-    glance: Glance,
+    print: Print,
     /// The last look that saw it.
-    round: u64,
+    round: u32,
     /// Looks in a row that did not.
     absent: u8,
     /// It is to be told as if it were new.
@@ -170,10 +171,11 @@ pub(crate) struct Discover {
     flow: Arc<Flow>,
     /// Directories that may be watched.
     max_watches: usize,
-    known: HashMap<(usize, PathBuf), Known>,
+    /// By the place of their task.
+    known: Vec<HashMap<LogPath, Known>>,
     /// What files behind links are called where they are, and the links.
     links: HashMap<PathBuf, Vec<PathBuf>>,
-    round: u64,
+    round: u32,
     /// When hints were taken last.
     drained: Instant,
     /// Some task's lines are wanted at once.
@@ -282,7 +284,7 @@ impl Discover {
             watch: watch.ok(),
             flow,
             max_watches,
-            known: HashMap::new(),
+            known: Vec::new(),
             links: HashMap::new(),
             round: 0,
             told: HashSet::new(),
@@ -369,9 +371,12 @@ impl Discover {
         self.critical = self.tasks.iter().flatten().any(|task| task.critical);
         let tasks = &self.tasks;
         let stays = |task: usize| tasks.get(task).is_some_and(Option::is_some);
-        self.known.retain(|(task, _), _| stays(*task));
-        for ((task, _), known) in &mut self.known {
-            known.again |= plan.moved.contains(task);
+        for (task, known) in self.known.iter_mut().enumerate() {
+            if !stays(task) {
+                *known = HashMap::new();
+            }
+            let moved = plan.moved.contains(&task);
+            known.values_mut().for_each(|known| known.again |= moved);
         }
         self.figures.blind.retain(|task| stays(*task));
         self.figures
@@ -420,7 +425,7 @@ impl Discover {
     /// looked at anew, even when it looks the same. Also says what was absent for the first time.
     fn look(&mut self, scope: Scope, renamed: &[PathBuf]) -> (Option<Look>, Vec<PathBuf>) {
         let began = Instant::now();
-        self.round += 1;
+        self.round = self.round.wrapping_add(1);
         if self.watch.is_none() {
             self.watch = Watch::new(self.max_watches, &self.flow).ok();
         }
@@ -439,28 +444,31 @@ impl Discover {
             }
             for (path, literal) in self.walk(task, &mut unknown) {
                 let anew = renamed.contains(&path);
-                self.see(task, path, literal, anew, &mut look);
+                self.see(task, &path, literal, anew, &mut look);
             }
         }
         let round = self.round;
         let mut absent = Vec::new();
-        self.known.retain(|(task, path), known| {
-            let elsewhere = scope == Scope::Blind && !tasks.contains(task);
-            if elsewhere || known.round == round || unknown.iter().any(|dir| path.starts_with(dir))
-            {
-                return true;
+        for (task, known) in self.known.iter_mut().enumerate() {
+            if !tasks.contains(&task) {
+                continue;
             }
-            known.absent += 1;
-            if known.absent < 2 {
-                absent.push(path.clone());
-                return true;
-            }
-            look.gone.push((*task, path.clone()));
-            false
-        });
+            known.retain(|path, known| {
+                if known.round == round || unknown.iter().any(|dir| path.starts_with(dir)) {
+                    return true;
+                }
+                known.absent += 1;
+                if known.absent < 2 {
+                    absent.push(path.to_path_buf());
+                    return true;
+                }
+                look.gone.push((task, path.clone()));
+                false
+            });
+        }
         self.forget_links(&look.gone);
         self.figures.took = began.elapsed();
-        self.figures.paths = self.known.len();
+        self.figures.paths = self.known.iter().map(HashMap::len).sum();
         self.figures.watched = self.watch.as_ref().map_or(0, Watch::len);
         look.figures = Some(self.figures.clone());
         (Some(look), absent)
@@ -483,17 +491,18 @@ impl Discover {
                 if path.starts_with(&self.state_dir) {
                     continue;
                 }
-                let key = (task, path.clone());
-                if let Some(known) = self.known.get_mut(&key) {
+                if let Some(known) = self.known(task).get_mut(path.as_path()) {
                     known.absent += 1;
                 }
-                self.see(task, path.clone(), literal, true, &mut look);
-                match self.known.get(&key).map(|known| known.absent) {
+                self.see(task, path, literal, true, &mut look);
+                let known = self.known(task);
+                match known.get(path.as_path()).map(|known| known.absent) {
                     Some(0) | None => {}
                     Some(1) => absent.push(path.clone()),
                     Some(_) => {
-                        self.known.remove(&key);
-                        look.gone.push(key);
+                        if let Some((path, _)) = known.remove_entry(path.as_path()) {
+                            look.gone.push((task, path));
+                        }
                     }
                 }
             }
@@ -502,14 +511,28 @@ impl Discover {
         (Some(look), absent)
     }
 
+    /// What is known of one task.
+    fn known(&mut self, task: usize) -> &mut HashMap<LogPath, Known> {
+        if self.known.len() <= task {
+            self.known.resize_with(task + 1, HashMap::new);
+        }
+        self.known.get_mut(task).expect("it is as long as that")
+    }
+
+    /// A path as it stands in what is known of a task, or anew.
+    fn known_name(&mut self, task: usize, path: &Path) -> LogPath {
+        let known = self.known(task).get_key_value(path);
+        known.map_or_else(|| path.into(), |(path, _)| path.clone())
+    }
+
     /// Links that are gone lead nowhere.
-    fn forget_links(&mut self, gone: &[(usize, PathBuf)]) {
+    fn forget_links(&mut self, gone: &[(usize, LogPath)]) {
         if self.links.is_empty() || gone.is_empty() {
             return;
         }
-        let gone: HashSet<&PathBuf> = gone.iter().map(|(_, path)| path).collect();
+        let gone: HashSet<&Path> = gone.iter().map(|(_, path)| &**path).collect();
         self.links.retain(|_, links| {
-            links.retain(|link| !gone.contains(link));
+            links.retain(|link| !gone.contains(link.as_path()));
             !links.is_empty()
         });
     }
@@ -567,45 +590,49 @@ impl Discover {
     }
 
     /// A path matches: what is it, and is it new? `anew`: it is told even when it looks the same.
-    fn see(&mut self, task: usize, path: PathBuf, literal: bool, anew: bool, look: &mut Look) {
-        let key = (task, path);
-        let glance = match handle::glance(&key.1) {
+    fn see(&mut self, task: usize, path: &Path, literal: bool, anew: bool, look: &mut Look) {
+        let round = self.round;
+        let glance = match handle::glance(path) {
             Ok(glance) => glance,
             Err(error) if is_absence(&error) => return,
             Err(_unknown) => {
-                if let Some(known) = self.known.get_mut(&key) {
-                    known.round = self.round;
+                if let Some(known) = self.known(task).get_mut(path) {
+                    known.round = round;
                     known.absent = 0;
                 }
                 return;
             }
         };
         if glance.kind != FileKind::Regular {
-            self.leave_out(task, &key.1, glance.kind, literal);
+            self.leave_out(task, path, glance.kind, literal);
             return;
         }
         if self.own_log == Some((glance.device, glance.inode)) {
             return;
         }
         let seen = Known {
-            glance,
-            round: self.round,
+            print: glance.print(),
+            round,
             absent: 0,
             again: false,
         };
-        match self.known.get_mut(&key) {
-            Some(known) if known.glance.is_same_file(&glance) && !anew && !known.again => {
-                if known.glance != glance {
-                    look.touched.push(key.1);
-                }
-                *known = seen;
+        let known = self.known(task);
+        if let Some(known) = known.get_mut(path)
+            && known.print.file == seen.print.file
+            && !anew
+            && !known.again
+        {
+            let touched = known.print.content != seen.print.content;
+            *known = seen;
+            if touched {
+                look.touched.push(self.known_name(task, path));
             }
-            Some(_) | None => {
-                self.follow_link(&key.1);
-                look.found.push(key.clone());
-                self.known.insert(key, seen);
-            }
+            return;
         }
+        let path = self.known_name(task, path);
+        self.known(task).insert(path.clone(), seen);
+        self.follow_link(&path);
+        look.found.push((task, path));
     }
 
     /// A path is no file, and never opened. Told once: a pattern with wildcards matches directories

@@ -107,10 +107,30 @@ pub(crate) struct Glance {
     pub(crate) kind: FileKind,
 }
 
+/// Hashes of what a glance showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Print {
+    /// Of what names the file: not proof, since numbers are given again.
+    pub(crate) file: u64,
+    /// Of what changes with its content.
+    pub(crate) content: u64,
+}
+
 impl Glance {
-    /// Whether it looks like the same file: not proof, since numbers are given again.
-    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
-        (self.device, self.inode, self.birth) == (other.device, other.inode, other.birth)
+    /// As little of it as is needed to tell whether the next one is the same.
+    pub(crate) fn print(&self) -> Print {
+        let of = |words: [u64; 4]| xxh3_64(words.map(u64::to_le_bytes).as_flattened());
+        let (birth, birth_ns) = self.birth;
+        let (changed, changed_ns) = self.changed;
+        Print {
+            file: of([
+                self.device,
+                self.inode,
+                birth.cast_unsigned(),
+                birth_ns.into(),
+            ]),
+            content: of([self.size, changed.cast_unsigned(), changed_ns.into(), 0]),
+        }
     }
 
     fn of(stat: &Statx) -> Self {

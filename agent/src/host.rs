@@ -43,6 +43,20 @@ pub(crate) fn name() -> String {
         .into_owned()
 }
 
+/// Gives memory that was freed back to the host: the allocator keeps it otherwise, up to as much as
+/// was ever used at once. Takes a millisecond or a few; a matter for quiet moments.
+#[expect(
+    unsafe_code,
+    reason = "nothing else has malloc_trim; it takes a number and touches free memory only"
+)]
+pub(crate) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call has no preconditions, and may come from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// How many log files may be open at once; the process's limit is raised to what it may be.
 pub(crate) fn max_open_files() -> usize {
     let limit = getrlimit(Resource::Nofile);

@@ -52,6 +52,7 @@ use crate::{
     handle::FileKey,
     identify::{Mark, Prefix},
     limit::{Allowed, Bucket, Budget, Cpu, Reason, Share, cpu_used},
+    path::LogPath,
     recipe::{Compiled, Recipe},
     send::Outgoing,
     status::{Counters, Rate, Status, TaskFigures, TaskView},
@@ -65,6 +66,9 @@ pub(crate) const BLOCK_BYTES: usize = 256 << 10;
 const LOOK_BYTES: u64 = 512;
 /// How often figures are published.
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
+/// Freed memory is given back to the host when the start is over, and then this often at most.
+const FIRST_TRIM_AFTER: Duration = Duration::from_secs(3);
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 /// Counting files rests so many times what it took.
 const COUNT_REST: u32 = 100;
 /// When it is time to stop, what waits for more lines is cut for this long at most.
@@ -190,8 +194,8 @@ enum Next {
 #[derive(Debug)]
 struct Stream {
     id: StreamId,
-    /// The path that named it first, as bytes of the file system.
-    path: Arc<[u8]>,
+    /// The path that named it first.
+    path: LogPath,
     channel: usize,
     /// Oldest first.
     tails: Vec<Tail>,
@@ -219,6 +223,9 @@ struct NextFigures {
     at: Instant,
     /// Something happened since the last time.
     stirred: bool,
+    /// Something happened since memory was given back; when that may be done again.
+    untrimmed: bool,
+    trim_at: Instant,
 }
 
 /// The thread's state.
@@ -231,7 +238,7 @@ pub(crate) struct Reader {
     streams: Vec<Stream>,
     by_id: HashMap<StreamId, usize>,
     /// Which generation each path of each channel names.
-    by_path: HashMap<PathBuf, Vec<(usize, usize, GenerationId)>>,
+    by_path: HashMap<LogPath, Vec<(usize, usize, GenerationId)>>,
     /// Which generation a physical file is, per channel.
     by_key: HashMap<(usize, FileKey), (usize, GenerationId)>,
     /// Generations that were given up, should they come back.
@@ -311,6 +318,8 @@ impl Reader {
             next_figures: NextFigures {
                 at: Instant::now(),
                 stirred: true,
+                untrimmed: true,
+                trim_at: Instant::now() + FIRST_TRIM_AFTER,
             },
         };
         reader.number_recipes();
@@ -552,7 +561,7 @@ impl Reader {
                 .iter()
                 .flat_map(|stream| stream.tails.iter().map(|tail| (stream.id, tail)));
             let changed = tails.filter(|(id, tail)| {
-                let known = state.generations.get(&(*id, tail.generation));
+                let known = state.generation(*id, tail.generation);
                 tail.mtime_ns != 0 && known.is_some_and(|known| known.mtime_ns != tail.mtime_ns)
             });
             changed
@@ -560,6 +569,15 @@ impl Reader {
                 .collect()
         });
         self.wiring.checkpoint.write(records);
+    }
+
+    /// In a quiet moment, memory that was needed for a while is given back.
+    fn give_back_memory(&mut self, now: Instant) {
+        let figures = &mut self.next_figures;
+        if figures.untrimmed && now >= figures.trim_at {
+            (figures.untrimmed, figures.trim_at) = (false, now + TRIM_EVERY);
+            crate::host::give_back_memory();
+        }
     }
 
     /// Counts the files of each task, and what of them is not read. With 100,000 files that takes a
@@ -595,7 +613,10 @@ impl Reader {
         self.tend_packed(now);
         self.release_shares();
         if std::mem::take(&mut self.next_figures.stirred) {
+            self.next_figures.untrimmed = true;
             self.count_files();
+        } else {
+            self.give_back_memory(now);
         }
         self.tend_spool(now);
         let mut behind: HashMap<Topic, u64> = HashMap::new();

@@ -173,9 +173,9 @@ struct Looker {
 impl Looker {
     fn new(config: &Config, state: State) -> Self {
         let mut by_key = HashMap::new();
-        for (&(stream, generation), known) in &state.generations {
-            if let Some(of) = state.streams.get(&stream) {
-                by_key.insert((of.task.clone(), known.key), (stream, generation));
+        for (&id, stream) in &state.streams {
+            for known in &stream.generations {
+                by_key.insert((stream.task.clone(), known.key), (id, known.generation));
             }
         }
         let mut unended: BTreeMap<(StreamId, GenerationId), u64> = BTreeMap::new();
@@ -216,15 +216,15 @@ impl Looker {
         });
         let mut more = Vec::new();
         for ((_, key), &at) in renamed {
-            let Some(known) = self.state.generations.get(&at) else {
+            let Some(known) = self.state.generation(at.0, at.1) else {
                 continue;
             };
-            let path = path_of(&known.path);
-            if known.ended_ms.is_some() || self.is_left_out(&path, *key, met) {
+            let path = &known.path;
+            if known.ended_ms.is_some() || self.is_left_out(path, *key, met) {
                 continue;
             }
             let why = "no path names it now; it is looked for by its identity".to_owned();
-            let mut found = row(task, &path, Standing::Renamed, why);
+            let mut found = row(task, path, Standing::Renamed, why);
             self.place(&mut found, at);
             more.push((found, Some(*key)));
         }
@@ -283,18 +283,12 @@ impl Looker {
     fn place(&self, row: &mut FileRow, at: (StreamId, GenerationId)) {
         let read_to = self
             .state
-            .generations
-            .get(&at)
+            .generation(at.0, at.1)
             .map(|known| known.mark.offset);
         row.read_to = read_to;
         row.acknowledged_to = self.unended.get(&at).copied().or(read_to);
         row.stream = Some(at.0.to_string());
     }
-}
-
-fn path_of(bytes: &[u8]) -> PathBuf {
-    use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
-    PathBuf::from(OsString::from_vec(bytes.to_vec()))
 }
 
 fn row(task: &Task, path: &Path, standing: Standing, why: String) -> FileRow {

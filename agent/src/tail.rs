@@ -2,11 +2,7 @@
 //!
 //! Not for: deciding whose turn it is, or what a path means (see [`crate::reader`]).
 
-use std::{
-    collections::VecDeque,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tributary_common::ids::{GenerationId, StreamId};
@@ -15,9 +11,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{
     checkpoint::{Cut, GenerationRecord},
     content::Content,
+    few::Few,
     frame::Carry,
     handle::FileKey,
     identify::{Evidence, MARK_BYTES, Mark},
+    path::LogPath,
     spool::has_packed_name,
 };
 
@@ -82,9 +80,9 @@ pub(crate) struct Tail {
     /// How often the file was cut off before.
     pub(crate) truncations: u32,
     /// Where it was seen last: the name that people know.
-    pub(crate) path: PathBuf,
+    pub(crate) path: LogPath,
     /// Where the file is, when that name is a link.
-    pub(crate) real: Option<PathBuf>,
+    pub(crate) real: Option<Box<LogPath>>,
     /// Paths of the task that name it now.
     pub(crate) names: u32,
     /// The device that it was seen on; 0 when that is not known.
@@ -102,7 +100,7 @@ pub(crate) struct Tail {
     /// What is remembered of its content; the mark is where reading goes on.
     pub(crate) evidence: Evidence,
     /// Marks before the last one, oldest first.
-    marks: VecDeque<Mark>,
+    marks: Few<Mark>,
     /// What the bytes before the mark carry to those behind it.
     pub(crate) carry: Carry,
     /// When the bytes behind the mark began to wait for the end of their record.
@@ -125,7 +123,7 @@ pub(crate) struct Tail {
     /// Since when it can be neither read nor given up.
     pub(crate) stuck_since: Option<Instant>,
     /// Cuts of an earlier life that have to be read and sent again first.
-    pub(crate) replay: VecDeque<Cut>,
+    pub(crate) replay: Few<Cut>,
 }
 
 impl Tail {
@@ -134,7 +132,7 @@ impl Tail {
         key: FileKey,
         inode: u64,
         truncations: u32,
-        path: PathBuf,
+        path: LogPath,
         now: Instant,
     ) -> Self {
         Self {
@@ -152,7 +150,7 @@ impl Tail {
             form: Form::Plain,
             seek: Seek::default(),
             evidence: Evidence::default(),
-            marks: VecDeque::new(),
+            marks: Few::default(),
             carry: Carry::default(),
             held_since: None,
             doubted: false,
@@ -163,21 +161,16 @@ impl Tail {
             grown: now,
             unread_since: None,
             stuck_since: None,
-            replay: VecDeque::new(),
+            replay: Few::default(),
         }
     }
 
     /// A generation of an earlier life.
-    pub(crate) fn restored(
-        record: &GenerationRecord,
-        path: PathBuf,
-        replay: Vec<Cut>,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn restored(record: &GenerationRecord, replay: Vec<Cut>, now: Instant) -> Self {
         Self {
             generation: record.generation,
             place: Place::Awaited(now),
-            form: if has_packed_name(&path) {
+            form: if has_packed_name(&record.path) {
                 Form::Packed
             } else {
                 Form::Plain
@@ -191,21 +184,28 @@ impl Tail {
             size: record.mark.offset,
             mtime_ns: record.mtime_ns,
             replay: replay.into(),
-            ..Self::new(record.key, record.inode, record.truncations, path, now)
+            ..Self::new(
+                record.key,
+                record.inode,
+                record.truncations,
+                record.path.clone(),
+                now,
+            )
         }
     }
 
     /// Where its file is, through links.
-    pub(crate) fn real_path(&self) -> &Path {
+    pub(crate) fn real_path(&self) -> &LogPath {
         self.real.as_deref().unwrap_or(&self.path)
     }
 
     /// A path names it, on this device.
-    pub(crate) fn seen_at(&mut self, path: &Path, device: u64) {
-        path.clone_into(&mut self.path);
+    pub(crate) fn seen_at(&mut self, path: &LogPath, device: u64) {
+        self.path.clone_from(path);
         // Links are rare, and asking costs a call: the real path is for finding the file again.
         self.real = if path.is_symlink() {
-            path.canonicalize().ok()
+            let real = path.canonicalize().ok();
+            real.map(|real| Box::new(real.into()))
         } else {
             None
         };
@@ -234,14 +234,13 @@ impl Tail {
 
     /// Its record in the checkpoint.
     pub(crate) fn record(&self, stream: StreamId) -> GenerationRecord {
-        use std::os::unix::ffi::OsStrExt as _;
         GenerationRecord {
             stream,
             generation: self.generation,
             key: self.key,
             inode: self.inode,
             truncations: self.truncations,
-            path: self.real_path().as_os_str().as_bytes().to_vec(),
+            path: self.real_path().clone(),
             prefix: self.evidence.prefix,
             mark: self.evidence.mark,
             carry: self.carry,
@@ -292,7 +291,10 @@ impl Tail {
         if self.marks.len() == MARKS {
             self.marks.pop_front();
         }
-        self.marks.push_back(self.evidence.mark);
+        // The beginning of a file is like that of any other.
+        if self.offset() > 0 {
+            self.marks.push_back(self.evidence.mark);
+        }
         self.evidence.mark = mark;
         self.carry = carry;
         self.held_since = None;
@@ -332,5 +334,16 @@ impl Tail {
             Place::Hidden(since) => since.max(self.grown),
             Place::Named | Place::Awaited(_) => self.grown,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_takes_little_room() {
+        // An agent may have 100,000 of them; what is rare has its room elsewhere.
+        assert!(size_of::<Tail>() <= 272, "{} bytes", size_of::<Tail>());
     }
 }

@@ -4,7 +4,7 @@
 //! only.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,7 @@ use tributary_common::{disk, report::Loss};
 
 use super::{
     log::{self, Content},
-    record::{Fault, FormatError, MAGIC},
+    record::{Fault, FormatError, GenerationRecord, MAGIC},
     state::State,
 };
 use crate::recipe::Recipe;
@@ -178,37 +178,32 @@ fn summary(file: PathBuf, content: &Content) -> Summary {
 }
 
 fn streams(state: &State) -> Vec<StreamSummary> {
-    let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
-    let generation = |&(stream, id): &(_, _)| {
-        let known = state.generations.get(&(stream, id))?;
-        let unended = state
-            .cuts
-            .values()
-            .filter(|cut| (cut.id.stream, cut.generation) == (stream, id));
-        let watermark = unended
-            .map(|cut| cut.span.start)
-            .min()
-            .unwrap_or(known.mark.offset);
-        Some(GenerationSummary {
-            generation: id.to_string(),
+    let text = |path: &crate::path::LogPath| String::from_utf8_lossy(path.as_bytes()).into_owned();
+    let mut unended: HashMap<_, u64> = HashMap::new();
+    for cut in state.cuts.values() {
+        let start = unended.entry((cut.id.stream, cut.generation));
+        let start = start.or_insert(cut.span.start);
+        *start = cut.span.start.min(*start);
+    }
+    let generation = |known: &GenerationRecord| {
+        let unended = unended.get(&(known.stream, known.generation)).copied();
+        let watermark = unended.unwrap_or(known.mark.offset);
+        GenerationSummary {
+            generation: known.generation.to_string(),
             path: text(&known.path),
             inode: known.inode,
             truncations: known.truncations,
             read_to: known.mark.offset,
             watermark,
             ended_ms: known.ended_ms,
-        })
+        }
     };
     let streams = state.streams.iter().map(|(&id, stream)| StreamSummary {
         stream: id.to_string(),
         task: stream.task.to_string(),
         topic: stream.topic.to_string(),
         path: text(&stream.path),
-        generations: stream
-            .generations
-            .iter()
-            .filter_map(|&part| generation(&(id, part)))
-            .collect(),
+        generations: stream.generations.iter().map(generation).collect(),
     });
     streams.collect()
 }

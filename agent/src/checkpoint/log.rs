@@ -20,11 +20,14 @@
 //!
 //! Not for: what records mean (see [`super::state`]). Called by [`super::Checkpoint`].
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use tributary_common::{
     disk::{self, AppendFile, DiskError, Syncer},
-    ids::Epoch,
+    ids::{Epoch, TaskId, Topic},
 };
 
 use super::{
@@ -97,8 +100,10 @@ pub(crate) fn read(bytes: &[u8], keep_accounts: bool) -> Result<Content, FormatE
     };
     let (mut frames, mut records, mut complete, mut sound) = (Frames::new(body), 0, false, 0);
     let mut fault = None;
-    while let Some(record) = frames.next() {
+    let mut names = Names::default();
+    while let Some(mut record) = frames.next() {
         complete |= record == Record::SnapshotEnd;
+        names.share(&mut record);
         if state.apply(record).is_err() {
             fault = Some(Fault::Damaged);
             break;
@@ -115,6 +120,29 @@ pub(crate) fn read(bytes: &[u8], keep_accounts: bool) -> Result<Content, FormatE
         unsound_bytes: left.len() as u64,
         fault: fault.map(|fault| record::tell_apart(fault, left)),
     })
+}
+
+/// Names that many streams have: each is kept once.
+#[derive(Debug, Default)]
+struct Names {
+    tasks: HashSet<TaskId>,
+    topics: HashSet<Topic>,
+}
+
+impl Names {
+    fn share(&mut self, record: &mut Record) {
+        let Record::Stream { task, topic, .. } = record else {
+            return;
+        };
+        match self.tasks.get(task) {
+            Some(known) => task.clone_from(known),
+            None => drop(self.tasks.insert(task.clone())),
+        }
+        match self.topics.get(topic) {
+            Some(known) => topic.clone_from(known),
+            None => drop(self.topics.insert(topic.clone())),
+        }
+    }
 }
 
 /// The files of a folder, oldest first, with their numbers.

@@ -28,6 +28,7 @@ use crate::{
     frame::{Carry, Rule},
     handle::FileKey,
     identify::{Mark, Prefix},
+    path::LogPath,
     recipe::{self, Recipe},
 };
 
@@ -107,8 +108,8 @@ pub(crate) struct GenerationRecord {
     pub(crate) inode: u64,
     /// How often the file was cut off before.
     pub(crate) truncations: u32,
-    /// Where it was seen last, as bytes of the file system.
-    pub(crate) path: Vec<u8>,
+    /// Where it was seen last.
+    pub(crate) path: LogPath,
     /// Evidence: its beginning.
     pub(crate) prefix: Prefix,
     /// Evidence: where reading stopped.
@@ -172,8 +173,8 @@ pub(crate) enum Record {
         task: TaskId,
         /// Its topic, for reports.
         topic: Topic,
-        /// The path that named it first, as bytes of the file system.
-        path: Vec<u8>,
+        /// The path that named it first.
+        path: LogPath,
     },
     /// A generation began, or what is known of it changed.
     Generation(GenerationRecord),

@@ -18,6 +18,7 @@ use crate::{
     frame::{Carry, LongLine, Rule},
     handle::FileKey,
     identify::{Mark, Prefix},
+    path::LogPath,
 };
 
 /// Records in one write, as a busy reader makes them.
@@ -37,7 +38,8 @@ pub fn make(state_dir: &Path, files: u64) -> Result<(), OpenError> {
     let mut records = Vec::new();
     for file in 0..files {
         let (stream, generation) = (StreamId(file), GenerationId(file));
-        let path = format!("/var/log/service-{}/app-{file}.log", file % 1000).into_bytes();
+        let path = format!("/var/log/service-{}/app-{file}.log", file % 1000);
+        let path = LogPath::of_bytes(path.as_bytes());
         records.push(Record::Stream {
             stream,
             task: TaskId::new("service").expect("a sound name"),

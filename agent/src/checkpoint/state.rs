@@ -37,10 +37,8 @@ pub(crate) struct State {
     pub(crate) tasks: BTreeSet<TaskId>,
     /// Tasks that are not in the configuration any more, and since when, in ms since 1970.
     pub(crate) removed: BTreeMap<TaskId, u64>,
-    /// All streams.
+    /// All streams, with their generations.
     pub(crate) streams: BTreeMap<StreamId, StreamState>,
-    /// All generations.
-    pub(crate) generations: BTreeMap<(StreamId, GenerationId), GenerationRecord>,
     /// Recipes that cuts name, and those of today.
     pub(crate) recipes: BTreeMap<u32, Recipe>,
     /// Cuts that have not ended.
@@ -71,7 +69,7 @@ impl State {
                 let begun = StreamState::new(task, topic, path);
                 self.begin_stream(stream, begun);
             }
-            Record::Generation(record) => self.generation(record)?,
+            Record::Generation(record) => self.set_generation(record)?,
             Record::Cut(cut) => self.cut(cut)?,
             Record::Ended { batch, end } => {
                 self.cuts.remove(&batch);
@@ -147,18 +145,28 @@ impl State {
         stream: StreamId,
         generation: GenerationId,
     ) -> Result<&mut GenerationRecord, Contradiction> {
-        self.generations
-            .get_mut(&(stream, generation))
-            .ok_or(Contradiction)
+        let stream = self.streams.get_mut(&stream).ok_or(Contradiction)?;
+        stream.generation_mut(generation).ok_or(Contradiction)
     }
 
-    fn generation(&mut self, record: GenerationRecord) -> Result<(), Contradiction> {
-        let key = (record.stream, record.generation);
+    fn set_generation(&mut self, record: GenerationRecord) -> Result<(), Contradiction> {
         let stream = self.streams.get_mut(&record.stream).ok_or(Contradiction)?;
-        if self.generations.insert(key, record).is_none() {
-            stream.generations.push(key.1);
-        }
+        stream.set_generation(record);
         Ok(())
+    }
+
+    /// What is known of a generation.
+    pub(crate) fn generation(
+        &self,
+        stream: StreamId,
+        generation: GenerationId,
+    ) -> Option<&GenerationRecord> {
+        self.streams.get(&stream)?.generation(generation)
+    }
+
+    /// All generations, by their streams.
+    pub(crate) fn generations(&self) -> impl Iterator<Item = &GenerationRecord> {
+        self.streams.values().flat_map(|stream| &stream.generations)
     }
 
     fn known_recipe(&self, cut: &Cut) -> Result<(), Contradiction> {
@@ -191,9 +199,8 @@ impl State {
     /// Forgets generations that ended long ago, and streams without any.
     pub(crate) fn forget_ended(&mut self, now_ms: u64) {
         let mut ended: Vec<(u64, (StreamId, GenerationId))> = self
-            .generations
-            .iter()
-            .filter_map(|(&key, known)| known.ended_ms.map(|ended| (ended, key)))
+            .generations()
+            .filter_map(|known| Some((known.ended_ms?, (known.stream, known.generation))))
             .collect();
         ended.sort_unstable();
         let surplus = ended.len().saturating_sub(MAX_ENDED);
@@ -204,11 +211,11 @@ impl State {
             .collect();
         for (place, (ended_ms, key)) in ended.into_iter().enumerate() {
             let old = ended_ms.saturating_add(REMEMBER_ENDED_MS) < now_ms;
-            if (old || place < surplus) && !held.contains(&key) {
-                self.generations.remove(&key);
-                if let Some(stream) = self.streams.get_mut(&key.0) {
-                    stream.generations.retain(|&generation| generation != key.1);
-                }
+            if (old || place < surplus)
+                && !held.contains(&key)
+                && let Some(stream) = self.streams.get_mut(&key.0)
+            {
+                stream.generations.retain(|known| known.generation != key.1);
             }
         }
         let told: BTreeSet<StreamId> = self.ledger.series.keys().map(|key| key.0).collect();
@@ -244,12 +251,8 @@ impl State {
         for task in old {
             self.removed.remove(&task);
             self.tasks.remove(&task);
-            let of_task = self.streams.iter_mut().filter(|(_, of)| of.task == task);
-            for (id, stream) in of_task {
-                for generation in std::mem::take(&mut stream.generations) {
-                    self.generations.remove(&(*id, generation));
-                }
-            }
+            let of_task = self.streams.values_mut().filter(|of| of.task == task);
+            of_task.for_each(|stream| stream.generations = Vec::new());
         }
     }
 
@@ -335,10 +338,8 @@ impl State {
         }
         for (&id, stream) in &self.streams {
             stream.snapshot(id, out);
-            for &generation in &stream.generations {
-                if let Some(known) = self.generations.get(&(id, generation)) {
-                    out(&Record::Generation(known.clone()));
-                }
+            for known in &stream.generations {
+                out(&Record::Generation(known.clone()));
             }
         }
         for (&no, recipe) in &self.recipes {
@@ -374,6 +375,7 @@ mod tests {
     use tributary_common::ids::Topic;
 
     use super::*;
+    use crate::path::LogPath;
 
     fn with_task(name: &str) -> State {
         let (task, topic) = (TaskId::new(name).unwrap(), Topic::new("x").unwrap());
@@ -382,7 +384,7 @@ mod tests {
             stream: StreamId(1),
             task: task.clone(),
             topic,
-            path: b"/x".to_vec(),
+            path: LogPath::of_bytes(b"/x"),
         };
         state.apply(Record::Task { task }).unwrap();
         state.apply(begin).unwrap();

@@ -7,7 +7,8 @@
 
 use tributary_common::ids::{Epoch, GenerationId, StreamId, TaskId, Topic};
 
-use super::record::Record;
+use super::record::{GenerationRecord, Record};
+use crate::path::LogPath;
 
 /// A stream as the checkpoint knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +20,9 @@ pub(crate) struct StreamState {
     /// The topics before, oldest first.
     pub(super) earlier: Vec<Earlier>,
     /// The path that named it first.
-    pub(crate) path: Vec<u8>,
-    /// Its generations, oldest first.
-    pub(crate) generations: Vec<GenerationId>,
+    pub(crate) path: LogPath,
+    /// Its generations, oldest first. One, as a rule.
+    pub(crate) generations: Vec<GenerationRecord>,
 }
 
 /// The topic of the batches before this one.
@@ -34,13 +35,43 @@ pub(super) struct Earlier {
 
 impl StreamState {
     /// A stream without generations.
-    pub(super) fn new(task: TaskId, topic: Topic, path: Vec<u8>) -> Self {
+    pub(super) fn new(task: TaskId, topic: Topic, path: LogPath) -> Self {
         Self {
             task,
             topic,
             earlier: Vec::new(),
             path,
             generations: Vec::new(),
+        }
+    }
+
+    /// One of its generations.
+    pub(crate) fn generation(&self, generation: GenerationId) -> Option<&GenerationRecord> {
+        self.generations
+            .iter()
+            .find(|known| known.generation == generation)
+    }
+
+    /// One of its generations, to be changed.
+    pub(super) fn generation_mut(
+        &mut self,
+        generation: GenerationId,
+    ) -> Option<&mut GenerationRecord> {
+        self.generations
+            .iter_mut()
+            .find(|known| known.generation == generation)
+    }
+
+    /// A generation begins, or what is known of it changed.
+    pub(super) fn set_generation(&mut self, mut record: GenerationRecord) {
+        record.path.share(&self.path);
+        match self.generation_mut(record.generation) {
+            Some(known) => *known = record,
+            None => {
+                // There may be 100,000 streams, most with one.
+                self.generations.reserve_exact(1);
+                self.generations.push(record);
+            }
         }
     }
 
@@ -107,7 +138,7 @@ mod tests {
             task: TaskId::new("t").unwrap(),
             topic: topic("a"),
             earlier: Vec::new(),
-            path: Vec::new(),
+            path: LogPath::default(),
             generations: Vec::new(),
         };
         stream.change_topic((Epoch(1), 5), topic("b"));

@@ -17,6 +17,7 @@ use crate::{
     frame::{Carry, LongLine, Rule},
     handle::FileKey,
     identify::{Mark, Prefix},
+    path::LogPath,
     recipe::{Recipe, tests::of_lines},
 };
 
@@ -28,7 +29,7 @@ fn beginning() -> Vec<Record> {
         stream: STREAM,
         task: TaskId::new("t").unwrap(),
         topic: Topic::new("x").unwrap(),
-        path: b"/log".to_vec(),
+        path: LogPath::of_bytes(b"/log"),
     };
     let generation = Record::Generation(GenerationRecord {
         stream: STREAM,
@@ -36,7 +37,7 @@ fn beginning() -> Vec<Record> {
         key: FileKey(1),
         inode: 2,
         truncations: 0,
-        path: b"/log".to_vec(),
+        path: LogPath::of_bytes(b"/log"),
         prefix: Prefix::default(),
         mark: Mark::default(),
         carry: Carry::default(),
@@ -79,7 +80,7 @@ fn cut(epoch: Epoch, seq: u64) -> Cut {
 
 /// A cut that begins where the one before ended.
 fn next_cut(state: &State, seq: u64) -> Cut {
-    let at = state.generations[&(STREAM, GENERATION)].mark.offset;
+    let at = state.generation(STREAM, GENERATION).unwrap().mark.offset;
     Cut {
         span: Span {
             start: at,
@@ -174,7 +175,7 @@ fn a_file_of_version_1_is_read_and_goes_on_as_version_2() {
             (1, 35, rule(LongLine::Split), Carry::default()),
         ];
         assert_eq!(cuts, wanted);
-        let known = &state.generations[&(STREAM, GENERATION)];
+        let known = state.generation(STREAM, GENERATION).unwrap();
         assert_eq!((known.mark.offset, known.carry), (45, Carry::default()));
         assert_eq!((state.ledger.losses.len(), state.tasks.len()), (1, 1));
     };
@@ -381,7 +382,7 @@ proptest! {
                             || after.streams.is_empty()),
                         _ => prop_assert_eq!(with_epoch(before.epoch), before),
                     }
-                    if after.generations.is_empty() {
+                    if after.generations().next().is_none() {
                         checkpoint.write(beginning());
                     }
                 }

@@ -19,6 +19,7 @@ use crate::{
     frame::{Carry, Rule},
     handle::FileKey,
     identify::{Mark, Prefix},
+    path::LogPath,
 };
 
 #[derive(Debug, Deserialize)]
@@ -43,7 +44,7 @@ pub(super) struct GenerationRecord {
     key: FileKey,
     inode: u64,
     truncations: u32,
-    path: Vec<u8>,
+    path: LogPath,
     prefix: Prefix,
     mark: Mark,
     dropping: bool,
@@ -64,7 +65,7 @@ pub(super) enum Record {
         stream: StreamId,
         task: TaskId,
         topic: Topic,
-        path: Vec<u8>,
+        path: LogPath,
     },
     Generation(GenerationRecord),
     Cut(Cut),

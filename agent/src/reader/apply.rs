@@ -8,9 +8,7 @@
 //!
 //! Not for: which documents are good (see [`crate::live`]).
 
-use std::{
-    collections::BTreeMap, ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf, sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::time::Instant;
 use tributary_common::ids::{GenerationId, StreamId, TaskId, Topic};
@@ -70,11 +68,9 @@ impl Reader {
                 };
                 // Those that have not left yet stay.
                 let mut leaving = self.take_tails(stream);
-                for &generation in &known.generations {
+                for record in &known.generations {
+                    let generation = record.generation;
                     let is_it = |tail: &Tail| tail.generation == generation;
-                    let Some(record) = state.generations.get(&(id, generation)) else {
-                        continue;
-                    };
                     let tail = if let Some(at) = leaving.iter().position(is_it) {
                         let mut tail = leaving.remove(at);
                         tail.leaving = false;
@@ -90,8 +86,7 @@ impl Reader {
                             self.ended.insert((channel, record.key), ended);
                             continue;
                         }
-                        let path = PathBuf::from(OsString::from_vec(record.path.clone()));
-                        Tail::restored(record, path, replay, now)
+                        Tail::restored(record, replay, now)
                     };
                     let before = self
                         .by_key

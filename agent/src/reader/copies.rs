@@ -26,6 +26,7 @@ use crate::{
     content::Content,
     handle::{self, FileInfo, FileKind},
     identify::{Fate, Mark, Match, Newcomer, Prefix, compare_with_copy, mark_at, newcomer},
+    path::LogPath,
     shown::shown,
     tail::{Place, Tail},
 };
@@ -37,7 +38,7 @@ pub(super) const MAX_COMPARED: usize = 64;
 
 /// A copy that was found.
 pub(super) struct Copy {
-    pub(super) path: PathBuf,
+    pub(super) path: LogPath,
     pub(super) file: File,
     pub(super) info: FileInfo,
 }
@@ -281,10 +282,10 @@ impl Reader {
             let record = self
                 .wiring
                 .checkpoint
-                .read(|state| state.generations.get(&(id, generation)).cloned());
+                .read(|state| state.generation(id, generation).cloned());
             let Some(record) = record else { return };
             self.no_longer_ended(channel, stream, generation);
-            let mut tail = Tail::restored(&record, path.clone(), Vec::new(), now);
+            let mut tail = Tail::restored(&record, Vec::new(), now);
             tail.place = Place::Hidden(now);
             if let Some(known) = self.streams.get_mut(stream) {
                 known.tails.insert(0, tail);
@@ -350,7 +351,7 @@ fn find_copy(
             let file = open_file(&path).ok()?;
             let seen = compare_with_copy(prefix, marks, &file, info.size).ok()?;
             (newcomer(seen, first, Fate::CutOff) == Newcomer::Copy).then_some(Copy {
-                path,
+                path: path.into(),
                 file,
                 info,
             })

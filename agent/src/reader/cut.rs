@@ -81,7 +81,7 @@ impl Reader {
         let making = Making {
             id,
             read_ms: clock::now_ms(),
-            file: &known.path,
+            file: known.path.as_bytes(),
             source: Source {
                 bytes: self.block.get(block.before..block.len).unwrap_or_default(),
                 at: start,
@@ -375,9 +375,7 @@ impl Reader {
         recipe: &Compiled,
     ) -> Result<Option<Encoded>, Duration> {
         let known = self.streams.get(stream);
-        let path = known
-            .map(|known| Arc::clone(&known.path))
-            .unwrap_or_default();
+        let path = known.map(|known| known.path.clone()).unwrap_or_default();
         let tail = known.and_then(|known| known.tails.get(at));
         let file = tail.and_then(|tail| tail.file.as_ref());
         let read = file.map(|file| read_span(file, cut.span, &mut self.block));
@@ -389,7 +387,7 @@ impl Reader {
         let making = Making {
             id: cut.id,
             read_ms: cut.read_ms,
-            file: &path,
+            file: path.as_bytes(),
             source: Source {
                 bytes: self.block.get(block.before..block.len).unwrap_or_default(),
                 at: cut.span.start,

@@ -6,14 +6,10 @@
 //! Not for: reading (see [`super::turn`]), copies (see [`super::copies`]).
 
 use std::{
-    ffi::OsString,
     fs::File,
     io,
-    os::unix::{
-        ffi::{OsStrExt as _, OsStringExt as _},
-        fs::FileExt as _,
-    },
-    path::{Path, PathBuf},
+    os::unix::{ffi::OsStrExt as _, fs::FileExt as _},
+    path::Path,
 };
 
 use tokio::time::Instant;
@@ -33,6 +29,7 @@ use crate::{
     frame::text::Label,
     handle::{self, FileInfo, FileKey, FileKind},
     identify::{MARK_BYTES, Mark, prefix_of},
+    path::LogPath,
     shown::shown,
     spool::has_packed_name,
     tail::{Place, Tail},
@@ -73,11 +70,11 @@ pub(crate) fn stream_id(agent: &AgentId, task: &TaskId, path: &Path) -> StreamId
 }
 
 impl Reader {
-    pub(super) fn add_stream(&mut self, id: StreamId, channel: usize, path: &[u8]) -> usize {
+    pub(super) fn add_stream(&mut self, id: StreamId, channel: usize, path: &LogPath) -> usize {
         let stream = self.streams.len();
         self.streams.push(Stream {
             id,
-            path: path.into(),
+            path: path.clone(),
             channel,
             tails: Vec::new(),
             seq: 1,
@@ -120,7 +117,7 @@ impl Reader {
                 self.make_ready(stream);
             }
         }
-        if self.undecided.iter().any(|waiting| waiting.path == path) {
+        if self.undecided.iter().any(|waiting| *waiting.path == *path) {
             self.judge_again(path);
         }
     }
@@ -146,7 +143,10 @@ impl Reader {
         }
         for (channel, path) in look.gone {
             self.hide(channel, &path, None);
-            if self.not_tailed.remove(&(channel, path.clone())).is_some()
+            if self
+                .not_tailed
+                .remove(&(channel, path.to_path_buf()))
+                .is_some()
                 && let Some(channel) = self.channels.get_mut(channel)
             {
                 channel.figures.unreadable.remove(&shown(&path));
@@ -189,6 +189,10 @@ impl Reader {
     /// After the first look, `start` has had its say.
     fn first_looks_done(&mut self) {
         for channel in &mut self.channels {
+            if channel.looks == 1 {
+                // People see its files at once.
+                self.next_figures.at = Instant::now();
+            }
             if std::mem::take(&mut channel.fresh) {
                 let task = channel.task.id.clone();
                 self.wiring.checkpoint.write(vec![Record::Task { task }]);
@@ -217,7 +221,7 @@ impl Reader {
 
     /// Known files that are shorter than what was read of them are looked at before newcomers are
     /// judged: those of an earlier life that turned up, and those that are not open and changed.
-    fn check_for_cuts(&mut self, touched: &[PathBuf]) {
+    fn check_for_cuts(&mut self, touched: &[LogPath]) {
         let mut cut = std::mem::take(&mut self.shorter);
         for path in touched {
             for &(_, stream, generation) in self.by_path.get(path).into_iter().flatten() {
@@ -242,7 +246,7 @@ impl Reader {
     }
 
     /// A path names this file. True when the file is known.
-    fn known_file(&mut self, channel: usize, path: &Path, info: &FileInfo) -> bool {
+    fn known_file(&mut self, channel: usize, path: &LogPath, info: &FileInfo) -> bool {
         let known = match self.by_key.get(&(channel, info.key)) {
             Some(&known) => Some(known),
             None => self.revive(channel, info.key),
@@ -252,7 +256,7 @@ impl Reader {
         };
         self.name(channel, path, stream, generation);
         self.undecided
-            .retain(|waiting| waiting.channel != channel || waiting.path != path);
+            .retain(|waiting| waiting.channel != channel || waiting.path != *path);
         let Some(at) = self.place_of(stream, generation) else {
             return false;
         };
@@ -263,9 +267,9 @@ impl Reader {
         let (mut shorter, mut quiet) = (false, false);
         if let Some(tail) = self.tail(stream, at) {
             // A second name of the same file, or a rename: one is enough to open it by.
-            let was = tail.real_path().to_owned();
+            let was = tail.real_path().clone();
             tail.seen_at(path, info.device);
-            let moved = tail.real_path() != was;
+            let moved = *tail.real_path() != was;
             shorter = tail.file.is_none() && info.size < tail.offset();
             // Nothing happened to it since an earlier life: it needs no descriptor yet.
             quiet = tail.file.is_none()
@@ -300,7 +304,7 @@ impl Reader {
         let record = self
             .wiring
             .checkpoint
-            .read(|state| state.generations.get(&(id, generation)).cloned())?;
+            .read(|state| state.generation(id, generation).cloned())?;
         let stream = match self.by_id.get(&id) {
             Some(&stream) => stream,
             None => {
@@ -309,8 +313,7 @@ impl Reader {
                 self.add_stream(id, channel, path.as_ref().unwrap_or(&record.path))
             }
         };
-        let path = PathBuf::from(OsString::from_vec(record.path.clone()));
-        let mut tail = Tail::restored(&record, path, Vec::new(), Instant::now());
+        let mut tail = Tail::restored(&record, Vec::new(), Instant::now());
         tail.place = Place::Named;
         self.wiring
             .checkpoint
@@ -327,14 +330,14 @@ impl Reader {
     pub(super) fn name(
         &mut self,
         channel: usize,
-        path: &Path,
+        path: &LogPath,
         stream: usize,
         generation: GenerationId,
     ) {
         if self.hide(channel, path, Some((stream, generation))) {
             return;
         }
-        let names = self.by_path.entry(path.to_owned()).or_default();
+        let names = self.by_path.entry(path.clone()).or_default();
         names.reserve_exact(1);
         names.push((channel, stream, generation));
         if let Some(at) = self.place_of(stream, generation)
@@ -437,7 +440,13 @@ impl Reader {
     }
 
     /// A file of its own begins.
-    pub(super) fn new_file(&mut self, channel: usize, path: &Path, info: &FileInfo, now: Instant) {
+    pub(super) fn new_file(
+        &mut self,
+        channel: usize,
+        path: &LogPath,
+        info: &FileInfo,
+        now: Instant,
+    ) {
         let Some(known) = self.channels.get(channel) else {
             return;
         };
@@ -449,7 +458,7 @@ impl Reader {
         // The checkpoint forgets a stream whose files ended long ago.
         let is_kept = |state: &State| state.streams.contains_key(&id);
         if !self.wiring.checkpoint.read(is_kept) {
-            let path = path.as_os_str().as_bytes().to_vec();
+            let path = path.clone();
             records.push(Record::Stream {
                 stream: id,
                 task,
@@ -459,9 +468,9 @@ impl Reader {
         }
         let stream = match self.by_id.get(&id) {
             Some(&stream) => stream,
-            None => self.add_stream(id, channel, path.as_os_str().as_bytes()),
+            None => self.add_stream(id, channel, path),
         };
-        let mut tail = Tail::new(info.key, info.inode, 0, path.to_owned(), now);
+        let mut tail = Tail::new(info.key, info.inode, 0, path.clone(), now);
         tail.seen_at(path, info.device);
         if from_end {
             match begin_at_end(path, &mut tail, label) {

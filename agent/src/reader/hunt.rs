@@ -113,7 +113,7 @@ impl Reader {
         let Some(tail) = self.tail(stream, at) else {
             return false;
         };
-        tail.path = path;
+        tail.path = path.into();
         tail.real = None;
         tail.doubted = true;
         if tail.file.replace(Content::File(file)).is_none() {

@@ -7,12 +7,7 @@
 //!
 //! Not for: what happens to the cut-off generation (see [`super::copies`]).
 
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs::File, io, path::Path, time::Duration};
 
 use tokio::time::Instant;
 use tributary_common::ids::GenerationId;
@@ -27,6 +22,7 @@ use crate::{
     discover::is_absence,
     handle::{self, FileInfo, FileKey},
     identify::{Evidence, Fate, Match, Newcomer, compare_with_copy, mark_at, newcomer, prefix_of},
+    path::LogPath,
     tail::{Place, Tail},
 };
 
@@ -38,7 +34,7 @@ const WAIT_FOR_CUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Undecided {
     pub(super) channel: usize,
-    pub(super) path: PathBuf,
+    pub(super) path: LogPath,
     pub(super) info: FileInfo,
     /// The generation that it resembles; none while it is empty.
     pub(super) like: Option<(usize, GenerationId)>,
@@ -60,7 +56,7 @@ impl Reader {
     pub(super) fn unknown_file(
         &mut self,
         channel: usize,
-        path: PathBuf,
+        path: LogPath,
         info: FileInfo,
         now: Instant,
     ) {
@@ -108,7 +104,7 @@ impl Reader {
         for waiting in self
             .undecided
             .iter_mut()
-            .filter(|waiting| waiting.path == path)
+            .filter(|waiting| *waiting.path == *path)
         {
             // An empty one may show what it is now; a copy under way goes on growing.
             if waiting.like.is_none() {
@@ -287,7 +283,7 @@ impl Reader {
             .map(|(_, &ended)| ended);
         let found = self.wiring.checkpoint.read(|state| {
             ended.find(|ended| {
-                let known = state.generations.get(&(ended.stream, ended.generation));
+                let known = state.generation(ended.stream, ended.generation);
                 known.is_some_and(|record| {
                     let evidence = Evidence {
                         prefix: record.prefix,

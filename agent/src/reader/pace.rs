@@ -34,7 +34,7 @@ pub(super) struct Pace {
     /// Looks in a row that did not.
     stood: u8,
     /// It flows; when it was looked at last.
-    flows: Option<(Flowing, Instant)>,
+    flows: Option<Box<(Flowing, Instant)>>,
 }
 
 impl Pace {
@@ -51,7 +51,7 @@ impl Pace {
     /// When new bytes may have come: since the last look at a stream that flows; `None` for others,
     /// whose hints say it.
     pub(super) fn looked(&self) -> Option<Instant> {
-        self.flows.as_ref().map(|&(_, looked)| looked)
+        self.flows.as_ref().map(|flows| flows.1)
     }
 
     /// Takes note of a look; the answer is by how many bytes the file grew.
@@ -78,9 +78,9 @@ impl Reader {
         let plan = match next {
             Next::Ready | Next::Blocked => {
                 if let Some(known) = self.streams.get_mut(stream)
-                    && let Some((_, looked)) = &mut known.pace.flows
+                    && let Some(flows) = &mut known.pace.flows
                 {
-                    *looked = now;
+                    flows.1 = now;
                 }
                 return next;
             }
@@ -110,19 +110,20 @@ impl Reader {
         // No hint will say that an unfinished line got its end.
         let soonest = Next::At(plan.map_or(again, |at| at.min(again)));
         match &mut pace.flows {
-            Some((flowing, _))
-                if !named || !alone || pace.stood >= LOOKS_OUT || flowing.path() != tail.path =>
+            Some(flows)
+                if !named || !alone || pace.stood >= LOOKS_OUT || flows.0.path() != &*tail.path =>
             {
                 (pace.flows, pace.grew) = (None, 0);
                 // What came before hints were wanted again is seen by one more look.
                 soonest
             }
-            Some((_, looked)) => {
-                *looked = now;
+            Some(flows) => {
+                flows.1 = now;
                 soonest
             }
             None if named && alone && pace.grew >= LOOKS_IN => {
-                pace.flows = Some((self.wiring.flow.enter(tail.path.clone()), now));
+                let flowing = self.wiring.flow.enter(tail.path.to_path_buf());
+                pace.flows = Some(Box::new((flowing, now)));
                 soonest
             }
             None => next,

@@ -34,6 +34,7 @@ use crate::{
     content::Content,
     handle::{self, FileInfo},
     identify::{Evidence, Mark, Prefix, mark_at, prefix_of},
+    path::LogPath,
     shown::shown,
     spool::{Compared, Job, Meta, SpoolFile, Ticket, has_packed_name, is_packed},
     tail::{Form, Place, Tail, generation_id},
@@ -184,13 +185,11 @@ impl Reader {
         let ended = self.ended.iter().filter(|((of, _), _)| *of == channel);
         self.wiring.checkpoint.read(|state| {
             for (_, ended) in ended {
-                let known = state.generations.get(&(ended.stream, ended.generation));
+                let known = state.generation(ended.stream, ended.generation);
                 let (Some(record), Some(&number)) = (known, self.by_id.get(&ended.stream)) else {
                     continue;
                 };
-                use std::os::unix::ffi::OsStrExt as _;
-                let old = Path::new(std::ffi::OsStr::from_bytes(&record.path));
-                if stem_of(old) == stem {
+                if stem_of(&record.path) == stem {
                     let evidence = Evidence {
                         prefix: record.prefix,
                         mark: record.mark,
@@ -249,8 +248,9 @@ impl Reader {
         let Some(known) = self.streams.get_mut(stream) else {
             return;
         };
-        let mut tail = Tail::new(file.info.key, file.info.inode, 0, file.path.clone(), now);
-        tail.seen_at(&file.path, file.info.device);
+        let path = LogPath::from(file.path.as_path());
+        let mut tail = Tail::new(file.info.key, file.info.inode, 0, path.clone(), now);
+        tail.seen_at(&path, file.info.device);
         tail.form = Form::Packed;
         tail.mtime_ns = file.info.mtime_ns;
         let (generation, record) = (tail.generation, tail.record(known.id));
@@ -260,7 +260,7 @@ impl Reader {
             .write(vec![Record::Generation(record)]);
         self.by_key
             .insert((file.channel, file.info.key), (stream, generation));
-        self.name(file.channel, &file.path, stream, generation);
+        self.name(file.channel, &path, stream, generation);
     }
 
     /// A compressed file that is like no generation is read.
@@ -304,7 +304,7 @@ impl Reader {
             };
             let id = self.streams.get(stream).map(|known| known.id);
             let read = self.wiring.checkpoint.read(|state| {
-                let record = state.generations.get(&(id?, generation));
+                let record = state.generation(id?, generation);
                 Some(record?.mark.offset)
             });
             if read.is_none_or(|read| read >= total) || self.revive(channel, key).is_none() {
@@ -395,21 +395,20 @@ impl Reader {
 
     /// The stream of a path, made where it is new.
     fn stream_of(&mut self, channel: usize, path: &Path) -> Option<usize> {
-        use std::os::unix::ffi::OsStrExt as _;
         let task = &self.channels.get(channel)?.task;
         let (task, topic) = (task.id.clone(), task.topic.clone());
         let id = super::files::stream_id(&self.wiring.agent, &task, path);
         if let Some(&stream) = self.by_id.get(&id) {
             return Some(stream);
         }
-        let path = path.as_os_str().as_bytes();
+        let path = LogPath::from(path);
         self.wiring.checkpoint.write(vec![Record::Stream {
             stream: id,
             task,
             topic,
-            path: path.to_vec(),
+            path: path.clone(),
         }]);
-        Some(self.add_stream(id, channel, path))
+        Some(self.add_stream(id, channel, &path))
     }
 }
 
