@@ -35,8 +35,9 @@ use crate::{
     tail::Tail,
 };
 
-/// Batches that wake the sender once.
-const HANDED_AT_ONCE: usize = 4;
+/// Batches that wake the sender once: a bulk file at 10 MB/s has eight in a turn of its clock, and
+/// each waking costs 50 µs.
+const HANDED_AT_ONCE: usize = 16;
 /// A span that cannot be read is tried again after this long.
 const REPLAY_AGAIN: Duration = Duration::from_secs(2);
 
