@@ -284,8 +284,11 @@ fn tell_series(
                 tell(Hop::Delivered);
                 ends.add(seq);
             }
-            // Its loss is told apart.
-            Some(End::Lost) => ends.add(seq),
+            // Its bytes are told apart.
+            Some(End::Lost) => {
+                tell(Hop::Lost);
+                ends.add(seq);
+            }
             None if !account.end_told => {
                 held_runs.entry(part).or_default().add(seq, account);
             }

@@ -11,14 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     header::MinuteCount,
-    ids::{AgentId, Epoch, GenerationId, Name, NodeId, StreamId, TaskId, Topic, Zone},
+    ids::{AgentId, BatchId, Epoch, GenerationId, Name, NodeId, StreamId, TaskId, Topic, Zone},
     span::Span,
 };
 
 /// Where reports go, under the manager's URL.
 pub const REPORTS_PATH: &str = "/api/v1/reports";
 
-/// A place where batches are counted. A batch is counted once per hop, however often it is told.
+/// A place where batches are counted, or their end. A batch is counted once per hop, however often it
+/// is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hop {
@@ -30,10 +31,13 @@ pub enum Hop {
     Received,
     /// Every destination of its route has it.
     Delivered,
+    /// Its agent gave it up: its source is gone, and it had no acknowledgement. It may have been
+    /// delivered all the same, which then counts. Told by agents only.
+    Lost,
 }
 
 impl Hop {
-    /// All hops in the order of a batch's way.
+    /// All places in the order of a batch's way.
     pub const ALL: [Self; 4] = [Self::Read, Self::Sent, Self::Received, Self::Delivered];
 
     /// The hop as text, as in JSON.
@@ -44,6 +48,7 @@ impl Hop {
             Self::Sent => "sent",
             Self::Received => "received",
             Self::Delivered => "delivered",
+            Self::Lost => "lost",
         }
     }
 }
@@ -124,6 +129,18 @@ pub struct Loss {
     pub records: Option<u64>,
     /// The minute in which the loss was seen.
     pub minute: u32,
+}
+
+/// A loss as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Which bytes.
+    #[serde(flatten)]
+    pub loss: Loss,
+    /// The batch that they had become, told as [`Hop::Lost`] as well; none for bytes that became no
+    /// batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchId>,
 }
 
 /// Who reports.
@@ -231,7 +248,7 @@ pub struct Report {
     /// Removed repeats since the last report.
     pub duplicates: Vec<Duplicates>,
     /// Losses since the last report.
-    pub losses: Vec<Loss>,
+    pub losses: Vec<Lost>,
     /// Agent only: everything that it holds now, consistent with `facts`: each batch with a Read
     /// fact up to this report is either here or has a Delivered fact up to this report.
     pub held: Vec<Held>,

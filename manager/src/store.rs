@@ -43,6 +43,11 @@ fn migrations() -> Migrator {
     Migrator::with_migrations(vec![
         step(1, "ledger", include_str!("../migrations/0001_ledger.sql")),
         step(2, "days", include_str!("../migrations/0002_days.sql")),
+        step(
+            3,
+            "lost_batches",
+            include_str!("../migrations/0003_lost_batches.sql"),
+        ),
     ])
 }
 

@@ -6,9 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tributary_tests::{
     cluster::{Layout, SETTLE_LIMIT, glob_of},
-    delivered, http, ledger,
+    delivered, http,
+    kafka::free_port,
+    ledger,
     oracle::Verdict,
-    poll, product, scratch,
+    poll, product,
+    proxy::{Mode, Proxy},
+    scratch,
     writer::{Background, Schedule, Writer},
 };
 
@@ -133,6 +137,42 @@ fn what_a_truncation_lost_is_told_to_the_manager_with_its_address() -> Result<()
         ensure!(loss["task"] == "task" && loss["host"].is_string(), "{loss}");
         let (start, end) = (loss["start"].as_u64(), loss["end"].as_u64());
         ensure!(start > Some(0) && end == Some(lines.len() as u64), "{loss}");
+        cluster.stop()
+    })
+}
+
+#[test]
+fn a_delivered_batch_whose_agent_died_unanswered_and_whose_file_is_gone_is_no_loss() -> Result<()> {
+    scratch::scenario("unanswered", |folder| {
+        let log = folder.join("app.log");
+        let bus_port = free_port()?;
+        let proxy = Proxy::start(&format!("127.0.0.1:{bus_port}"))?;
+        let layout = Layout::new(folder, "unanswered")
+            .agents_connect_to(proxy.address())
+            .agent(&[log.display().to_string()]);
+        let mut cluster = layout.start_at(bus_port)?;
+        let manager = cluster.manager.admin().to_owned();
+        fs::write(&log, "answered\n")?;
+        ledger::must_agree(&manager, "unanswered", 1, SETTLE_LIMIT)?;
+        proxy.set(Mode::NoAnswers);
+        fs::write(&log, "answered\nnever answered\n")?;
+        let counts = || ledger::topic(&manager, "unanswered");
+        poll::until_seen("both to be delivered", SETTLE_LIMIT, counts, |counts| {
+            (counts.read, counts.delivered) == (2, 2)
+        })?;
+        cluster.agents[0].kill()?;
+        fs::write(&log, "new\n")?;
+        proxy.cut();
+        proxy.set(Mode::Pass);
+        cluster.agents[0].start()?;
+        ledger::must_agree(&manager, "unanswered", 3, SETTLE_LIMIT)?;
+        let losses = http::get(&manager, "/api/v1/losses?topic=unanswered")?.text();
+        ensure!(losses.contains("\"total\":0"), "{losses}");
+        let log = cluster.agents[0].log()?;
+        ensure!(
+            log.contains("truncated-unsent"),
+            "the agent knows no better: {log}"
+        );
         cluster.stop()
     })
 }

@@ -25,6 +25,8 @@ pub enum Mode {
     Pass,
     /// Takes connections and bytes and passes nothing on, for ever: a network that drops packets.
     Blackhole,
+    /// Passes on only what goes to the server: its answers are lost.
+    NoAnswers,
     /// Closes new connections at once; with [`Proxy::cut`]: a peer that is down.
     Refuse,
     /// Holds each piece of at most 16 KiB for so long.
@@ -198,13 +200,26 @@ fn serve(client: TcpStream, shared: &Arc<Shared>) -> Result<()> {
     let (up, down) = (Arc::clone(shared), Arc::clone(shared));
     let (client_again, server_again) = (client.try_clone()?, server.try_clone()?);
     let aborted_too = Arc::clone(&aborted);
-    thread::spawn(move || pump(client, server, &up, &aborted));
-    thread::spawn(move || pump(server_again, client_again, &down, &aborted_too));
+    thread::spawn(move || pump(client, server, Way::Up, &up, &aborted));
+    thread::spawn(move || pump(server_again, client_again, Way::Down, &down, &aborted_too));
     Ok(())
 }
 
+/// To the server, or from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Up,
+    Down,
+}
+
+impl Way {
+    fn is_held(self, mode: Mode) -> bool {
+        mode == Mode::Blackhole || (mode == Mode::NoAnswers && self == Self::Down)
+    }
+}
+
 /// Moves bytes one way until either side ends.
-fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, aborted: &AtomicBool) {
+fn pump(mut from: TcpStream, mut to: TcpStream, way: Way, shared: &Shared, aborted: &AtomicBool) {
     let mut block = [0; 16 * 1024];
     loop {
         let read = from.read(&mut block).unwrap_or(0);
@@ -215,7 +230,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, aborted: &Atomi
             close(&to, Shutdown::Write);
             return;
         }
-        while shared.mode() == Mode::Blackhole {
+        while way.is_held(shared.mode()) {
             if shared.stopped() || aborted.load(Ordering::Relaxed) {
                 return;
             }
@@ -227,7 +242,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, aborted: &Atomi
                 let bytes = u32::try_from(read).unwrap_or(u32::MAX);
                 thread::sleep(Duration::from_secs(1) * bytes / rate.max(1));
             }
-            Mode::Pass | Mode::Refuse | Mode::Blackhole => {}
+            Mode::Pass | Mode::NoAnswers | Mode::Refuse | Mode::Blackhole => {}
         }
         if to.write_all(&block[..read]).is_err() {
             close(&from, Shutdown::Read);

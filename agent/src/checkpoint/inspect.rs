@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tributary_common::{disk, report::Loss};
+use tributary_common::{disk, report::Lost};
 
 use super::{
     log::{self, Content},
@@ -43,7 +43,7 @@ pub struct Summary {
     /// Losses that were not yet told.
     pub untold_losses: u64,
     /// These losses, oldest first.
-    pub losses: Vec<Loss>,
+    pub losses: Vec<Lost>,
     /// How the records of its cuts are made, by number.
     recipes: BTreeMap<u32, Recipe>,
     /// All streams.

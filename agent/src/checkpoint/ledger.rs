@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use tributary_common::{
     header::MinuteCount,
     ids::{BatchId, Epoch, StreamId},
-    report::Loss,
+    report::Lost,
 };
 
 use super::record::{Account, End, Record, Told};
@@ -45,7 +45,7 @@ pub(crate) struct Ledger {
     /// By stream and life.
     pub(crate) series: BTreeMap<(StreamId, Epoch), Series>,
     /// Oldest first.
-    pub(crate) losses: VecDeque<Loss>,
+    pub(crate) losses: VecDeque<Lost>,
     count: usize,
     /// Facts that were dropped for want of room.
     pub(crate) dropped: u64,
@@ -132,7 +132,7 @@ impl Ledger {
     }
 
     /// Bytes were lost.
-    pub(crate) fn lost(&mut self, loss: Loss) {
+    pub(crate) fn lost(&mut self, loss: Lost) {
         if self.losses.len() == MAX_LOSSES {
             self.losses.pop_front();
             self.dropped += 1;
@@ -209,9 +209,12 @@ impl Ledger {
                 first_seq += len;
             }
         }
-        self.losses
-            .iter()
-            .for_each(|loss| out(&Record::Lost(loss.clone())));
+        for Lost { loss, batch } in self.losses.iter().cloned() {
+            out(&match batch {
+                Some(batch) => Record::LostBatch { batch, loss },
+                None => Record::Lost(loss),
+            });
+        }
     }
 
     /// Makes room: the longest series gives the oldest of its ended accounts.

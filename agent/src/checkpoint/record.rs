@@ -247,6 +247,13 @@ pub(crate) enum Record {
         /// When, in ms since 1970; `None` when it came back.
         at_ms: Option<u64>,
     },
+    /// The bytes of a batch were lost; kept until told.
+    LostBatch {
+        /// Which batch.
+        batch: BatchId,
+        /// Its bytes.
+        loss: Loss,
+    },
 }
 
 /// Why a file is no checkpoint.

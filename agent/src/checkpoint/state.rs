@@ -8,7 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tributary_common::ids::{BatchId, Epoch, GenerationId, StreamId, TaskId, Topic};
+use tributary_common::{
+    ids::{BatchId, Epoch, GenerationId, StreamId, TaskId, Topic},
+    report::{Loss, Lost},
+};
 
 use super::{
     ledger::Ledger,
@@ -87,7 +90,8 @@ impl State {
                 known.mark = mark;
                 known.carry = carry;
             }
-            Record::Lost(loss) if self.keep_accounts => self.ledger.lost(loss),
+            Record::Lost(loss) => self.lost(None, loss),
+            Record::LostBatch { batch, loss } => self.lost(Some(batch), loss),
             Record::Recipe { no, recipe } => {
                 self.recipes.insert(no, recipe);
             }
@@ -118,9 +122,16 @@ impl State {
                 self.ledger
                     .restore((stream, epoch), first_seq, read_before, accounts);
             }
-            Record::Lost(_) | Record::Accounts { .. } | Record::SnapshotEnd => {}
+            Record::Accounts { .. } | Record::SnapshotEnd => {}
         }
         Ok(())
+    }
+
+    /// Bytes were lost, which may have become a batch.
+    fn lost(&mut self, batch: Option<BatchId>, loss: Loss) {
+        if self.keep_accounts {
+            self.ledger.lost(Lost { loss, batch });
+        }
     }
 
     /// A task was removed, or came back.

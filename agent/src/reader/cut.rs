@@ -411,11 +411,14 @@ impl Reader {
         let loss = self.loss(stream, cut.generation, file, cut.span, reason);
         let topic = self.wiring.checkpoint.read(|s| s.topic_of(cut.id).cloned());
         if let Some(loss) = loss {
-            self.wiring.checkpoint.write(vec![Record::Lost(Loss {
+            let loss = Loss {
                 topic: topic.unwrap_or_else(|| loss.topic.clone()),
                 records: Some(cut.records.into()),
                 ..loss
-            })]);
+            };
+            let batch = cut.id;
+            let lost = Record::LostBatch { batch, loss };
+            self.wiring.checkpoint.write(vec![lost]);
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tributary_common::{
     ids::{BatchId, GenerationId, StreamId},
-    report::Loss,
+    report::{Loss, Lost},
 };
 
 use crate::{
@@ -191,7 +191,7 @@ fn explain(pieces: &Pieces, contents: &[Content]) -> String {
 /// Whether everything is as it must be. `losses` are known at the end only.
 pub(crate) fn check(
     arrived: &[Arrived],
-    losses: Option<&[Loss]>,
+    losses: Option<&[Lost]>,
     contents: &[Content],
 ) -> Result<(), Wrong> {
     let pieces = pieces(arrived).map_err(Wrong::Never)?;
@@ -216,6 +216,7 @@ pub(crate) fn check(
             let name = names[generation].1;
             let of_it: Vec<_> = losses
                 .iter()
+                .map(|lost| &lost.loss)
                 .filter(|loss| loss.generation == name)
                 .collect();
             if content.fate == Fate::Arrives && !of_it.is_empty() {

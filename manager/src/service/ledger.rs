@@ -4,7 +4,7 @@
 //! # Constraints
 //! Facts come late, twice, in any order, from agents and bus nodes; stating one again must change
 //! nothing, and a loss must never be hidden by a surplus. So the state is sets of sequence numbers,
-//! and a batch that was read is exactly one of: delivered, in flight, refused, missing.
+//! and a batch that was read is exactly one of: delivered, in flight, refused, dropped, missing.
 //!
 //! # Layout
 //! A state is stored as one version byte ([`VERSION`]) and the fields of [`StreamState`] by
@@ -23,8 +23,9 @@ use tributary_common::{header::MinuteCount, report::Hop, span::RangeSet};
 
 use super::tally::Tally;
 
-/// The version of a stored state that this build writes and reads.
-const VERSION: u8 = 1;
+/// The version of a stored state that this build writes. It reads version 1 as well, which ends
+/// before [`StreamState::lost`].
+const VERSION: u8 = 2;
 /// Batches that were read and not delivered whose minutes a state remembers. An agent's window is
 /// far below; beyond it the oldest ones count as they stood when they were forgotten.
 const MAX_OPEN: usize = 100_000;
@@ -35,7 +36,7 @@ const MAX_TELLERS: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
     /// Written by another version of the manager.
-    #[error("stream state has version {0}; this build reads version {VERSION}")]
+    #[error("stream state has version {0}; this build reads versions 1 to {VERSION}")]
     Version(u8),
     /// No state.
     #[error("stream state is empty")]
@@ -62,6 +63,7 @@ pub(crate) enum Teller {
 enum Fate {
     InFlight,
     Refused,
+    Dropped,
     Missing,
 }
 
@@ -87,6 +89,8 @@ pub(crate) struct StreamState {
     refused: RangeSet,
     /// Read and not delivered, with the records per minute.
     open: BTreeMap<u64, Vec<MinuteCount>>,
+    /// Given up by the agent.
+    lost: RangeSet,
 }
 
 fn count(deltas: &mut Deltas, minutes: &[MinuteCount], change: impl Fn(&mut Tally, i64)) {
@@ -103,6 +107,7 @@ fn count_fate(deltas: &mut Deltas, minutes: &[MinuteCount], fate: Fate, sign: i6
         let place = match fate {
             Fate::InFlight => &mut tally.in_flight,
             Fate::Refused => &mut tally.refused,
+            Fate::Dropped => &mut tally.dropped,
             Fate::Missing => &mut tally.missing,
         };
         *place += sign * records;
@@ -112,7 +117,8 @@ fn count_fate(deltas: &mut Deltas, minutes: &[MinuteCount], fate: Fate, sign: i6
 impl StreamState {
     /// Takes the fact that the batches `first_seq`, `first_seq + 1` … passed a hop. What is known
     /// already changes nothing. Delivered implies Received. The caller has checked that
-    /// `first_seq + batches.len()` is a number.
+    /// `first_seq + batches.len()` is a number. The answer: batches that are delivered now although
+    /// they were told as lost.
     pub(crate) fn fact(
         &mut self,
         teller: Teller,
@@ -120,7 +126,8 @@ impl StreamState {
         first_seq: u64,
         batches: &[Vec<MinuteCount>],
         deltas: &mut Deltas,
-    ) {
+    ) -> Vec<u64> {
+        let mut found = Vec::new();
         for (place, minutes) in batches.iter().enumerate() {
             let seq = first_seq + place as u64;
             match hop {
@@ -131,9 +138,12 @@ impl StreamState {
                     }
                 }
                 Hop::Received => self.received(seq, minutes, deltas),
+                Hop::Lost => self.given_up(seq, deltas),
                 Hop::Delivered => {
                     self.received(seq, minutes, deltas);
-                    self.delivered(seq, minutes, deltas);
+                    if self.delivered(seq, minutes, deltas) && self.lost.contains(seq) {
+                        found.push(seq);
+                    }
                     if let Teller::Bus(node) = teller {
                         self.delivered_by(node, seq, minutes, deltas);
                     }
@@ -143,6 +153,12 @@ impl StreamState {
         while self.open.len() > MAX_OPEN {
             self.open.pop_first();
         }
+        found
+    }
+
+    /// Whether a batch is known to be delivered.
+    pub(crate) fn is_delivered(&self, seq: u64) -> bool {
+        self.delivered.contains(seq)
     }
 
     /// Replaces the snapshot of what the agent holds. Whether it differs from the one before.
@@ -174,7 +190,9 @@ impl StreamState {
     }
 
     fn fate(&self, seq: u64) -> Fate {
-        if self.refused.contains(seq) {
+        if self.lost.contains(seq) {
+            Fate::Dropped
+        } else if self.refused.contains(seq) {
             Fate::Refused
         } else if self.in_flight.contains(seq) {
             Fate::InFlight
@@ -196,15 +214,27 @@ impl StreamState {
         }
     }
 
+    fn given_up(&mut self, seq: u64, deltas: &mut Deltas) {
+        let before = self.fate(seq);
+        if self.lost.insert(seq, seq + 1) == 0 {
+            return;
+        }
+        if let Some(minutes) = self.open.get(&seq) {
+            count_fate(deltas, minutes, before, -1);
+            count_fate(deltas, minutes, Fate::Dropped, 1);
+        }
+    }
+
     fn received(&mut self, seq: u64, minutes: &[MinuteCount], deltas: &mut Deltas) {
         if self.received.insert(seq, seq + 1) == 1 {
             count(deltas, minutes, |tally, records| tally.received += records);
         }
     }
 
-    fn delivered(&mut self, seq: u64, minutes: &[MinuteCount], deltas: &mut Deltas) {
+    /// Whether that is new.
+    fn delivered(&mut self, seq: u64, minutes: &[MinuteCount], deltas: &mut Deltas) -> bool {
         if self.delivered.insert(seq, seq + 1) == 0 {
-            return;
+            return false;
         }
         count(deltas, minutes, |tally, records| tally.delivered += records);
         if self.read.contains(seq) {
@@ -218,6 +248,7 @@ impl StreamState {
         } else {
             count(deltas, minutes, |tally, records| tally.ahead += records);
         }
+        true
     }
 
     /// A bus node says that it delivered a batch. When another node said so before, the batch is
@@ -257,6 +288,10 @@ impl StreamState {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         match bytes.split_first() {
             Some((&VERSION, body)) => Ok(postcard::from_bytes(body)?),
+            Some((1, body)) => {
+                let body = postcard::to_extend(&RangeSet::default(), body.to_vec())?;
+                Ok(postcard::from_bytes(&body)?)
+            }
             Some((&version, _)) => Err(StateError::Version(version)),
             None => Err(StateError::Empty),
         }
@@ -277,7 +312,7 @@ mod tests {
     fn check(facts: &[(Teller, Hop, u64)]) -> Tally {
         let (mut state, mut deltas) = (StreamState::default(), Deltas::new());
         for &(teller, hop, seq) in facts {
-            state.fact(teller, hop, seq, &one(10), &mut deltas);
+            let _ = state.fact(teller, hop, seq, &one(10), &mut deltas);
         }
         let state_again = StreamState::decode(&state.encode().unwrap()).unwrap();
         assert_eq!(state_again, state);
@@ -315,6 +350,39 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_as_lost_is_dropped_unless_it_was_delivered() {
+        let read = (Teller::Agent, Hop::Read, 1);
+        let lost = (Teller::Agent, Hop::Lost, 1);
+        let delivered = (Teller::Bus(1), Hop::Delivered, 1);
+        let dropped = Tally {
+            read: 10,
+            dropped: 10,
+            ..Tally::default()
+        };
+        assert_eq!(check(&[read, lost, lost]), dropped);
+        assert_eq!(check(&[lost, read]), dropped);
+        let whole = Tally {
+            read: 10,
+            received: 10,
+            delivered: 10,
+            ..Tally::default()
+        };
+        assert_eq!(check(&[read, lost, delivered]), whole);
+        assert_eq!(check(&[read, delivered, lost]), whole);
+        assert_eq!(check(&[delivered, lost, read]), whole);
+    }
+
+    #[test]
+    fn a_state_of_version_1_is_read() {
+        let (mut state, mut deltas) = (StreamState::default(), Deltas::new());
+        let _ = state.fact(Teller::Agent, Hop::Read, 1, &one(10), &mut deltas);
+        let mut bytes = state.encode().unwrap();
+        assert_eq!((bytes[0], bytes.pop()), (2, Some(0)), "nothing is lost");
+        bytes[0] = 1;
+        assert_eq!(StreamState::decode(&bytes).unwrap(), state);
+    }
+
+    #[test]
     fn a_surplus_does_not_hide_a_loss() {
         let tally = check(&[
             (Teller::Agent, Hop::Read, 1),
@@ -347,7 +415,7 @@ mod tests {
             set
         };
         state.hold(held(1), RangeSet::default(), &mut deltas);
-        state.fact(Teller::Agent, Hop::Read, 1, &one(10), &mut deltas);
+        let _ = state.fact(Teller::Agent, Hop::Read, 1, &one(10), &mut deltas);
         assert_eq!(
             deltas[&7],
             Tally {
@@ -381,7 +449,7 @@ mod tests {
         let error = StreamState::decode(&[9, 0]).unwrap_err().to_string();
         assert_eq!(
             error,
-            "stream state has version 9; this build reads version 1"
+            "stream state has version 9; this build reads versions 1 to 2"
         );
         assert!(StreamState::decode(&[]).is_err());
     }
@@ -390,12 +458,12 @@ mod tests {
         /// Facts and snapshots in any order and number: the sums equal plain sets.
         #[test]
         fn the_sums_equal_plain_sets(
-            steps in prop::collection::vec((0u8..7, 1u64..20, 1u64..5), 0..60)
+            steps in prop::collection::vec((0u8..8, 1u64..20, 1u64..5), 0..60)
         ) {
             use std::collections::BTreeSet;
             let (mut state, mut deltas) = (StreamState::default(), Deltas::new());
             let mut sets: [BTreeSet<u64>; 4] = Default::default();
-            let (mut in_flight, mut refused) = (BTreeSet::new(), BTreeSet::new());
+            let (mut in_flight, mut refused, mut lost) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
             for (kind, first, len) in steps {
                 let seqs = first..first + len;
                 let batches: Vec<_> = seqs.clone().flat_map(|seq| one(u32::try_from(seq).unwrap())).collect();
@@ -407,16 +475,20 @@ mod tests {
                 match kind {
                     0..4 => {
                         let hop = Hop::ALL[usize::from(kind)];
-                        state.fact(Teller::Agent, hop, first, &batches, &mut deltas);
+                        let _ = state.fact(Teller::Agent, hop, first, &batches, &mut deltas);
                         sets[usize::from(kind)].extend(seqs.clone());
                         if hop == Hop::Delivered { sets[2].extend(seqs); }
                     }
                     4 => {
-                        state.fact(Teller::Bus(i64::try_from(first % 2).unwrap()), Hop::Delivered, first, &batches, &mut deltas);
+                        let _ = state.fact(Teller::Bus(i64::try_from(first % 2).unwrap()), Hop::Delivered, first, &batches, &mut deltas);
                         sets[3].extend(seqs.clone());
                         sets[2].extend(seqs);
                     }
                     5 => {
+                        let _ = state.fact(Teller::Agent, Hop::Lost, first, &batches, &mut deltas);
+                        lost.extend(seqs);
+                    }
+                    6 => {
                         state.hold(range(true), range(false), &mut deltas);
                         (in_flight, refused) = (seqs.collect(), BTreeSet::new());
                     }
@@ -428,7 +500,9 @@ mod tests {
             }
             let sum = |set: &mut dyn Iterator<Item = u64>| set.map(|seq| i64::try_from(seq).unwrap()).sum::<i64>();
             let [read, sent, received, delivered] = &sets;
-            let open: BTreeSet<u64> = read.difference(delivered).copied().collect();
+            let given_up: BTreeSet<u64> = read.difference(delivered).filter(|seq| lost.contains(seq)).copied().collect();
+            let open: BTreeSet<u64> = read.difference(delivered).filter(|seq| !lost.contains(seq)).copied().collect();
+            prop_assert_eq!(deltas.get(&7).copied().unwrap_or_default().dropped, sum(&mut given_up.iter().copied()));
             let tally = deltas.get(&7).copied().unwrap_or_default();
             prop_assert_eq!(tally.read, sum(&mut read.iter().copied()));
             prop_assert_eq!(tally.sent, sum(&mut sent.iter().copied()));
@@ -439,7 +513,7 @@ mod tests {
             prop_assert_eq!(tally.ahead, sum(&mut delivered.difference(read).copied()));
             prop_assert_eq!(
                 tally.read + tally.ahead,
-                tally.delivered + tally.in_flight + tally.refused + tally.missing
+                tally.delivered + tally.in_flight + tally.refused + tally.dropped + tally.missing
             );
         }
     }

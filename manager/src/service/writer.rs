@@ -14,8 +14,8 @@ use std::{
 
 use sqlx::SqliteConnection;
 use tributary_common::{
-    ids::Topic,
-    report::{Fact, HeldState, Report, Reporter, Run},
+    ids::{BatchId, Topic},
+    report::{Fact, HeldState, Lost, Report, Reporter, Run},
     span::RangeSet,
 };
 
@@ -296,7 +296,7 @@ impl Writer {
             .chain(report.held.iter().map(|held| &held.run))
             .map(|run| &run.topic);
         let events = report.duplicates.iter().map(|duplicates| &duplicates.topic);
-        let events = events.chain(report.losses.iter().map(|loss| &loss.topic));
+        let events = events.chain(report.losses.iter().map(|lost| &lost.loss.topic));
         let tasks = report.health.tasks.iter().map(|task| &task.topic);
         for topic in runs.chain(events).chain(tasks) {
             if !self.topics.contains_key(topic) {
@@ -312,6 +312,14 @@ impl Writer {
             topic: self.topic(&run.topic),
             stream: run.stream.0.cast_signed(),
             epoch: run.epoch.0.cast_signed(),
+        }
+    }
+
+    fn key_of(&self, topic: &Topic, batch: BatchId) -> StreamKey {
+        StreamKey {
+            topic: self.topic(topic),
+            stream: batch.stream.0.cast_signed(),
+            epoch: batch.epoch.0.cast_signed(),
         }
     }
 
@@ -343,8 +351,9 @@ impl Writer {
         for Fact { hop, run } in &report.facts {
             let (mut deltas, key) = (Deltas::new(), self.key(run));
             let state = &mut self.accounts.entry(key).or_default().state;
-            state.fact(teller, *hop, run.first_seq, &run.batches, &mut deltas);
+            let found = state.fact(teller, *hop, run.first_seq, &run.batches, &mut deltas);
             group.add(key.topic, &deltas);
+            losses::take_back(tx, key, &found).await?;
         }
         group.streams.extend(keys);
         Ok(())
@@ -434,7 +443,7 @@ impl Writer {
 
     /// Removed repeats and losses.
     async fn events(
-        &self,
+        &mut self,
         tx: &mut SqliteConnection,
         node: i64,
         incoming: &Incoming,
@@ -448,12 +457,21 @@ impl Writer {
                 tally.duplicates += i64::from(minute.records);
             }
         }
-        for loss in &report.losses {
-            let topic = self.topic(&loss.topic);
-            if losses::add(tx, node, topic, loss, *now_ms).await? {
-                let records = losses::to_i64(loss.records.unwrap_or(0));
-                let tally = group.tallies.entry((topic, loss.minute)).or_default();
-                tally.dropped = tally.dropped.saturating_add(records);
+        let keys: HashMap<BatchId, StreamKey> = report
+            .losses
+            .iter()
+            .filter_map(|lost| Some((lost.batch?, self.key_of(&lost.loss.topic, lost.batch?))))
+            .collect();
+        self.load(tx, keys.values()).await?;
+        for Lost { loss, batch } in &report.losses {
+            // The agent was gone before it heard of the delivery.
+            let delivered = batch.is_some_and(|batch| {
+                let account = self.accounts.get(&keys[&batch]);
+                account.is_some_and(|account| account.state.is_delivered(batch.seq))
+            });
+            if !delivered {
+                let topic = self.topic(&loss.topic);
+                losses::add(tx, node, topic, (loss, *batch), *now_ms).await?;
             }
         }
         Ok(())

@@ -1,9 +1,9 @@
 //! Table `losses`: source bytes that will never be sent.
 
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
-use tributary_common::report::Loss;
+use tributary_common::{ids::BatchId, report::Loss};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, streams::StreamKey};
 use crate::service::range::Minutes;
 
 /// One loss.
@@ -33,18 +33,19 @@ pub(crate) struct LossRow {
     pub(crate) minute: i64,
 }
 
-/// Stores a loss; whether it is new.
+/// Stores a loss, unless it is known. With the batch that its bytes had become.
 pub(crate) async fn add(
     tx: &mut SqliteConnection,
     node: i64,
     topic: i64,
-    loss: &Loss,
+    (loss, batch): (&Loss, Option<BatchId>),
     now_ms: i64,
-) -> Result<bool, StoreError> {
-    let added = sqlx::query(
+) -> Result<(), StoreError> {
+    sqlx::query(
         "INSERT INTO losses (node_id, topic_id, task, file, generation, span_start, span_end,
-                             reason, records, minute, seen_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
+                             reason, records, minute, seen_ms, stream, epoch, seq)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+         ON CONFLICT DO NOTHING",
     )
     .bind(node)
     .bind(topic)
@@ -57,9 +58,32 @@ pub(crate) async fn add(
     .bind(loss.records.map(to_i64))
     .bind(i64::from(loss.minute))
     .bind(now_ms)
+    .bind(batch.map(|batch| batch.stream.0.cast_signed()))
+    .bind(batch.map(|batch| batch.epoch.0.cast_signed()))
+    .bind(batch.map(|batch| batch.seq.cast_signed()))
     .execute(tx)
     .await?;
-    Ok(added.rows_affected() == 1)
+    Ok(())
+}
+
+/// Batches that were told as lost have been delivered: they are no losses.
+pub(crate) async fn take_back(
+    tx: &mut SqliteConnection,
+    key: StreamKey,
+    seqs: &[u64],
+) -> Result<(), StoreError> {
+    for seq in seqs {
+        sqlx::query(
+            "DELETE FROM losses WHERE topic_id = ?1 AND stream = ?2 AND epoch = ?3 AND seq = ?4",
+        )
+        .bind(key.topic)
+        .bind(key.stream)
+        .bind(key.epoch)
+        .bind(seq.cast_signed())
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
 }
 
 /// The largest number of bytes or records that is taken at its word: what JSON readers can hold.
