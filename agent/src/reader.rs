@@ -15,6 +15,7 @@ mod files;
 mod holes;
 mod hunt;
 mod make;
+mod near;
 mod newcomers;
 mod pace;
 mod packed;
@@ -275,8 +276,8 @@ pub(crate) struct Reader {
     stopping: bool,
     /// Some file may be awaited.
     any_awaited: bool,
-    /// Something was read of some file: newcomers may be copies.
-    any_read: bool,
+    /// Files were looked for, or some are known from earlier: newcomers may be copies of any of them.
+    any_known: bool,
     next_figures: NextFigures,
 }
 
@@ -314,7 +315,7 @@ impl Reader {
             max_open_files,
             stopping: false,
             any_awaited: true,
-            any_read: false,
+            any_known: false,
             next_figures: NextFigures {
                 at: Instant::now(),
                 stirred: true,

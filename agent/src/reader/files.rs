@@ -125,6 +125,7 @@ impl Reader {
     /// A look is over.
     pub(super) fn on_look(&mut self, look: Look) {
         let now = Instant::now();
+        self.any_known |= !self.streams.is_empty() || !self.ended.is_empty();
         let mut unknown = Vec::new();
         for (channel, path) in look.found {
             match handle::of_path(&path) {
@@ -154,10 +155,6 @@ impl Reader {
         }
         // Known files first get their turn to notice that they were cut off.
         self.check_for_cuts(&look.touched);
-        if !unknown.is_empty() && !self.any_read {
-            let mut tails = self.streams.iter().flat_map(|stream| &stream.tails);
-            self.any_read = tails.any(|tail| tail.offset() > 0);
-        }
         // What turns up nearby is settled as well.
         if look.whole {
             self.channels
@@ -165,6 +162,8 @@ impl Reader {
                 .for_each(|channel| channel.looks += 1);
             self.await_or_give_up();
         }
+        // An original comes before its copy: that has a longer name.
+        unknown.sort_by_key(|(_, path, _)| path.as_os_str().len());
         for (channel, path, info) in unknown {
             // Another name of it may have come first.
             if !self.known_file(channel, &path, &info) {
@@ -182,6 +181,7 @@ impl Reader {
         self.cut_off
             .retain(|cut| now.saturating_duration_since(cut.since) < super::copies::REMEMBER);
         if look.whole {
+            self.any_known = true;
             self.first_looks_done();
         }
     }
@@ -246,7 +246,7 @@ impl Reader {
     }
 
     /// A path names this file. True when the file is known.
-    fn known_file(&mut self, channel: usize, path: &LogPath, info: &FileInfo) -> bool {
+    pub(super) fn known_file(&mut self, channel: usize, path: &LogPath, info: &FileInfo) -> bool {
         let known = match self.by_key.get(&(channel, info.key)) {
             Some(&known) => Some(known),
             None => self.revive(channel, info.key),

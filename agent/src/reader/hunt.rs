@@ -47,7 +47,7 @@ impl Folders {
     }
 
     /// The path in a folder that has this inode number and is this file.
-    fn find(&mut self, folder: &Path, inode: u64, key: FileKey) -> Option<PathBuf> {
+    pub(super) fn find(&mut self, folder: &Path, inode: u64, key: FileKey) -> Option<PathBuf> {
         if !self.seen.contains_key(folder) {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             let inodes = entries.take(MAX_ENTRIES).map(|e| (e.ino(), e.path()));

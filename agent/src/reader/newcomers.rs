@@ -7,23 +7,23 @@
 //!
 //! Not for: what happens to the cut-off generation (see [`super::copies`]).
 
-use std::{fs::File, io, path::Path, time::Duration};
+use std::{fs::File, path::Path, time::Duration};
 
 use tokio::time::Instant;
 use tributary_common::ids::GenerationId;
 
 use super::{
     Reader,
-    copies::{Copy, MAX_COMPARED, UNLIKE, folder_of, stem_of},
+    copies::{Copy, UNLIKE, folder_of},
+    near::like_beginning,
     turn::open_file,
 };
 use crate::{
-    content::Content,
     discover::is_absence,
     handle::{self, FileInfo, FileKey},
-    identify::{Evidence, Fate, Match, Newcomer, compare_with_copy, mark_at, newcomer, prefix_of},
+    identify::{Evidence, Fate, Match, Newcomer, compare_with_copy, newcomer},
     path::LogPath,
-    tail::{Place, Tail},
+    tail::Place,
 };
 
 /// How long a newcomer that is like a living generation, and does not grow, waits for that to be cut
@@ -80,6 +80,9 @@ impl Reader {
             waiting.path = path;
             return;
         }
+        if self.look_at_originals(channel, &path, &info, now) {
+            return;
+        }
         match self.judge(channel, &path, &file, &info) {
             Judgement::New => self.new_file(channel, &path, &info, now),
             Judgement::Copy(stream, generation) => {
@@ -101,16 +104,16 @@ impl Reader {
     /// A newcomer that waits was written to.
     pub(super) fn judge_again(&mut self, path: &Path) {
         let now = Instant::now();
-        for waiting in self
+        // An empty one shows what it is by its first bytes; a copy under way goes on growing.
+        let mut shows = self
             .undecided
             .iter_mut()
-            .filter(|waiting| *waiting.path == *path)
-        {
-            // An empty one may show what it is now; a copy under way goes on growing.
-            if waiting.like.is_none() {
-                waiting.decide_at = now;
-            }
+            .filter(|waiting| *waiting.path == *path && waiting.like.is_none())
+            .peekable();
+        if shows.peek().is_some() && handle::glance(path).is_ok_and(|seen| seen.size == 0) {
+            return;
         }
+        shows.for_each(|waiting| waiting.decide_at = now);
         self.decide(now);
     }
 
@@ -141,11 +144,17 @@ impl Reader {
             like,
             ..
         } = one;
-        let again = open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file)));
-        let (seen, file) = match again {
-            Ok((seen, file)) if seen.key == info.key => (seen, file),
-            Ok(_) | Err(_) => return self.abandon(like),
+        let was_at = path;
+        let Some((path, seen, file)) = self.find_again(&was_at, &info) else {
+            return self.abandon(like);
         };
+        // A look at the original of another one found that this is a copy.
+        if self.by_key.contains_key(&(channel, seen.key)) {
+            if path == was_at {
+                self.known_file(channel, &path, &seen);
+            }
+            return self.abandon(like);
+        }
         if let Some((stream, generation)) =
             like.filter(|&like| self.was_cut_off(like, &file, &seen))
         {
@@ -157,6 +166,10 @@ impl Reader {
             return self.adopt(stream, generation, copy, now);
         }
         self.abandon(like);
+        // Where it is now, it is judged when it is found there, if its task wants it.
+        if path != was_at || self.look_at_originals(channel, &path, &seen, now) {
+            return;
+        }
         let grew = (seen.size, seen.mtime_ns) != (info.size, info.mtime_ns);
         match self.judge(channel, &path, &file, &seen) {
             Judgement::Copy(stream, generation) => {
@@ -184,6 +197,21 @@ impl Reader {
             }
             Judgement::Wait(_) | Judgement::New => self.new_file(channel, &path, &seen, now),
         }
+    }
+
+    /// A newcomer by its path, or by another one beside it: the next rotation may have renamed it.
+    fn find_again(&mut self, path: &LogPath, info: &FileInfo) -> Option<(LogPath, FileInfo, File)> {
+        let open = |path: &Path| {
+            let file = open_file(path).ok()?;
+            let seen = handle::of_file(&file).ok()?;
+            (seen.key == info.key).then_some((seen, file))
+        };
+        if let Some((seen, file)) = open(path) {
+            return Some((path.clone(), seen, file));
+        }
+        let path = self.folders.find(folder_of(path), info.inode, info.key)?;
+        let (seen, file) = open(&path)?;
+        Some((path.into(), seen, file))
     }
 
     /// A copy that a cut-off generation waited for is gone.
@@ -222,18 +250,17 @@ impl Reader {
     }
 
     fn judge(&self, channel: usize, path: &Path, file: &File, info: &FileInfo) -> Judgement {
-        if !self.any_read && self.ended.is_empty() {
-            return Judgement::New;
-        }
         if let Some((stream, generation)) = self.copy_of_cut_off(channel, file, info) {
             return Judgement::Copy(stream, generation);
         }
-        if let Some((stream, generation)) = self.copy_of_vanished(channel, file, info) {
+        if self.any_known
+            && let Some((stream, generation)) = self.copy_of_vanished(channel, file, info)
+        {
             return Judgement::Copy(stream, generation);
         }
         if info.size == 0 {
-            let may_become_one = self.near(channel, path).next().is_some();
-            return if may_become_one {
+            // Whether its original has content by now or not: that may come before the copy's.
+            return if !self.near(channel, path).is_empty() {
                 Judgement::Wait(None)
             } else {
                 Judgement::New
@@ -338,30 +365,6 @@ impl Reader {
         });
     }
 
-    /// Living generations of the same folder and name that have content.
-    fn near<'a>(
-        &'a self,
-        channel: usize,
-        path: &'a Path,
-    ) -> impl Iterator<Item = (usize, &'a Tail)> + 'a {
-        let stem = stem_of(path);
-        let living = self
-            .by_folder
-            .get(&(channel, folder_of(path).to_owned()))
-            .and_then(|stems| stems.get(stem))
-            .into_iter()
-            .flatten()
-            .filter_map(|&at| Some((at, self.streams.get(at)?)));
-        let tails = living.flat_map(|(at, stream)| stream.tails.iter().map(move |tail| (at, tail)));
-        let near = tails.filter(move |(_, tail)| {
-            tail.place == Place::Named
-                && tail.size.max(tail.offset()) > 0
-                && tail.path.parent() == path.parent()
-                && stem_of(&tail.path) == stem
-        });
-        near.take(MAX_COMPARED)
-    }
-
     /// The living generation that a newcomer is like, if any.
     fn like_living(
         &self,
@@ -370,53 +373,14 @@ impl Reader {
         file: &File,
         info: &FileInfo,
     ) -> Option<(usize, GenerationId)> {
-        self.near(channel, path).find_map(|(stream, tail)| {
-            let seen = like_beginning(tail, file, info).unwrap_or(UNLIKE);
-            let verdict = newcomer(seen, info.size, Fate::Alive);
-            (verdict == Newcomer::Undecided).then_some((stream, tail.generation))
-        })
+        self.near(channel, path)
+            .into_iter()
+            .find(|&(stream, generation)| {
+                let tail = self.tail_of(stream, generation);
+                let seen = tail.filter(|tail| tail.size.max(tail.offset()) > 0);
+                let seen = seen.and_then(|tail| like_beginning(tail, file, info).ok());
+                let verdict = newcomer(seen.unwrap_or(UNLIKE), info.size, Fate::Alive);
+                verdict == Newcomer::Undecided
+            })
     }
-}
-
-/// Compares a newcomer with a living generation. A copy that is shorter than what was read, because it
-/// is under way or nothing was read yet, is compared with the original itself. When the original was
-/// just cut off, its beginning has to do; what was not read of it is read from the newcomer.
-fn like_beginning(tail: &Tail, file: &File, info: &FileInfo) -> io::Result<Match> {
-    let read_to = tail.offset();
-    if read_to > 0 && info.size >= read_to {
-        return tail.evidence.compare(file, info.size);
-    }
-    let opened;
-    let original = match tail.file.as_ref().and_then(Content::as_file) {
-        Some(original) => original,
-        None => {
-            opened = open_file(&tail.path)?;
-            &opened
-        }
-    };
-    let all = like_all(original, file, info)?;
-    let cut_off = read_to > 0 && handle::extent(original)?.size < read_to;
-    if cut_off && !(all.prefix && all.mark) {
-        let known = tail.evidence.prefix;
-        let prefix = info.size >= known.len && prefix_of(file, known.len)? == known;
-        return Ok(Match {
-            reaches: true,
-            prefix,
-            mark: prefix,
-        });
-    }
-    Ok(all)
-}
-
-/// Compares a newcomer with as much of an original: beginning and end.
-fn like_all(original: &File, file: &File, info: &FileInfo) -> io::Result<Match> {
-    let there = mark_at(original, info.size)?;
-    if there.is_none() {
-        return Ok(UNLIKE);
-    }
-    Ok(Match {
-        reaches: true,
-        prefix: prefix_of(file, info.size)? == prefix_of(original, info.size)?,
-        mark: mark_at(file, info.size)? == there,
-    })
 }

@@ -59,6 +59,78 @@ async fn a_file_written_anew_in_place_is_read_whole_whatever_its_size() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_copy_of_what_was_written_at_the_same_moment_is_no_file_of_its_own() {
+    let place = Place::new().await;
+    let agent = place.start("app.log*");
+    let log = place.log("app.log");
+    let mut wanted = Vec::new();
+    for round in 0..6 {
+        // The agent has seen the file empty, and learns of its content and of the copy at once.
+        append(&log, &[]);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let new = lines(&format!("round {round}"), 100 + round);
+        append(&log, &new);
+        fs::copy(&log, place.log(&format!("app.log.{round}"))).unwrap();
+        wanted.extend(new);
+        place.bus.expect_sorted(&wanted).await;
+        truncate(&log, 0);
+    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    agent.stop().await;
+    assert_eq!(place.bus.lines().len(), wanted.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_copy_in_a_folder_below_is_no_file_of_its_own() {
+    let place = Place::new().await;
+    let agent = place.start("**/app.log*");
+    let log = place.log("app.log");
+    fs::create_dir(place.log("old")).unwrap();
+    let mut wanted = Vec::new();
+    for round in 0..4 {
+        let new = lines(&format!("round {round}"), 100 + round);
+        append(&log, &new);
+        wanted.extend(new);
+        place.bus.expect_sorted(&wanted).await;
+        fs::copy(&log, place.log(&format!("old/app.log.{round}"))).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        truncate(&log, 0);
+    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    agent.stop().await;
+    assert_eq!(place.bus.lines().len(), wanted.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_log_that_is_copied_and_cut_off_twice_at_once_is_read_once() {
+    let place = Place::new().await;
+    let agent = place.start("app.log*");
+    let log = place.log("app.log");
+    let copy = |number: usize| place.log(&format!("app.log.{number}"));
+    let mut wanted = Vec::new();
+    let mut copies = 0;
+    for round in 0..5 {
+        for half in 0..2 {
+            // More than the agent reads in one turn: it is in the middle of the one or the other.
+            let new = lines(&format!("round {round} {half}"), 20_000);
+            append(&log, &new);
+            wanted.extend(new);
+            for number in (1..=copies).rev() {
+                fs::rename(copy(number), copy(number + 1)).unwrap();
+            }
+            copies += 1;
+            fs::copy(&log, copy(1)).unwrap();
+            truncate(&log, 0);
+        }
+        tokio::time::sleep(Duration::from_millis(150 * round)).await;
+    }
+    place.bus.expect_sorted(&wanted).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    agent.stop().await;
+    assert_eq!(place.bus.lines().len(), wanted.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_writer_that_does_not_append_leaves_a_hole_that_is_not_sent() {
     let place = Place::new().await;
     let agent = place.start("app.log");
