@@ -17,6 +17,7 @@ mod hunt;
 mod make;
 mod near;
 mod newcomers;
+mod opened;
 mod pace;
 mod packed;
 mod spooling;
@@ -41,6 +42,7 @@ use self::{
     hunt::Folders,
     make::{Made, Maker},
     newcomers::Undecided,
+    opened::{OnClock, Opened},
     pace::Pace,
     spooling::Spooling,
 };
@@ -203,6 +205,7 @@ struct Stream {
     /// Of the next batch.
     seq: u64,
     next: Next,
+    on_clock: OnClock,
     pace: Pace,
 }
 
@@ -271,8 +274,7 @@ pub(crate) struct Reader {
     /// The block: the bytes that a mark covers, then new ones.
     block: Vec<u8>,
     maker: Maker,
-    open_files: usize,
-    max_open_files: usize,
+    opened: Opened,
     stopping: bool,
     /// Some file may be awaited.
     any_awaited: bool,
@@ -311,8 +313,7 @@ impl Reader {
             handing: Vec::new(),
             block: vec![0; BLOCK_BYTES + 512],
             maker: Maker::new(Encoder::new(Codec::Zstd)),
-            open_files: 0,
-            max_open_files,
+            opened: Opened::new(max_open_files),
             stopping: false,
             any_awaited: true,
             any_known: false,
@@ -637,6 +638,8 @@ impl Reader {
         self.wiring.status.show_classes(&self.wiring.budget);
         let used = as_gauge(self.wiring.budget.used());
         metrics::gauge!("tributary_agent_memory_bytes").set(used);
+        let open = as_gauge(self.opened.count as u64);
+        metrics::gauge!("tributary_agent_open_files").set(open);
         let views = known.map(|(place, channel)| TaskView {
             place,
             task: channel.task.id.clone(),

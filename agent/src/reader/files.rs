@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     Next, Reader, Stream,
     copies::{folder_of, stem_of},
+    opened::OnClock,
     pace::Pace,
 };
 use crate::{
@@ -79,6 +80,7 @@ impl Reader {
             tails: Vec::new(),
             seq: 1,
             next: Next::Idle,
+            on_clock: OnClock::default(),
             pace: Pace::new(Instant::now()),
         });
         self.by_id.insert(id, stream);

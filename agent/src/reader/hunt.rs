@@ -15,12 +15,16 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Reader, copies::folder_of, turn::open_file};
+use super::{
+    Reader,
+    copies::folder_of,
+    turn::{Step, open_file},
+};
 use crate::{
     content::Content,
     discover::is_absence,
     handle::{self, FileKey},
-    tail::Place,
+    tail::{Astray, Place},
 };
 
 /// Folders nearby that are looked into, and entries in all of them.
@@ -31,11 +35,15 @@ const GIVE_UP_LOOKS: u64 = 3;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 /// The same, when not even their folder is there or can be read: it may be mounted later.
 const GIVE_UP_FOLDER_AFTER: Duration = Duration::from_secs(600);
+/// A file that was renamed while it was closed is looked for this long after it was missed.
+const HUNT_AFTER: Duration = Duration::from_millis(500);
 
 /// What is in folders, by inode number; read once however many files are looked for.
 #[derive(Debug, Default)]
 pub(super) struct Folders {
     seen: HashMap<PathBuf, HashMap<u64, PathBuf>>,
+    /// When the first of them was read.
+    since: Option<Instant>,
     nearby: HashMap<PathBuf, Vec<PathBuf>>,
 }
 
@@ -44,6 +52,14 @@ impl Folders {
     pub(super) fn forget(&mut self) {
         self.seen.clear();
         self.nearby.clear();
+        self.since = None;
+    }
+
+    /// The same for what was seen before a time.
+    fn forget_before(&mut self, time: Instant) {
+        if self.since.is_some_and(|since| since <= time) {
+            self.forget();
+        }
     }
 
     /// The path in a folder that has this inode number and is this file.
@@ -52,6 +68,7 @@ impl Folders {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             let inodes = entries.take(MAX_ENTRIES).map(|e| (e.ino(), e.path()));
             self.seen.insert(folder.to_owned(), inodes.collect());
+            self.since.get_or_insert_with(Instant::now);
         }
         let path = self.seen.get(folder)?.get(&inode)?;
         let is_it = handle::of_path(path).is_ok_and(|info| info.key == key);
@@ -84,7 +101,8 @@ impl Folders {
 }
 
 impl Reader {
-    /// Looks for a renamed file near where it was. True when it is open now.
+    /// Looks for a renamed file near where it was. True when its place is known: it is open, or opened
+    /// in its turn.
     pub(super) fn hunt(&mut self, stream: usize, at: usize) -> bool {
         let channel = self.streams.get(stream).map_or(0, |known| known.channel);
         let Some(tail) = self.tail(stream, at) else {
@@ -104,6 +122,14 @@ impl Reader {
         let Some(path) = path else {
             return false;
         };
+        if !self.opened.has_room() {
+            // It is opened in its turn.
+            if let Some(tail) = self.tail(stream, at) {
+                (tail.path, tail.real) = (path.into(), None);
+                tail.astray = Astray::At;
+            }
+            return true;
+        }
         let Ok(file) = open_file(&path) else {
             return false;
         };
@@ -113,13 +139,34 @@ impl Reader {
         let Some(tail) = self.tail(stream, at) else {
             return false;
         };
-        tail.path = path.into();
-        tail.real = None;
+        (tail.path, tail.real) = (path.into(), None);
         tail.doubted = true;
+        tail.astray = Astray::No;
         if tail.file.replace(Content::File(file)).is_none() {
-            self.open_files += 1;
+            self.note_opened(stream);
         }
         true
+    }
+
+    /// A file that was closed when no path of the task named it is not where it was then. What to do
+    /// meanwhile while it is looked for; `None` when it is nowhere.
+    pub(super) fn hunt_astray(&mut self, stream: usize, at: usize, now: Instant) -> Option<Step> {
+        let tail = self.tail(stream, at)?;
+        let missed = match tail.astray {
+            Astray::No => return None,
+            Astray::At => {
+                // Others may be missed as well: they are looked for together.
+                tail.astray = Astray::Missed(now);
+                return Some(self.hold(stream, at, Some(now + HUNT_AFTER), now));
+            }
+            Astray::Missed(since) if now < since + HUNT_AFTER => {
+                return Some(self.hold(stream, at, Some(since + HUNT_AFTER), now));
+            }
+            Astray::Missed(since) => since,
+        };
+        tail.astray = Astray::No;
+        self.folders.forget_before(missed);
+        self.hunt(stream, at).then_some(Step::Changed)
     }
 
     /// Files of an earlier life that no path names: renamed nearby, or gone.

@@ -182,7 +182,7 @@ impl Reader {
         let is_spool = |content: &mut Content| matches!(content, Content::Spool(_));
         let file = self.tail(stream, at).map(|tail| &mut tail.file);
         if let Some(Content::Spool(spool)) = file.and_then(|file| file.take_if(is_spool)) {
-            self.open_files -= 1;
+            self.opened.count -= 1;
             let of = (spool.meta.stream, spool.meta.generation);
             self.spooling.unclaimed.insert(of, *spool);
         }
@@ -301,7 +301,7 @@ impl Reader {
             tail.place = Place::Hidden(now);
         }
         if tail.file.replace(Content::Spool(Box::new(spool))).is_none() {
-            self.open_files += 1;
+            self.note_opened(stream);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     identify::{MARK_BYTES, Verdict, verdict},
     limit::{BATCH_OVERHEAD_BYTES, Permit, Reason},
     recipe::Compiled,
-    tail::{Form, Place, Tail},
+    tail::{Astray, Form, Place, Tail},
 };
 
 /// A file that cannot be opened or read is tried again after this long.
@@ -145,6 +145,9 @@ impl Reader {
             let close_at = tail.close_at(links);
             return self.at_end(stream, at, close_at, now);
         }
+        if let Some(known) = self.streams.get_mut(stream) {
+            known.on_clock.used = true;
+        }
         self.read_on(stream, at, links, now)
     }
 
@@ -245,7 +248,7 @@ impl Reader {
                 Step::Nothing(Some(close_at.min(look_at)))
             }
             None => {
-                if self.open_files > self.max_open_files {
+                if self.opened.is_over() {
                     self.close(stream, at);
                 }
                 Step::Nothing(None)
@@ -264,14 +267,18 @@ impl Reader {
         if tail.form == Form::Packed {
             return Err(self.end_of_spool(stream, at));
         }
-        let (path, key) = (tail.real_path().to_owned(), tail.key);
+        let (path, key) = (tail.real_path().clone(), tail.key);
+        if !self.make_room(now) {
+            return Err(self.hold(stream, at, Some(now + TRY_AGAIN), now));
+        }
         match open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file))) {
             Ok((info, file)) if info.key == key => {
                 if let Some(tail) = self.tail(stream, at) {
                     tail.file = Some(Content::File(file));
                     tail.doubted = true;
+                    tail.astray = Astray::No;
                 }
-                self.open_files += 1;
+                self.note_opened(stream);
                 self.readable_again(stream, &path);
                 Ok(())
             }
@@ -285,6 +292,9 @@ impl Reader {
     fn not_there(&mut self, stream: usize, at: usize, now: Instant) -> Step {
         match self.tail(stream, at).map(|tail| tail.place) {
             Some(Place::Hidden(_)) => {
+                if let Some(step) = self.hunt_astray(stream, at, now) {
+                    return step;
+                }
                 if !self.await_folder(stream, at, now) && !self.seek_packed(stream, at, now) {
                     self.end(stream, at);
                 }
@@ -301,7 +311,7 @@ impl Reader {
         let Some(file) = self.tail(stream, at).and_then(|tail| tail.file.take()) else {
             return;
         };
-        self.open_files -= 1;
+        self.opened.count -= 1;
         if let Content::Spool(spool) = file {
             self.finish(&spool);
         }

@@ -316,6 +316,18 @@ pub const TABLE: &[Metric] = &[
         "Reports that the manager did not take.",
     ),
     gauge(
+        "tributary_agent_open_files",
+        Unit::Count,
+        &[],
+        "Log files that are open.",
+    ),
+    counter(
+        "tributary_agent_open_files_limited_total",
+        Unit::Count,
+        &[],
+        "Times a log file could not be opened since none of those that are open could be closed.",
+    ),
+    gauge(
         "tributary_agent_memory_bytes",
         Unit::Bytes,
         &[],

@@ -1,0 +1,185 @@
+//! Which files are open: at most so many at once.
+//!
+//! A file that is open is followed wherever it goes, also when it is deleted, so files stay open as long
+//! as there is room. When one more is to be opened, another is closed: the one that was not read for
+//! longest among those that are read to their end; if there is none, one that is not, since a bus that
+//! takes nothing of one task must not hold up another. It is opened again when it grows. When it is
+//! deleted meanwhile, what was not read of it is told as lost. What has no name any more is never closed
+//! for another: it could not be found again.
+//!
+//! The order is that of a clock with a second chance: a file that was read since the hand passed it is
+//! passed once more.
+//!
+//! Not for: opening itself (see [`super::turn`]).
+
+use std::{collections::VecDeque, fs::File, os::fd::AsRawFd as _, path::Path, time::Duration};
+
+use tokio::time::Instant;
+
+use super::Reader;
+use crate::{
+    content::Content,
+    handle::{self, Extent},
+    path::LogPath,
+    tail::{Astray, Place, Tail},
+};
+
+/// When nothing can be closed, the next try is after this long.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The open files.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// How many there are.
+    pub(super) count: usize,
+    /// How many there may be.
+    most: usize,
+    /// Streams that had a file open when the hand passed them last, or have since.
+    clock: VecDeque<usize>,
+    /// Nothing could be closed; until then it is not tried again.
+    stuck_until: Option<Instant>,
+}
+
+/// A stream on the clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct OnClock {
+    /// It stands there.
+    listed: bool,
+    /// It was read since the hand passed it.
+    pub(super) used: bool,
+}
+
+/// What may be closed for another file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// Files that are read to their end, and were not read lately.
+    AtEnd,
+    /// Any that can be found again.
+    Unread,
+}
+
+impl Opened {
+    /// None, of at most `most`.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            count: 0,
+            most,
+            clock: VecDeque::new(),
+            stuck_until: None,
+        }
+    }
+
+    /// Whether one more may be opened without closing another.
+    pub(super) fn has_room(&self) -> bool {
+        self.count < self.most
+    }
+
+    /// Whether there are more than there may be.
+    pub(super) fn is_over(&self) -> bool {
+        self.count > self.most
+    }
+}
+
+impl Reader {
+    /// Makes room for one more file. False when there is none: it has to wait.
+    pub(super) fn make_room(&mut self, now: Instant) -> bool {
+        if self.opened.has_room() {
+            return true;
+        }
+        if self.opened.stuck_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        let made = self.close_one(Choice::AtEnd) || self.close_one(Choice::Unread);
+        self.opened.stuck_until = (!made).then(|| now + PAUSE);
+        if !made {
+            metrics::counter!("tributary_agent_open_files_limited_total").increment(1);
+        }
+        made
+    }
+
+    /// A file of a stream was opened.
+    pub(super) fn note_opened(&mut self, stream: usize) {
+        self.opened.count += 1;
+        if let Some(known) = self.streams.get_mut(stream)
+            && !std::mem::replace(&mut known.on_clock.listed, true)
+        {
+            self.opened.clock.push_back(stream);
+        }
+    }
+
+    /// Turns the hand until a file is closed, at most twice around.
+    fn close_one(&mut self, choice: Choice) -> bool {
+        for _ in 0..self.opened.clock.len() * 2 {
+            let Some(stream) = self.opened.clock.pop_front() else {
+                return false;
+            };
+            let Some(known) = self.streams.get_mut(stream) else {
+                continue;
+            };
+            let used = std::mem::take(&mut known.on_clock.used);
+            let closed = !(used && choice == Choice::AtEnd) && self.close_of(stream, choice);
+            let Some(known) = self.streams.get_mut(stream) else {
+                continue;
+            };
+            if known.tails.iter().any(|tail| tail.file.is_some()) {
+                self.opened.clock.push_back(stream);
+            } else {
+                known.on_clock.listed = false;
+            }
+            if closed {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Closes one file of a stream if it may be.
+    fn close_of(&mut self, stream: usize, choice: Choice) -> bool {
+        let now = Instant::now();
+        let tails = self.streams.get(stream).map(|known| known.tails.len());
+        for at in 0..tails.unwrap_or(0) {
+            let Some(tail) = self.tail(stream, at) else {
+                return false;
+            };
+            if choice == Choice::AtEnd && tail.unread() > 0 {
+                continue;
+            }
+            let Some(Content::File(file)) = &tail.file else {
+                continue;
+            };
+            let Some((extent, path)) = find_again(file, tail) else {
+                continue;
+            };
+            // What stands there when it is closed is told as lost if it is deleted.
+            tail.note_size(extent.size, now, now);
+            if choice == Choice::AtEnd && tail.unread() > 0 {
+                continue;
+            }
+            if let Some(path) = path {
+                (tail.path, tail.real) = (path, None);
+            }
+            if tail.place != Place::Named {
+                tail.astray = Astray::At;
+            }
+            self.close(stream, at);
+            return true;
+        }
+        false
+    }
+}
+
+/// Whether a file can be opened again: how far it goes, and its path if that is not the known one.
+fn find_again(file: &File, tail: &Tail) -> Option<(Extent, Option<LogPath>)> {
+    let extent = handle::extent(file).ok()?;
+    if extent.links == 0 {
+        return None;
+    }
+    let is_it = |path: &Path| handle::of_path(path).is_ok_and(|info| info.key == tail.key);
+    if is_it(tail.real_path()) {
+        return Some((extent, None));
+    }
+    // The kernel knows where a file is by now that was renamed.
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = std::fs::read_link(name).ok()?;
+    is_it(&path).then(|| (extent, Some(path.into())))
+}
