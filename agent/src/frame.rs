@@ -230,6 +230,11 @@ impl Framer {
         }
     }
 
+    /// Whether a record may have lines of two files: of a log, and of the one that follows it.
+    pub(crate) fn joins_lines(&self) -> bool {
+        matches!(self.kind, Kind::Groups(_) | Kind::Runtime(_))
+    }
+
     /// Whether what comes in meanwhile, of others, does not prolong the patience.
     pub(crate) fn is_interleaved(&self) -> bool {
         matches!(self.kind, Kind::Runtime(_))

@@ -12,6 +12,7 @@ mod apply;
 mod copies;
 mod cut;
 mod files;
+mod follow;
 mod holes;
 mod hunt;
 mod make;

@@ -133,7 +133,7 @@ pub(crate) struct Tail {
     pub(crate) grown: Instant,
     /// When the oldest byte that is not read was seen.
     pub(crate) unread_since: Option<Instant>,
-    /// Since when it can be neither read nor given up.
+    /// Since when it can be neither read nor given up, or waits for the end of the one before.
     pub(crate) stuck_since: Option<Instant>,
     /// Cuts of an earlier life that have to be read and sent again first.
     pub(crate) replay: Few<Cut>,

@@ -47,6 +47,13 @@ impl Carry {
         }
     }
 
+    /// What the next file takes over: which records were not whole at the end of this one.
+    #[must_use]
+    pub(crate) fn to_next_file(self) -> Self {
+        let [out, err, other] = Self::REST_OF;
+        Self(self.0 & (Self::REST.0 | out.0 | err.0 | other.0))
+    }
+
     /// Whether the rest of a record is to be dropped before anything else.
     pub(crate) fn is_dropping(self) -> bool {
         self.has(Self::DROPPING)

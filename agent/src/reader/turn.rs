@@ -7,7 +7,7 @@ use std::{fs::File, io, path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tributary_common::ids::GenerationId;
 
-use super::{BLOCK_BYTES, Next, Reader, Stream};
+use super::{BLOCK_BYTES, Next, Reader, Stream, follow::PATIENCE_WHEN_FOLLOWED};
 use crate::{
     content::Content,
     discover::is_absence,
@@ -403,6 +403,11 @@ impl Reader {
         links: u64,
         now: Instant,
     ) -> Step {
+        let joins = recipe.framer.joins_lines();
+        if joins {
+            self.take_over(stream, at);
+        }
+        let followed = joins && self.is_followed(stream, at);
         let Some(tail) = self.tail(stream, at) else {
             return Step::Nothing(None);
         };
@@ -437,19 +442,9 @@ impl Reader {
         let read = self.block.get(..block.len).unwrap_or_default();
         let end = tail.offset() + (block.len - block.before) as u64;
         let within_line = recipe.framer.text_of(tail.carry).is_mid_line(end, read);
-        let patience = recipe.framer.patience(within_line);
-        let unfinished_at = match tail.held_since {
-            Some(held) if recipe.framer.is_interleaved() => held.min(tail.grown) + patience,
-            Some(_) | None => tail.grown + patience,
-        };
+        let (unfinished_at, then) = patience_with(tail, recipe, within_line, followed, now);
         if now >= unfinished_at && !more {
-            // Others may have kept the file growing; a line that is being written gets its time.
-            let grows = now < tail.grown + patience;
-            unfinished = if grows {
-                Unfinished::Flush
-            } else {
-                Unfinished::Take
-            };
+            unfinished = then;
         }
         let step = if tail.carry.is_dropping() {
             drop(permit);
@@ -472,7 +467,11 @@ impl Reader {
         tail.unread_since = Some(now);
         let close_at = tail.close_at(links);
         let until = close_at.map_or(unfinished_at, |close_at| close_at.min(unfinished_at));
-        Step::Nothing(Some(until.max(now + Duration::from_millis(1))))
+        let until = Some(until.max(now + Duration::from_millis(1)));
+        if joins && self.holds_next(stream, at, followed, now) {
+            return Step::Hold(until);
+        }
+        Step::Nothing(until)
     }
 
     /// The right to hold a batch of `most` bytes of source, or of as many as there is room for, but
@@ -526,6 +525,32 @@ fn piece_bytes(rate: Option<u64>, bandwidth: Option<u64>) -> usize {
         part(bandwidth / BANDWIDTH_PART).max(CRUMB_BYTES)
     });
     by_rate.min(by_bandwidth).min(BLOCK_BYTES)
+}
+
+/// Until when what is unfinished at the end of a file may wait for more, and what is taken then.
+fn patience_with(
+    tail: &Tail,
+    recipe: &Compiled,
+    within_line: bool,
+    followed: bool,
+    now: Instant,
+) -> (Instant, Unfinished) {
+    let mut patience = recipe.framer.patience(within_line);
+    if followed && !within_line {
+        patience = patience.min(PATIENCE_WHEN_FOLLOWED);
+    }
+    // Others may have kept the file growing; a line that is being written gets its time.
+    let grows = now < tail.grown + patience;
+    let then = if grows {
+        Unfinished::Flush
+    } else {
+        Unfinished::Take
+    };
+    let since = match tail.held_since {
+        Some(held) if recipe.framer.is_interleaved() => held.min(tail.grown),
+        Some(_) | None => tail.grown,
+    };
+    (since + patience, then)
 }
 
 /// The memory that a batch of so many bytes of source may need: what does not compress has its framing
