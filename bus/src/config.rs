@@ -16,7 +16,9 @@ use tributary_common::{
     telemetry::{LOG, Log},
 };
 
+pub use crate::destination::kafka::{KafkaConfig, ProducerKind};
 use crate::{
+    destination::kafka,
     route::{Branch, Pattern, Route, Table},
     template::Template,
 };
@@ -109,13 +111,13 @@ static DESTINATION: Kind = Kind::OneOf {
                     "producer",
                     Kind::choice(&["verbatim", "rdkafka"]),
                     "rdkafka",
-                    "How batches are produced; this version delivers through rdkafka in both cases.",
+                    "Who produces: verbatim forwards batches as they came, rdkafka opens them and can TLS and SASL.",
                 ),
                 Key::default(
                     "options",
                     Kind::Map(&TEXT),
                     "{}",
-                    "Settings of librdkafka, such as \"security.protocol\".",
+                    "Settings of librdkafka, such as \"security.protocol\"; with verbatim it only looks into the cluster.",
                 ),
             ],
         ),
@@ -323,12 +325,7 @@ pub struct DestinationConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DestinationKind {
     /// A Kafka cluster.
-    Kafka {
-        /// `host:port` of the brokers to ask first.
-        bootstrap: Vec<String>,
-        /// Settings of librdkafka.
-        options: BTreeMap<String, String>,
-    },
+    Kafka(KafkaConfig),
     /// Local files.
     File {
         /// The folder of a batch.
@@ -483,16 +480,23 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
             producer,
             options,
         } => {
-            if producer == "verbatim" {
-                checker.warn(
+            let producer = match producer.as_str() {
+                "verbatim" => ProducerKind::Verbatim,
+                _ => ProducerKind::Rdkafka,
+            };
+            let secured = options
+                .iter()
+                .find(|(key, value)| kafka::needs_rdkafka(key, value));
+            if let Some((key, _value)) = secured.filter(|_one| producer == ProducerKind::Verbatim) {
+                checker.fault(
                     &format!("destination[{at}].producer"),
-                    "this version delivers through rdkafka: the same records at more CPU",
+                    format!(
+                        "verbatim has no TLS and no SASL in this version, and the options have \
+                         {key:?}: use producer = \"rdkafka\""
+                    ),
                 );
             }
-            for key in options
-                .keys()
-                .filter(|key| crate::destination::kafka::is_ours(key))
-            {
+            for key in options.keys().filter(|key| kafka::is_ours(key)) {
                 checker.fault(
                     &format!("destination[{at}].options"),
                     format!(
@@ -500,7 +504,11 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
                     ),
                 );
             }
-            Some(DestinationKind::Kafka { bootstrap, options })
+            Some(DestinationKind::Kafka(KafkaConfig {
+                bootstrap,
+                options,
+                producer,
+            }))
         }
         RawKind::File { path } => {
             let key = format!("destination[{at}].path");

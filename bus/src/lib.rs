@@ -224,9 +224,9 @@ fn start(
     journal: &Journal,
 ) -> anyhow::Result<Destination> {
     match &one.kind {
-        DestinationKind::Kafka { bootstrap, options } => {
+        DestinationKind::Kafka(cluster) => {
             let memory = config.limits.memory;
-            Kafka::start(&one.name, bootstrap, options, memory, journal).map(Destination::Kafka)
+            Kafka::start(&one.name, cluster, memory, journal).map(Destination::Kafka)
         }
         DestinationKind::File { path } => {
             FileSink::start(&one.name, path, &config.node, journal).map(Destination::File)

@@ -12,7 +12,7 @@
 //! # Operation
 //! The agent: [`Encoder::begin`], [`Encoder::push`] while [`Encoder::has_room`],
 //! [`Encoder::finish`]. The bus: [`Decoder::decode`], [`Decoded::check`] against the header,
-//! [`Decoder::recycle`].
+//! [`Decoder::recycle`]; or [`Sealed`], which forwards a batch without opening it.
 //!
 //! Not for: what is known of a batch without opening it (see [`crate::header`]).
 
@@ -25,6 +25,7 @@ mod headers;
 mod layout;
 mod lz4;
 mod minutes;
+mod sealed;
 mod sum;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use self::{
     error::BatchError,
     headers::{Headers, HeadersMark, RecordHeaders},
     minutes::minute_of,
+    sealed::Sealed,
 };
 
 /// The target bound of a batch, in bytes: its records before compression, framing included, stay

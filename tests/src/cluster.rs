@@ -75,6 +75,13 @@ impl Layout {
         self
     }
 
+    /// The producer that forwards batches as they came, in the place of librdkafka.
+    #[must_use]
+    pub fn verbatim(mut self) -> Self {
+        self.destination = self.destination.replace("\"rdkafka\"", "\"verbatim\"");
+        self
+    }
+
     /// Adds an agent that collects what these globs match.
     #[must_use]
     pub fn agent(mut self, globs: &[String]) -> Self {

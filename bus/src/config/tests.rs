@@ -88,18 +88,27 @@ fn settings_on_which_the_guarantees_rest_are_refused() {
 }
 
 #[test]
-fn what_is_ignored_warns() {
-    let text = format!(
-        "{}\n[spill]\nmax = \"1GiB\"\n",
-        GOOD.replace(
-            "kind = \"kafka\"",
-            "kind = \"kafka\"\nproducer = \"verbatim\""
-        )
+fn verbatim_is_a_producer_where_nothing_is_secured() {
+    let text = GOOD.replace(
+        "kind = \"kafka\"",
+        "kind = \"kafka\"\nproducer = \"verbatim\"",
     );
+    let faults = faults(&text);
+    assert!(faults.contains("has no TLS and no SASL"), "{faults}");
+    let plain = text.replace("\"security.protocol\" = \"SASL_SSL\"", "");
+    let loaded = parse(&plain, "bus.toml").unwrap();
+    let DestinationKind::Kafka(cluster) = &loaded.value.destinations[0].kind else {
+        unreachable!("the first destination is Kafka");
+    };
+    assert_eq!(cluster.producer, ProducerKind::Verbatim);
+}
+
+#[test]
+fn what_is_ignored_warns() {
+    let text = format!("{GOOD}\n[spill]\nmax = \"1GiB\"\n");
     let loaded = parse(&text, "bus.toml").unwrap();
     let warnings: Vec<String> = loaded.warnings().iter().map(ToString::to_string).collect();
     let all = warnings.join("\n");
-    assert!(all.contains("delivers through rdkafka"), "{all}");
     assert!(all.contains("this version has no spill"), "{all}");
 }
 

@@ -278,7 +278,7 @@ pub fn decode(payload: &[u8], max_raw_bytes: usize) -> Result<Decoded, BatchErro
 }
 
 /// Checks what can be known before decompression.
-fn check_head(payload: &[u8]) -> Result<(Head, Codec), BatchError> {
+pub(super) fn check_head(payload: &[u8]) -> Result<(Head, Codec), BatchError> {
     let head = Head::read(payload).ok_or(BatchError::Short {
         bytes: payload.len(),
     })?;

@@ -92,6 +92,35 @@ pub(super) fn checksum(batch: &[u8]) -> u32 {
     crc32c::crc32c(batch.get(CRC_FROM..).unwrap_or_default())
 }
 
+/// What an idempotent producer writes into a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) producer_id: i64,
+    pub(super) producer_epoch: i16,
+    /// The number of the batch's first record among those that the producer gave to the partition.
+    pub(super) base_sequence: i32,
+}
+
+/// The fixed fields `head` of a batch with another producer, and the checksum that belongs to it.
+/// `rest` is how many bytes of records follow.
+pub(super) fn stamped(head: &[u8; HEAD_BYTES], stamp: Stamp, rest: usize) -> [u8; HEAD_BYTES] {
+    let mut new = *head;
+    let mut fields = [0; PRODUCER.end - PRODUCER.start];
+    let (id, behind) = fields.split_at_mut(8);
+    let (epoch, sequence) = behind.split_at_mut(2);
+    id.copy_from_slice(&stamp.producer_id.to_be_bytes());
+    epoch.copy_from_slice(&stamp.producer_epoch.to_be_bytes());
+    sequence.copy_from_slice(&stamp.base_sequence.to_be_bytes());
+    new[PRODUCER].copy_from_slice(&fields);
+    // Of two pieces the sum is that of the first, moved on by the length of the second, xor that of
+    // the second: with a second sum of zero only the moving remains.
+    let moved = |head: &[u8]| crc32c::crc32c_combine(checksum(head), 0, rest);
+    let before = u32::from_be_bytes(field(head, CRC));
+    let crc = before ^ moved(head) ^ moved(&new);
+    new[CRC].copy_from_slice(&crc.to_be_bytes());
+    new
+}
+
 fn field<const N: usize>(head: &[u8; HEAD_BYTES], at: Range<usize>) -> [u8; N] {
     let mut bytes = [0; N];
     bytes.copy_from_slice(&head[at]);

@@ -1,7 +1,7 @@
-//! Kafka through librdkafka.
+//! Kafka, by one of two producers: librdkafka, or our own, which forwards batches as they came.
 //!
 //! # Constraints
-//! Idempotent, acks=all, no timeout that drops: what was given to librdkafka stays on its way until
+//! Idempotent, acks=all, no timeout that drops: what was given to a producer stays on its way until
 //! Kafka has it, bounded by the permits that the batches carry. A batch is acknowledged when Kafka
 //! has every record of it. Batches of a stream keep their order; a stream keeps its partition, unless
 //! its records have keys: then they choose (see [`keyed`]).
@@ -11,6 +11,7 @@
 //! deliver -> topic open? --no--> opener (partitions, recovery) --.
 //!               '--yes-> owner thread of the partition <---------'
 //!                          opens, produces -> librdkafka -> countdown -> journal -> answer
+//!                    or -> verbatim: forwards -> answers of brokers --^
 //! watcher: stalled topics, brokers that are gone, a producer that is broken for good
 //! ```
 //! A topic with batches on its way and no answer for 3 s is stalled: new batches of it get `Busy`,
@@ -19,7 +20,7 @@
 //! anything more is produced.
 //!
 //! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`keyed`], [`pace`], [`produced`],
-//! [`watch`].
+//! [`watch`]; [`verbatim`].
 
 mod keyed;
 mod open;
@@ -29,6 +30,7 @@ mod produced;
 mod readback;
 mod settings;
 mod topic;
+mod verbatim;
 mod watch;
 
 use std::{
@@ -42,7 +44,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use rdkafka::{ClientConfig, error::KafkaResult};
 use tokio::time::Instant;
 use tributary_common::{
@@ -50,7 +52,7 @@ use tributary_common::{
     report::DestinationHealth,
 };
 
-pub(crate) use self::settings::is_ours;
+pub(crate) use self::settings::{is_ours, needs_rdkafka};
 use self::{
     open::Opener,
     owner::{KEYED, Message, Work, Worker},
@@ -75,11 +77,65 @@ enum Known {
     Open(Arc<Topic>),
 }
 
+/// Who produces, as the configuration says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProducerKind {
+    /// librdkafka, record by record.
+    Rdkafka,
+    /// Ours, batch by batch.
+    Verbatim,
+}
+
+/// The way to the producer's threads. Bounded by the byte permits that the jobs carry.
+enum Producers {
+    /// The threads that give librdkafka its records.
+    Rdkafka(Vec<Sender<Message>>),
+    /// Our own.
+    Verbatim(verbatim::Handle),
+    /// The destination is closed.
+    Closed,
+}
+
+impl Producers {
+    /// False when the batch was dropped, which answers it.
+    fn give(&self, work: Work) -> bool {
+        match self {
+            Self::Rdkafka(owners) => {
+                let partition = work.partition.unsigned_abs() as usize;
+                let owner = (work.topic.target as usize).wrapping_add(partition);
+                let owner = owners.get(owner % owners.len().max(1));
+                owner.is_some_and(|owner| owner.send(Message::Work(work)).is_ok())
+            }
+            Self::Verbatim(producer) => producer.take(work),
+            Self::Closed => false,
+        }
+    }
+}
+
+/// The queue of a thread that opens batches, both ends.
+type Owner = (Sender<Message>, Receiver<Message>);
+
+/// The way to a producer, and what is to be started for it.
+fn producers(kind: ProducerKind) -> (Producers, Vec<Owner>, Option<verbatim::Unstarted>) {
+    match kind {
+        ProducerKind::Rdkafka => {
+            let owners = (0..OWNERS).map(|_no| crossbeam_channel::unbounded());
+            let owners: Vec<Owner> = owners.collect();
+            let ways = owners.iter().map(|(owner, _work)| owner.clone());
+            (Producers::Rdkafka(ways.collect()), owners, None)
+        }
+        ProducerKind::Verbatim => {
+            let (handle, unstarted) = verbatim::new();
+            (Producers::Verbatim(handle), Vec::new(), Some(unstarted))
+        }
+    }
+}
+
 /// Topics, and the ways to the threads.
 struct Topics {
     known: HashMap<Arc<str>, Known>,
-    /// Bounded by the byte permits that the jobs carry; so is the other.
-    owners: Vec<Sender<Message>>,
+    producers: Producers,
+    /// Bounded by the byte permits that the jobs carry.
     opener: Option<Sender<Arc<str>>>,
 }
 
@@ -201,22 +257,28 @@ impl Topics {
             true => KEYED,
             false => topic.partition_of(header.stream),
         };
-        let owner = (topic.target as usize).wrapping_add(partition.unsigned_abs() as usize);
         topic.entered();
         let work = Work {
             topic: Arc::clone(topic),
             partition,
             job,
         };
-        let sent = match self.owners.get(owner % self.owners.len().max(1)) {
-            Some(owner) => owner.send(Message::Work(work)).is_ok(),
-            None => false,
-        };
-        if !sent {
+        if !self.producers.give(work) {
             // The destination is closed; the job was dropped, which answers it.
             topic.left();
         }
     }
+}
+
+/// A cluster, as the configuration says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaConfig {
+    /// `host:port` of the brokers to ask first.
+    pub bootstrap: Vec<String>,
+    /// Settings of librdkafka.
+    pub options: BTreeMap<String, String>,
+    /// Who produces.
+    pub producer: ProducerKind,
 }
 
 /// The destination.
@@ -241,19 +303,21 @@ impl Kafka {
     /// Settings that librdkafka refuses, in its words.
     pub(crate) fn start(
         name: &Name,
-        bootstrap: &[String],
-        options: &BTreeMap<String, String>,
+        cluster: &KafkaConfig,
         memory: u64,
         journal: &Journal,
     ) -> anyhow::Result<Self> {
+        let KafkaConfig {
+            bootstrap,
+            options,
+            producer,
+        } = cluster;
         let no = journal.memory().destination(name);
         let (opener, to_open) = crossbeam_channel::unbounded();
-        let owners: Vec<_> = (0..OWNERS)
-            .map(|_no| crossbeam_channel::unbounded())
-            .collect();
+        let (producers, owners, unstarted) = producers(*producer);
         let topics = Topics {
             known: HashMap::new(),
-            owners: owners.iter().map(|(owner, _work)| owner.clone()).collect(),
+            producers,
             opener: Some(opener),
         };
         let shared = Arc::new(Shared {
@@ -297,6 +361,9 @@ impl Kafka {
             producer: Arc::clone(&producer),
         };
         start("watch", Box::new(|| watcher.run()))?;
+        if let Some(unstarted) = unstarted {
+            threads.extend(unstarted.start(&shared, bootstrap)?);
+        }
         Ok(Self {
             shared,
             producer,
@@ -371,9 +438,15 @@ impl Kafka {
         self.shared.closing.store(true, Ordering::Relaxed);
         let known = {
             let mut topics = self.shared.topics();
-            for owner in topics.owners.drain(..) {
-                // A thread that is gone has panicked; its join below says so.
-                drop(owner.send(Message::Close));
+            match std::mem::replace(&mut topics.producers, Producers::Closed) {
+                Producers::Rdkafka(owners) => {
+                    for owner in owners {
+                        // A thread that is gone has panicked; its join below says so.
+                        drop(owner.send(Message::Close));
+                    }
+                }
+                // It ends when it is dropped.
+                Producers::Verbatim(_) | Producers::Closed => {}
             }
             topics.opener = None;
             std::mem::take(&mut topics.known)
@@ -390,7 +463,7 @@ impl Kafka {
         self.shared
             .journal
             .commit(complete, false, Box::new(|_written| {}));
-        // Waiting jobs are answered as they drop; what is in librdkafka is purged and answered.
+        // Waiting jobs are answered as they drop; what the producer has is given up and answered.
         drop(known);
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));

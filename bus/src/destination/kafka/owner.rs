@@ -164,7 +164,13 @@ impl Worker {
         let known = known
             .map(|(first, end)| (partition, first, end))
             .into_iter();
-        let flight = Flight::new((&self.shared, &topic), (partition, pace), left, known, job);
+        let flight = Flight::new(
+            (&self.shared, &topic),
+            (partition, Some(pace)),
+            left,
+            known,
+            job,
+        );
         self.send_rest(&topic, partition, decoded, skip, &flight);
     }
 
@@ -177,7 +183,7 @@ impl Worker {
         let left = decoded.len() - spread.records_there();
         let flight = Flight::new(
             (&self.shared, &topic),
-            (KEYED, pace),
+            (KEYED, Some(pace)),
             left,
             spread.places(),
             job,
@@ -270,8 +276,8 @@ fn refused(error: &KafkaError, full: bool) -> Failure {
     }
 }
 
-/// Answers a batch that was not given to librdkafka.
-fn give_back(work: Work, failure: Failure) {
+/// Answers a batch that was not given to a producer.
+pub(super) fn give_back(work: Work, failure: Failure) {
     work.topic.left();
     work.job.done.tell(Err(failure));
 }

@@ -36,14 +36,15 @@ use crate::journal::format::Record;
 /// The producer.
 pub(super) type Producer = ThreadedProducer<Context>;
 
-/// A batch that was given to librdkafka.
+/// A batch that was given to a producer.
 pub(super) struct Flight {
     shared: Arc<Shared>,
     topic: Arc<Topic>,
     partition: i32,
     id: BatchId,
     given: Instant,
-    pace: Arc<Pace>,
+    /// Where it counts for a request of librdkafka.
+    pace: Option<Arc<Pace>>,
     bytes: u64,
     /// Records without an answer.
     left: AtomicU32,
@@ -103,13 +104,15 @@ impl Flight {
     /// partition, first, after the last.
     pub(super) fn new(
         (shared, topic): (&Arc<Shared>, &Arc<Topic>),
-        (partition, pace): (i32, Arc<Pace>),
+        (partition, pace): (i32, Option<Arc<Pace>>),
         records: u32,
         known: impl Iterator<Item = (i32, i64, i64)>,
         job: Job,
     ) -> Arc<Self> {
         let bytes = pace::cost(&job.batch.header);
-        pace.entered(bytes);
+        if let Some(pace) = &pace {
+            pace.entered(bytes);
+        }
         let lot = match job.batch.header.keyed {
             true => Lot::Keyed(Mutex::default()),
             false => Lot::One {
@@ -148,6 +151,13 @@ impl Flight {
         self.count(1);
     }
 
+    /// Records are in a partition, side by side from an offset on.
+    pub(super) fn landed_all(&self, partition: i32, first: i64, records: u32) {
+        self.lot
+            .landed(partition, first, first + i64::from(records));
+        self.count(records);
+    }
+
     /// `records` will not land.
     pub(super) fn failed(&self, failure: Failure, records: u32) {
         {
@@ -162,7 +172,9 @@ impl Flight {
         if self.left.fetch_sub(records, Ordering::AcqRel) != records {
             return;
         }
-        self.pace.left(self.bytes);
+        if let Some(pace) = &self.pace {
+            pace.left(self.bytes);
+        }
         match self.lot {
             Lot::One { .. } => {
                 self.end(None);

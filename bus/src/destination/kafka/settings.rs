@@ -61,6 +61,13 @@ pub(crate) fn is_ours(key: &str) -> bool {
     OURS.iter().any(|(ours, _value)| *ours == key) || REFUSED.contains(&key)
 }
 
+/// Whether a setting is of connections that only librdkafka can make.
+pub(crate) fn needs_rdkafka(key: &str, value: &str) -> bool {
+    let plain = key == "security.protocol" && value.eq_ignore_ascii_case("plaintext");
+    let secure = ["security.", "sasl.", "ssl.", "enable.sasl.", "enable.ssl."];
+    !plain && secure.iter().any(|prefix| key.starts_with(prefix))
+}
+
 /// The settings of the producer. `memory` bounds what the bus gives it, in bytes.
 pub(super) fn producer(
     bootstrap: &[String],
@@ -129,6 +136,14 @@ mod tests {
         assert_eq!(config.get("compression.type"), Some("lz4"));
         assert_eq!(config.get("acks"), Some("all"));
         assert!(is_ours("acks") && is_ours("retries") && !is_ours("linger.ms"));
+    }
+
+    #[test]
+    fn what_secures_a_connection_needs_librdkafka() {
+        assert!(needs_rdkafka("security.protocol", "SASL_SSL"));
+        assert!(needs_rdkafka("sasl.username", "x") && needs_rdkafka("ssl.ca.location", "x"));
+        assert!(!needs_rdkafka("security.protocol", "plaintext"));
+        assert!(!needs_rdkafka("socket.timeout.ms", "1500"));
     }
 
     #[test]

@@ -30,12 +30,19 @@ const PARTITIONS: i32 = 4;
 
 /// A topic that no other run has.
 async fn fresh_topic(what: &str, bootstrap: &str) -> String {
+    topic_with(what, bootstrap, &[]).await
+}
+
+async fn topic_with(what: &str, bootstrap: &str, settings: &[(&str, &str)]) -> String {
     let name = format!("bus-test-{what}-{}", fastrand::u32(..));
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .create()
         .unwrap();
     let topic = NewTopic::new(&name, PARTITIONS, TopicReplication::Fixed(1));
+    let topic = settings
+        .iter()
+        .fold(topic, |topic, (key, value)| topic.set(key, value));
     let made = admin.create_topics(&[topic], &AdminOptions::new()).await;
     made.unwrap().remove(0).unwrap();
     name
@@ -48,17 +55,15 @@ struct Rig {
     dir: TempDir,
 }
 
-fn start(dir: TempDir, bootstrap: &str) -> Rig {
+fn start(producer: ProducerKind, dir: TempDir, bootstrap: &str) -> Rig {
     let (journal, owner, _opened) = Journal::open(dir.path(), false).unwrap();
     let name = Name::new("kafka-main").unwrap();
-    let kafka = Kafka::start(
-        &name,
-        &[bootstrap.to_owned()],
-        &BTreeMap::new(),
-        64 << 20,
-        &journal,
-    )
-    .unwrap();
+    let cluster = KafkaConfig {
+        bootstrap: vec![bootstrap.to_owned()],
+        options: BTreeMap::new(),
+        producer,
+    };
+    let kafka = Kafka::start(&name, &cluster, 64 << 20, &journal).unwrap();
     Rig {
         kafka,
         owner,
@@ -127,8 +132,13 @@ fn records(bootstrap: &str, topic: &str) -> Vec<(i32, i64, String, bool)> {
 #[tokio::test]
 #[ignore = "needs a Kafka, which it/bus_on_kafka.rs gives"]
 async fn a_batch_lies_in_one_piece_at_the_place_that_is_told() {
+    place_of_batches(ProducerKind::Rdkafka).await;
+    place_of_batches(ProducerKind::Verbatim).await;
+}
+
+async fn place_of_batches(producer: ProducerKind) {
     let bootstrap = bootstrap();
-    let rig = start(TempDir::new().unwrap(), &bootstrap);
+    let rig = start(producer, TempDir::new().unwrap(), &bootstrap);
     let topic = fresh_topic("place", &bootstrap).await;
     let mut waiting = Vec::new();
     for seq in 1..=20 {
@@ -174,9 +184,14 @@ async fn a_batch_lies_in_one_piece_at_the_place_that_is_told() {
 #[tokio::test]
 #[ignore = "needs a Kafka, which it/bus_on_kafka.rs gives"]
 async fn after_a_kill_what_is_there_is_not_produced_again() {
+    after_a_kill(ProducerKind::Rdkafka).await;
+    after_a_kill(ProducerKind::Verbatim).await;
+}
+
+async fn after_a_kill(producer: ProducerKind) {
     let bootstrap = bootstrap();
     let topic = fresh_topic("kill", &bootstrap).await;
-    let first = start(TempDir::new().unwrap(), &bootstrap);
+    let first = start(producer, TempDir::new().unwrap(), &bootstrap);
     let noted = accepted(batch("web", 1, 1, &["noted"])).await;
     wait(&first.deliver(&topic, &noted));
     let dir = first.kill();
@@ -184,12 +199,12 @@ async fn after_a_kill_what_is_there_is_not_produced_again() {
     // What a killed life leaves: two batches produced and not noted, the second one only in part.
     let whole = accepted(batch("web", 1, 2, &["w1", "w2", "w3"])).await;
     let part = accepted(batch("web", 1, 3, &["p1", "p2", "p3"])).await;
-    let elsewhere = start(TempDir::new().unwrap(), &bootstrap);
+    let elsewhere = start(producer, TempDir::new().unwrap(), &bootstrap);
     let place = wait(&elsewhere.deliver(&topic, &whole));
     elsewhere.kafka.close(Duration::from_secs(5));
     produce_part(&bootstrap, &topic, &part, &[place.partition; 2]);
 
-    let second = start(dir, &bootstrap);
+    let second = start(producer, dir, &bootstrap);
     let again = wait(&second.deliver(&topic, &whole));
     assert_eq!(
         (again.partition, again.first, again.end),
@@ -209,6 +224,11 @@ async fn after_a_kill_what_is_there_is_not_produced_again() {
 #[tokio::test]
 #[ignore = "needs a Kafka, which it/bus_on_kafka.rs gives"]
 async fn keyed_batches_are_spread_by_their_keys_and_found_after_a_kill() {
+    keyed_batches(ProducerKind::Rdkafka).await;
+    keyed_batches(ProducerKind::Verbatim).await;
+}
+
+async fn keyed_batches(producer: ProducerKind) {
     let bootstrap = bootstrap();
     let topic = fresh_topic("keyed", &bootstrap).await;
     let names: Vec<String> = (0..12).map(|no| format!("user-{no}")).collect();
@@ -220,12 +240,12 @@ async fn keyed_batches_are_spread_by_their_keys_and_found_after_a_kill() {
     for batch in batches {
         all.push(batch.await);
     }
-    let first = start(TempDir::new().unwrap(), &bootstrap);
+    let first = start(producer, TempDir::new().unwrap(), &bootstrap);
     wait(&first.deliver(&topic, &all[0]));
     let dir = first.kill();
 
     // A killed life left one batch whole and one in part.
-    let elsewhere = start(TempDir::new().unwrap(), &bootstrap);
+    let elsewhere = start(producer, TempDir::new().unwrap(), &bootstrap);
     wait(&elsewhere.deliver(&topic, &all[1]));
     elsewhere.kafka.close(Duration::from_secs(5));
     let of = |key: Option<&str>| match key {
@@ -236,7 +256,7 @@ async fn keyed_batches_are_spread_by_their_keys_and_found_after_a_kill() {
     let begun: Vec<i32> = keys.iter().take(9).map(|key| of(*key)).collect();
     produce_part(&bootstrap, &topic, &all[2], &begun);
 
-    let second = start(dir, &bootstrap);
+    let second = start(producer, dir, &bootstrap);
     let waiting: Vec<_> = all
         .iter()
         .skip(1)
@@ -303,9 +323,14 @@ fn produce_part(bootstrap: &str, topic: &str, batch: &Accepted, partitions: &[i3
 #[tokio::test]
 #[ignore = "needs a Kafka, which it/bus_on_kafka.rs gives"]
 async fn an_orderly_stop_needs_no_recovery() {
+    orderly_stop(ProducerKind::Rdkafka).await;
+    orderly_stop(ProducerKind::Verbatim).await;
+}
+
+async fn orderly_stop(producer: ProducerKind) {
     let bootstrap = bootstrap();
     let topic = fresh_topic("stop", &bootstrap).await;
-    let rig = start(TempDir::new().unwrap(), &bootstrap);
+    let rig = start(producer, TempDir::new().unwrap(), &bootstrap);
     let one = accepted(batch("web", 1, 1, &["x"])).await;
     wait(&rig.deliver(&topic, &one));
     rig.kafka.close(Duration::from_secs(5));
@@ -327,7 +352,7 @@ async fn an_orderly_stop_needs_no_recovery() {
 async fn a_producer_that_stands_still_is_replaced_and_nothing_is_doubled() {
     let bootstrap = bootstrap();
     let topic = fresh_topic("still", &bootstrap).await;
-    let rig = start(TempDir::new().unwrap(), &bootstrap);
+    let rig = start(ProducerKind::Rdkafka, TempDir::new().unwrap(), &bootstrap);
     let one = accepted(batch("web", 1, 1, &["x"])).await;
     wait(&rig.deliver(&topic, &one));
 
@@ -359,9 +384,53 @@ async fn a_producer_that_stands_still_is_replaced_and_nothing_is_doubled() {
     rig.kafka.close(Duration::from_secs(5));
 }
 
+/// A topic that takes batches of 4 KiB gets a batch of 20 records of 1 KiB, whose bytes do not compress.
+#[tokio::test]
+#[ignore = "needs a Kafka, which it/bus_on_kafka.rs gives"]
+async fn a_batch_that_is_too_large_for_its_topic_is_cut_and_a_record_refused() {
+    let bootstrap = bootstrap();
+    let topic = topic_with("large", &bootstrap, &[("max.message.bytes", "4096")]).await;
+    let rig = start(ProducerKind::Verbatim, TempDir::new().unwrap(), &bootstrap);
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut line =
+        |bytes: usize| -> String { (0..bytes).map(|_at| random.alphanumeric()).collect() };
+    let lines: Vec<String> = (0..20).map(|_no| line(1024)).collect();
+    let all: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let huge = line(8192);
+    let batches = [
+        accepted(batch("web", 1, 1, &["before"])).await,
+        accepted(batch("web", 1, 2, &all)).await,
+        accepted(batch("web", 1, 3, &[&huge])).await,
+        accepted(batch("web", 1, 4, &["behind"])).await,
+    ];
+    let outcomes: Vec<_> = batches.iter().map(|one| rig.deliver(&topic, one)).collect();
+    let outcomes: Vec<Outcome> = outcomes
+        .iter()
+        .map(|one| one.recv_timeout(Duration::from_secs(30)).unwrap())
+        .collect();
+    let place = outcomes[1].as_ref().unwrap();
+    assert_eq!(place.end - place.first, 20);
+    let too_large = tributary_common::wire::RefuseReason::TooLarge;
+    assert!(
+        matches!(&outcomes[2], Err(Failure::Rejected(reason, _why)) if *reason == too_large),
+        "{outcomes:?}"
+    );
+    let values: Vec<String> = records(&bootstrap, &topic)
+        .into_iter()
+        .map(|record| record.2)
+        .collect();
+    assert_eq!(values, [vec!["before"], all, vec!["behind"]].concat());
+    rig.kafka.close(Duration::from_secs(5));
+}
+
 #[tokio::test]
 async fn a_cluster_that_is_away_takes_the_destination_down() {
-    let rig = start(TempDir::new().unwrap(), "127.0.0.1:1");
+    away(ProducerKind::Rdkafka).await;
+    away(ProducerKind::Verbatim).await;
+}
+
+async fn away(producer: ProducerKind) {
+    let rig = start(producer, TempDir::new().unwrap(), "127.0.0.1:1");
     let one = accepted(batch("web", 1, 1, &["x"])).await;
     let outcome = rig.deliver("web", &one);
     let deadline = Instant::now() + Duration::from_secs(20);

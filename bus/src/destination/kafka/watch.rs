@@ -16,7 +16,7 @@ use rdkafka::{
 };
 use tokio::time::Instant;
 
-use super::{Known, Shared, Slot};
+use super::{Known, Producers, Shared, Slot};
 
 /// How often is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -225,6 +225,9 @@ impl Watcher {
         let topics = self.shared.open_topics();
         for topic in &topics {
             topic.close();
+        }
+        if let Producers::Verbatim(producer) = &self.shared.topics().producers {
+            producer.reset();
         }
         let old = self.producer.lock().take();
         if let Some(old) = old {

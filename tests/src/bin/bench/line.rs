@@ -27,6 +27,8 @@ const PARTITIONS: i32 = 8;
 pub(crate) struct Task {
     pub(crate) class: &'static str,
     pub(crate) topic: String,
+    /// Who produces at the bus.
+    pub(crate) producer: &'static str,
     /// Settings for librdkafka: an inline table of TOML.
     pub(crate) options: String,
     /// What else the agent's configuration says, as TOML.
@@ -75,9 +77,10 @@ impl Line {
             &format!(
                 "zone = \"z\"\ncluster = \"c\"\nnode = \"n\"\nlisten = \"127.0.0.1:{listen}\"\n\
              admin = \"127.0.0.1:{bus_admin}\"\ndata_dir = \"{dir}/bus\"\n\
-             [[destination]]\nname = \"k\"\nkind = \"kafka\"\nbootstrap = [\"{}\"]\nproducer = \"rdkafka\"\noptions = {}\n\
+             [[destination]]\nname = \"k\"\nkind = \"kafka\"\nbootstrap = [\"{}\"]\nproducer = \"{}\"\noptions = {}\n\
              [[route]]\ntopic = \"*\"\nto = [{{ destination = \"k\" }}]\n",
                 kafka.bootstrap(),
+                task.producer,
                 task.options
             ),
         )?;
@@ -167,11 +170,12 @@ pub(crate) fn backlog(
     folder: &Path,
     file: &Path,
     lines: u64,
-    options: &str,
+    (producer, options): (&'static str, &str),
 ) -> Result<Backlog> {
     let task = Task {
         class: "P2",
-        topic: "backlog".into(),
+        topic: format!("backlog-{producer}"),
+        producer,
         options: options.to_owned(),
         more: String::new(),
     };

@@ -175,36 +175,51 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
     }
 
     let kafka = Kafka::start(&folder.join("kafka"))?;
-    say("the backlog");
-    let backlog = line::backlog(&kafka, &folder.join("b"), &file, lines, &args.options)?;
-    for (what, usage, bar) in [
-        (
-            "agent, backlog to acknowledged",
-            backlog.agent,
-            "bar 1.8 z, 64 MiB",
-        ),
-        ("bus (rdkafka), backlog", backlog.bus, "bar 3 z"),
-    ] {
-        table.row(
-            what,
-            usage.cpu_s() * 1e9 / as_float(bytes),
-            Some(usage),
-            None,
-            bar,
-        );
+    for (producer, bar) in [("rdkafka", "bar 3 z"), ("verbatim", "bar 0.12 z")] {
+        say(&format!("the backlog, with {producer}"));
+        let size = (bytes, lines);
+        let folder = folder.join(format!("b-{producer}"));
+        backlog(
+            &kafka,
+            &folder,
+            (args, &file, size),
+            (producer, bar),
+            &mut table,
+        )?;
     }
-    table.note(&format!(
-        "backlog: {lines} lines, {:.0} MB/s end to end on {} cores shared with Kafka, {:.1} bytes a line",
-        as_float(bytes) / 1e6 / backlog.wall.as_secs_f64(),
-        std::thread::available_parallelism()?,
-        as_float(bytes) / as_float(lines),
-    ));
     if args.part == Part::All {
         for (class, bar) in [("P2", "bar 2 z, p99 700 ms"), ("P0", "bar 2 z, p99 150 ms")] {
             steady(&kafka, &folder.join(class), args, (class, bar), &mut table)?;
         }
     }
     table.finish()
+}
+
+/// One file to Kafka: a row for the agent, one for the bus.
+fn backlog(
+    kafka: &Kafka,
+    folder: &Path,
+    (args, file, (bytes, lines)): (&Args, &Path, (u64, u64)),
+    (producer, bar): (&'static str, &'static str),
+    table: &mut Table,
+) -> Result<()> {
+    let cost = line::backlog(kafka, folder, file, lines, (producer, &args.options))?;
+    let agent = format!("agent, backlog to acknowledged by {producer}");
+    let bus = format!("bus ({producer}), backlog");
+    for (what, usage, bar) in [
+        (agent, cost.agent, "bar 1.8 z, 64 MiB"),
+        (bus, cost.bus, bar),
+    ] {
+        let cpu = usage.cpu_s() * 1e9 / as_float(bytes);
+        table.row(&what, cpu, Some(usage), None, bar);
+    }
+    table.note(&format!(
+        "backlog, {producer}: {lines} lines, {:.0} MB/s end to end on {} cores shared with Kafka, {:.1} bytes a line",
+        as_float(bytes) / 1e6 / cost.wall.as_secs_f64(),
+        std::thread::available_parallelism()?,
+        as_float(bytes) / as_float(lines),
+    ));
+    Ok(())
 }
 
 /// The table of an agent that watches many files.
@@ -253,6 +268,7 @@ fn steady(
     let task = Task {
         class,
         topic,
+        producer: "rdkafka",
         options: args.options.clone(),
         more: String::new(),
     };

@@ -178,6 +178,7 @@ fn in_kafka(kafka: &Kafka, folder: &Path, time: Duration) -> Result<Vec<String>>
     let task = Task {
         class: "P0",
         topic: "trickle".to_owned(),
+        producer: "rdkafka",
         options: "{}".to_owned(),
         more: bulk_task(folder, Class::P3, "bulk"),
     };

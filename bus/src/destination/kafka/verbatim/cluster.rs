@@ -1,0 +1,664 @@
+//! The cluster as the producer sees it: brokers, who leads what, which request goes where and when.
+//!
+//! # Operation
+//! [`Cluster::push`] takes batches, [`Cluster::pump`] says what is to be done now, the `on_` functions
+//! take what came of it; all of them leave [`Command`]s. A request takes one batch of each partition
+//! that is ready, up to a bound of bytes; five of them are on their way to a broker. A connection that
+//! ends leaves its batches to be sent again. Leaders are asked for when they are unknown, when a broker
+//! says that it leads no more, when one is silent, and every five minutes.
+//! Pure: no I/O, no clock.
+//!
+//! Not for: the order and the sequences within a partition (see [`super::lane`]).
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tributary_common::backoff::Backoff;
+
+use super::{
+    broker::{Asked, Broker, Kind, Link},
+    lane::{Lane, MAX_ON_THE_WAY, Parcel, Producer, RequestNo, Verdict},
+    meaning::{Meaning, meaning_of, words},
+    says::{Command, Leaders, Part, PartAnswer, TopicLeaders},
+};
+
+/// Bytes of batches in one request, unless a single one is larger.
+const MAX_REQUEST_BYTES: usize = 1 << 20;
+/// A broker that owes an answer and says nothing for so long may be gone: leaders are asked for.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// A connection that owes an answer for so long is given up. Longer than a broker may wait for its
+/// replicas (see [`super::proto`]).
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// Leaders are asked for at least so often.
+const REFRESH_EVERY: Duration = Duration::from_secs(300);
+/// A topic or partition that the cluster does not know any more is given up after this.
+const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+/// Between two tries: at first, at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// A broker's number; those that the configuration names have negative ones.
+pub(super) type BrokerNo = i32;
+/// The number of a connection; never used twice.
+pub(super) type LinkNo = u64;
+/// The number of a partition here.
+pub(super) type LaneNo = usize;
+
+/// A partition and where it is.
+#[derive(Debug)]
+struct Slot<T> {
+    topic: Arc<str>,
+    partition: i32,
+    lane: Lane<T>,
+    leader: Option<BrokerNo>,
+    /// Where its batches without an answer are.
+    at: Option<BrokerNo>,
+    /// It stands in a broker's row.
+    queued: bool,
+    /// Since when the cluster does not know it.
+    unknown: Option<Instant>,
+}
+
+/// Something that is asked for from time to time.
+#[derive(Debug)]
+struct Question {
+    due: Instant,
+    asked: bool,
+    backoff: Backoff,
+}
+
+/// The cluster.
+#[derive(Debug)]
+pub(super) struct Cluster<T> {
+    slots: Vec<Slot<T>>,
+    numbers: HashMap<Arc<str>, HashMap<i32, LaneNo>>,
+    brokers: BTreeMap<BrokerNo, Broker>,
+    /// Partitions that wait for their next try.
+    paused: Vec<LaneNo>,
+    producer: Option<Producer>,
+    naming: Question,
+    leaders: Question,
+    next_no: u64,
+    random: fastrand::Rng,
+    commands: VecDeque<Command<T>>,
+}
+
+fn pause() -> Backoff {
+    Backoff::new(PAUSE.0, PAUSE.1)
+}
+
+impl<T: Clone> Cluster<T> {
+    /// A cluster of which only some addresses are known.
+    pub(super) fn new(bootstrap: &[String], random: fastrand::Rng, now: Instant) -> Self {
+        let question = || Question {
+            due: now,
+            asked: false,
+            backoff: pause(),
+        };
+        let mut cluster = Self {
+            slots: Vec::new(),
+            numbers: HashMap::new(),
+            brokers: BTreeMap::new(),
+            paused: Vec::new(),
+            producer: None,
+            naming: question(),
+            leaders: question(),
+            next_no: 0,
+            random,
+            commands: VecDeque::new(),
+        };
+        for (addr, no) in bootstrap.iter().zip(1..) {
+            cluster.add_broker(-no, addr.clone(), now);
+        }
+        cluster
+    }
+
+    fn add_broker(&mut self, no: BrokerNo, addr: String, now: Instant) {
+        let broker = Broker {
+            addr,
+            link: Link::Down,
+            not_before: now,
+            backoff: pause(),
+            asked: VecDeque::new(),
+            heard: now,
+            ready: VecDeque::new(),
+        };
+        self.brokers.insert(no, broker);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_no += 1;
+        self.next_no
+    }
+
+    /// What is to be done next.
+    pub(super) fn command(&mut self) -> Option<Command<T>> {
+        self.commands.pop_front()
+    }
+
+    /// A batch for a partition, behind all others.
+    pub(super) fn push(
+        &mut self,
+        topic: &Arc<str>,
+        partition: i32,
+        parcel: Parcel<T>,
+        now: Instant,
+    ) {
+        let known = self.numbers.get(topic).and_then(|of| of.get(&partition));
+        let lane = match known {
+            Some(lane) => *lane,
+            None => self.add_lane(topic, partition, now),
+        };
+        if let Some(slot) = self.slots.get_mut(lane) {
+            slot.lane.push(parcel);
+        }
+        self.touch(lane, now);
+    }
+
+    fn add_lane(&mut self, topic: &Arc<str>, partition: i32, now: Instant) -> LaneNo {
+        let lane = self.slots.len();
+        self.slots.push(Slot {
+            topic: Arc::clone(topic),
+            partition,
+            lane: Lane::new(pause()),
+            leader: None,
+            at: None,
+            queued: false,
+            unknown: None,
+        });
+        let of = self.numbers.entry(Arc::clone(topic)).or_default();
+        of.insert(partition, lane);
+        self.ask_leaders(now);
+        lane
+    }
+
+    fn ask_leaders(&mut self, now: Instant) {
+        self.leaders.due = self.leaders.due.min(now + PAUSE.0);
+    }
+
+    /// Puts a partition where it is found when it can go on.
+    fn touch(&mut self, lane: LaneNo, now: Instant) {
+        let Some(slot) = self.slots.get_mut(lane) else {
+            return;
+        };
+        if slot.lane.on_the_way() == 0 {
+            slot.at = None;
+        }
+        if slot.queued || slot.lane.is_empty() {
+            return;
+        }
+        if slot.lane.not_before().is_some_and(|at| at > now) {
+            slot.queued = true;
+            self.paused.push(lane);
+            return;
+        }
+        let Some(leader) = slot.leader else {
+            return self.ask_leaders(now);
+        };
+        if let Some(broker) = self.brokers.get_mut(&leader)
+            && slot.lane.next_bytes(now).is_some()
+        {
+            slot.queued = true;
+            broker.ready.push_back(lane);
+        }
+    }
+
+    /// Does what is due now.
+    pub(super) fn pump(&mut self, now: Instant) {
+        let paused = std::mem::take(&mut self.paused);
+        for lane in paused {
+            if let Some(slot) = self.slots.get_mut(lane) {
+                slot.queued = false;
+            }
+            self.touch(lane, now);
+        }
+        self.look_for_silence(now);
+        self.ask(now);
+        let brokers: Vec<BrokerNo> = self.brokers.keys().copied().collect();
+        for broker in brokers {
+            self.dial_if_wanted(broker, false, now);
+            while self.fill(broker, now) {}
+        }
+    }
+
+    /// When something is due that no event brings; `None` when nothing is.
+    pub(super) fn wake(&self, now: Instant) -> Option<Instant> {
+        const SOON: Duration = Duration::from_millis(10);
+        const LOOK: Duration = Duration::from_millis(250);
+        let mut brokers = self.brokers.values();
+        let starts = brokers.any(|one| !one.ready.is_empty() && one.not_before > now);
+        let pending = self.slots.iter().any(|slot| !slot.lane.is_empty());
+        let owed = self.brokers.values().any(|one| !one.asked.is_empty());
+        match () {
+            () if !self.paused.is_empty() || starts => Some(now + SOON),
+            () if pending || owed => {
+                Some(now + LOOK.min(SOON.max(self.leaders.due.saturating_duration_since(now))))
+            }
+            () => None,
+        }
+    }
+
+    /// Gives up connections that owe an answer for too long.
+    fn look_for_silence(&mut self, now: Instant) {
+        let silent = self.brokers.iter().filter_map(|(&no, broker)| {
+            let silent = broker.silent_for(now);
+            (silent >= SILENT_AFTER).then_some((no, silent))
+        });
+        let silent: Vec<(BrokerNo, Duration)> = silent.collect();
+        for (no, silent_for) in silent {
+            self.ask_leaders(now);
+            let moved = |slot: &Slot<T>| slot.at == Some(no) && slot.leader != Some(no);
+            let given_up = silent_for >= ANSWER_WITHIN || self.slots.iter().any(moved);
+            let Some(Broker {
+                link: Link::Up(link),
+                addr,
+                ..
+            }) = self.brokers.get(&no)
+            else {
+                continue;
+            };
+            if given_up {
+                let (link, why) = (*link, format!("{addr} gives no answer"));
+                self.commands.push_back(Command::Hangup { link });
+                self.on_down(link, &why, now);
+            }
+        }
+    }
+
+    /// Asks for leaders and a producer id where they are missing.
+    fn ask(&mut self, now: Instant) {
+        let wants = |slot: &Slot<T>| slot.lane.needs_producer();
+        let naming = self.producer.is_none() && self.slots.iter().any(wants);
+        let naming = naming && !self.naming.asked && self.naming.due <= now;
+        let leaders = !self.slots.is_empty() && !self.leaders.asked && self.leaders.due <= now;
+        if !naming && !leaders {
+            return;
+        }
+        let well = self
+            .brokers
+            .iter()
+            .filter_map(|(&no, broker)| match broker.link {
+                Link::Up(link) if broker.silent_for(now) < SILENT_AFTER => {
+                    Some((no, link, broker.asked.len()))
+                }
+                Link::Up(_) | Link::Dialing(_) | Link::Down => None,
+            });
+        let Some((broker, link, _asked)) = well.min_by_key(|(_no, _link, asked)| *asked) else {
+            let all: Vec<BrokerNo> = self.brokers.keys().copied().collect();
+            let start = self.random.usize(..all.len().max(1));
+            let mut order = all.iter().cycle().skip(start).take(all.len());
+            order.any(|&broker| self.dial_if_wanted(broker, true, now));
+            return;
+        };
+        if naming {
+            self.naming.asked = true;
+            let no = self.asked(broker, Kind::Producer, Vec::new(), now);
+            self.commands.push_back(Command::AskProducer { link, no });
+        }
+        if leaders {
+            self.leaders.asked = true;
+            let no = self.asked(broker, Kind::Leaders, Vec::new(), now);
+            let topics = self.numbers.keys().cloned().collect();
+            self.commands
+                .push_back(Command::AskLeaders { link, no, topics });
+        }
+    }
+
+    fn asked(
+        &mut self,
+        broker: BrokerNo,
+        kind: Kind,
+        lanes: Vec<LaneNo>,
+        now: Instant,
+    ) -> RequestNo {
+        let no = self.number();
+        if let Some(broker) = self.brokers.get_mut(&broker) {
+            broker.asked.push_back(Asked {
+                no,
+                kind,
+                at: now,
+                lanes,
+            });
+        }
+        no
+    }
+
+    /// Connects to a broker that is needed. Whether somebody is on the way to it now.
+    fn dial_if_wanted(&mut self, no: BrokerNo, wanted: bool, now: Instant) -> bool {
+        let link = self.number();
+        let Some(broker) = self.brokers.get_mut(&no) else {
+            return false;
+        };
+        match broker.link {
+            Link::Dialing(_) => return true,
+            Link::Up(_) => return false,
+            Link::Down => {}
+        }
+        if broker.not_before > now || (!wanted && broker.ready.is_empty()) {
+            return false;
+        }
+        broker.link = Link::Dialing(link);
+        let addr = broker.addr.clone();
+        self.commands.push_back(Command::Dial { link, addr });
+        true
+    }
+
+    /// Makes one request of what is ready for a broker; false when there is none.
+    fn fill(&mut self, no: BrokerNo, now: Instant) -> bool {
+        let Some(broker) = self.brokers.get(&no) else {
+            return false;
+        };
+        let Link::Up(link) = broker.link else {
+            return false;
+        };
+        if broker.not_before > now || broker.produces() >= MAX_ON_THE_WAY {
+            return false;
+        }
+        let (mut parts, mut lanes, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut left = broker.ready.len();
+        let request = self.number();
+        while left > 0 {
+            left -= 1;
+            let front = self.brokers.get(&no).and_then(|one| one.ready.front());
+            let Some(&lane) = front else { break };
+            let Some(slot) = self.slots.get_mut(lane) else {
+                break;
+            };
+            let here = slot.leader == Some(no) && slot.at.is_none_or(|at| at == no);
+            let next = slot.lane.next_bytes(now).filter(|_bytes| here);
+            if next.is_some_and(|next| !parts.is_empty() && bytes + next > MAX_REQUEST_BYTES) {
+                break;
+            }
+            slot.queued = false;
+            if let Some(broker) = self.brokers.get_mut(&no) {
+                broker.ready.pop_front();
+            }
+            let Some(next) = next else {
+                // Elsewhere, or nothing more: its next event brings it back.
+                if slot.leader != Some(no) {
+                    self.touch(lane, now);
+                }
+                continue;
+            };
+            // Without a producer it comes back when there is one.
+            let Some(shipment) = slot.lane.send(request, self.producer, now) else {
+                continue;
+            };
+            slot.at = Some(no);
+            bytes += next;
+            parts.push(Part {
+                topic: Arc::clone(&slot.topic),
+                partition: slot.partition,
+                shipment,
+            });
+            lanes.push(lane);
+            self.touch(lane, now);
+        }
+        if parts.is_empty() {
+            return false;
+        }
+        if let Some(broker) = self.brokers.get_mut(&no) {
+            broker.asked.push_back(Asked {
+                no: request,
+                kind: Kind::Produce,
+                at: now,
+                lanes,
+            });
+        }
+        let no = request;
+        self.commands
+            .push_back(Command::Produce { link, no, parts });
+        true
+    }
+
+    fn broker_of(&mut self, link: LinkNo) -> Option<(BrokerNo, &mut Broker)> {
+        let here = |broker: &Broker| match broker.link {
+            Link::Dialing(no) | Link::Up(no) => no == link,
+            Link::Down => false,
+        };
+        let mut brokers = self.brokers.iter_mut();
+        let (no, broker) = brokers.find(|(_no, broker)| here(broker))?;
+        Some((*no, broker))
+    }
+
+    /// A connection stands.
+    pub(super) fn on_up(&mut self, link: LinkNo, now: Instant) {
+        if let Some((_no, broker)) = self.broker_of(link) {
+            broker.link = Link::Up(link);
+            broker.heard = now;
+            broker.backoff.reset();
+        }
+    }
+
+    /// A connection ended, or did not come about.
+    pub(super) fn on_down(&mut self, link: LinkNo, why: &str, now: Instant) {
+        let mut random = self.random.fork();
+        let Some((_no, broker)) = self.broker_of(link) else {
+            return;
+        };
+        broker.link = Link::Down;
+        broker.not_before = now + broker.backoff.next(&mut random);
+        let asked = std::mem::take(&mut broker.asked);
+        self.commands.push_back(Command::Trouble(why.to_owned()));
+        for one in asked {
+            match one.kind {
+                Kind::Leaders => self.leaders.asked = false,
+                Kind::Producer => self.naming.asked = false,
+                Kind::Produce => {}
+            }
+            for lane in one.lanes {
+                if let Some(slot) = self.slots.get_mut(lane) {
+                    let verdict = slot.lane.lost(one.no);
+                    self.judge(lane, verdict, Meaning::Broken, why);
+                }
+                self.touch(lane, now);
+            }
+        }
+        self.ask_leaders(now);
+    }
+
+    /// What the next answer of a connection is, and the number of its request.
+    pub(super) fn expected(&mut self, link: LinkNo) -> Option<(RequestNo, Kind)> {
+        let (_no, broker) = self.broker_of(link)?;
+        let first = broker.asked.front()?;
+        Some((first.no, first.kind))
+    }
+
+    fn answered(&mut self, link: LinkNo, throttle: Duration, now: Instant) -> Option<Asked> {
+        let (_no, broker) = self.broker_of(link)?;
+        broker.heard = now;
+        if !throttle.is_zero() {
+            broker.not_before = now + throttle;
+        }
+        broker.asked.pop_front()
+    }
+
+    /// The answer to a request with batches.
+    pub(super) fn on_produced(
+        &mut self,
+        link: LinkNo,
+        answers: &[PartAnswer],
+        throttle: Duration,
+        now: Instant,
+    ) {
+        let Some(asked) = self.answered(link, throttle, now) else {
+            return;
+        };
+        for lane in asked.lanes {
+            let Some(slot) = self.slots.get_mut(lane) else {
+                continue;
+            };
+            let here =
+                |one: &&PartAnswer| one.partition == slot.partition && *one.topic == *slot.topic;
+            let (verdict, meaning, why) = match answers.iter().find(here) {
+                Some(one) => {
+                    let meaning = meaning_of(one.code);
+                    let clock = (now, &mut self.random);
+                    let verdict = slot.lane.answered(asked.no, meaning, one.offset, clock);
+                    let why = match meaning {
+                        Meaning::Taken => String::new(),
+                        _ => one.why(),
+                    };
+                    (verdict, meaning, why)
+                }
+                None => (slot.lane.lost(asked.no), Meaning::Broken, String::new()),
+            };
+            let rest = slot.lane.settle();
+            if meaning == Meaning::Moved {
+                self.ask_leaders(now);
+            }
+            self.judge(lane, verdict, meaning, &why);
+            self.judge(lane, rest, meaning, "");
+            self.touch(lane, now);
+        }
+    }
+
+    fn judge(&mut self, lane: LaneNo, verdict: Verdict<T>, meaning: Meaning, why: &str) {
+        let why = why.to_owned();
+        let command = match verdict {
+            Verdict::Again if why.is_empty() => return,
+            Verdict::Again => Command::Trouble(why),
+            Verdict::Taken(parcel, offset) => Command::Taken { parcel, offset },
+            Verdict::Refused(parcel) => Command::Refused {
+                parcel,
+                meaning,
+                why,
+            },
+            Verdict::TooLarge => Command::TooLarge { lane, why },
+            Verdict::Broken(parcels) => {
+                // The next ones begin with an id that the broker has never seen.
+                self.producer = None;
+                Command::GiveBack { parcels, why }
+            }
+        };
+        self.commands.push_back(command);
+    }
+
+    /// The batch of a partition that is to be cut.
+    pub(super) fn cutting(&self, lane: LaneNo) -> Option<&Parcel<T>> {
+        self.slots.get(lane)?.lane.cutting()
+    }
+
+    /// The pieces of a batch that was too large; without any it is given back.
+    pub(super) fn cut(
+        &mut self,
+        lane: LaneNo,
+        pieces: Vec<Parcel<T>>,
+        now: Instant,
+    ) -> Option<Parcel<T>> {
+        let out = self.slots.get_mut(lane)?.lane.cut(pieces);
+        self.touch(lane, now);
+        out
+    }
+
+    /// The answer to the question for a producer id.
+    pub(super) fn on_producer(
+        &mut self,
+        link: LinkNo,
+        answer: Result<Producer, i16>,
+        now: Instant,
+    ) {
+        if self.answered(link, Duration::ZERO, now).is_none() {
+            return;
+        }
+        self.naming.asked = false;
+        match answer {
+            Ok(producer) => {
+                self.producer = Some(producer);
+                self.naming.backoff.reset();
+                (0..self.slots.len()).for_each(|lane| self.touch(lane, now));
+            }
+            Err(code) => {
+                let why = format!("no producer id: {}", words(code));
+                self.naming.due = now + self.naming.backoff.next(&mut self.random);
+                self.commands.push_back(Command::Trouble(why));
+            }
+        }
+    }
+
+    /// The answer to the question for leaders.
+    pub(super) fn on_leaders(&mut self, link: LinkNo, answer: &Leaders, now: Instant) {
+        if self.answered(link, Duration::ZERO, now).is_none() {
+            return;
+        }
+        self.leaders.asked = false;
+        for (no, addr) in &answer.brokers {
+            match self.brokers.get_mut(no) {
+                None => self.add_broker(*no, addr.clone(), now),
+                // The present connection lives as long as it answers.
+                Some(broker) => broker.addr.clone_from(addr),
+            }
+        }
+        for topic in &answer.topics {
+            let lanes = self.numbers.get(topic.topic.as_str());
+            let lanes: Vec<LaneNo> = lanes
+                .into_iter()
+                .flat_map(HashMap::values)
+                .copied()
+                .collect();
+            for lane in lanes {
+                self.led(lane, topic, now);
+            }
+        }
+        let leaderless = |slot: &Slot<T>| slot.leader.is_none() && !slot.lane.is_empty();
+        self.leaders.due = if self.slots.iter().any(leaderless) {
+            now + PAUSE.0 + self.leaders.backoff.next(&mut self.random)
+        } else {
+            self.leaders.backoff.reset();
+            now + REFRESH_EVERY
+        };
+    }
+
+    /// Notes who leads a partition, and gives up one that has been unknown for too long.
+    fn led(&mut self, lane: LaneNo, topic: &TopicLeaders, now: Instant) {
+        let Some(slot) = self.slots.get_mut(lane) else {
+            return;
+        };
+        let mut partitions = topic.partitions.iter();
+        let known = partitions.find(|(partition, _leader)| *partition == slot.partition);
+        slot.leader = known.and_then(|(_partition, leader)| *leader);
+        if known.is_some() {
+            slot.unknown = None;
+        } else {
+            let since = *slot.unknown.get_or_insert(now);
+            let refused = matches!(meaning_of(topic.code), Meaning::Refused(_));
+            let given_up = refused || now.saturating_duration_since(since) >= UNKNOWN_FOR;
+            if given_up && slot.lane.on_the_way() == 0 && !slot.lane.is_empty() {
+                slot.unknown = None;
+                let parcels = slot.lane.take_all();
+                let why = format!("topic {}: {}", topic.topic, words(topic.code));
+                self.producer = None;
+                self.commands.push_back(Command::GiveBack { parcels, why });
+            }
+        }
+        self.touch(lane, now);
+    }
+
+    /// Gives everything back and ends all connections; the next batch begins anew.
+    pub(super) fn reset(&mut self, why: &str, now: Instant) {
+        for broker in self.brokers.values_mut() {
+            if let Link::Up(link) | Link::Dialing(link) = broker.link {
+                self.commands.push_back(Command::Hangup { link });
+            }
+            broker.link = Link::Down;
+            broker.asked.clear();
+            broker.ready.clear();
+            broker.not_before = now;
+        }
+        self.paused.clear();
+        self.producer = None;
+        (self.naming.asked, self.leaders.asked) = (false, false);
+        (self.naming.due, self.leaders.due) = (now, now);
+        for slot in &mut self.slots {
+            (slot.queued, slot.at, slot.leader) = (false, None, None);
+            let parcels = slot.lane.take_all();
+            if !parcels.is_empty() {
+                let why = why.to_owned();
+                self.commands.push_back(Command::GiveBack { parcels, why });
+            }
+        }
+    }
+}

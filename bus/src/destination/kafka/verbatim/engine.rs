@@ -1,0 +1,399 @@
+//! The thread that owns the producer: takes batches, does what [`super::cluster`] says, tells flights
+//! what became of them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tributary_common::{batch::Decoder, wire::Place};
+
+use super::{
+    super::{
+        super::{Failure, note_and_tell},
+        Shared,
+        owner::{Work, give_back},
+        produced::Flight,
+    },
+    broker::Kind,
+    cargo::{self, Cargo},
+    cluster::{Cluster, LaneNo, LinkNo},
+    lane::{Parcel, RequestNo},
+    link::{self, Heard},
+    meaning::Meaning,
+    proto::{self, Versions},
+    says::Command,
+};
+
+/// Answers and ends of connections that wait to be looked at.
+const HEARD: usize = 64;
+/// Orders that are taken before requests are made of them.
+const AT_A_TIME: usize = 256;
+
+/// What the engine is told.
+pub(super) enum Order {
+    /// A batch without keys.
+    Work(Work),
+    /// A part of a batch with keys.
+    Parcel(Parcel<Arc<Cargo>>),
+    /// Give everything back and begin anew.
+    Reset,
+}
+
+/// A connection's task.
+struct Task {
+    requests: mpsc::Sender<Bytes>,
+    abort: AbortHandle,
+    versions: Option<Versions>,
+}
+
+/// The thread's state.
+pub(super) struct Engine {
+    shared: Arc<Shared>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    cluster: Cluster<Arc<Cargo>>,
+    links: HashMap<LinkNo, Task>,
+    tasks: JoinSet<()>,
+    heard: mpsc::Receiver<(LinkNo, Heard)>,
+    hear: mpsc::Sender<(LinkNo, Heard)>,
+    decoder: Decoder,
+}
+
+impl Engine {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        bootstrap: &[String],
+        orders: mpsc::UnboundedReceiver<Order>,
+    ) -> Self {
+        let (hear, heard) = mpsc::channel(HEARD);
+        Self {
+            shared,
+            orders,
+            cluster: Cluster::new(bootstrap, fastrand::Rng::new(), Instant::now()),
+            links: HashMap::new(),
+            tasks: JoinSet::new(),
+            heard,
+            hear,
+            decoder: Decoder::new(),
+        }
+    }
+
+    /// Works until the destination closes; what is on its way then is given back.
+    pub(super) async fn run(mut self) {
+        let mut taken = Vec::with_capacity(AT_A_TIME);
+        while !self.shared.is_closing() {
+            let wake = self.cluster.wake(Instant::now());
+            tokio::select! {
+                count = self.orders.recv_many(&mut taken, AT_A_TIME) => {
+                    if count == 0 {
+                        break;
+                    }
+                    taken.drain(..).for_each(|order| self.order(order));
+                }
+                heard = self.heard.recv() => {
+                    if let Some((link, heard)) = heard {
+                        self.hear(link, heard);
+                    }
+                }
+                // What a task ends with it has told before.
+                Some(_ended) = self.tasks.join_next() => {}
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+            while let Ok((link, heard)) = self.heard.try_recv() {
+                self.hear(link, heard);
+            }
+            self.cluster.pump(Instant::now());
+            self.obey();
+        }
+        self.cluster.reset("this node is stopping", Instant::now());
+        self.obey();
+        while let Ok(order) = self.orders.try_recv() {
+            let why = Failure::Unavailable("this node is stopping".to_owned());
+            match order {
+                Order::Work(work) => give_back(work, why),
+                Order::Parcel(parcel) => parcel.cargo.flight.failed(why, parcel.records),
+                Order::Reset => {}
+            }
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::Work(work) => self.take(work),
+            Order::Parcel(parcel) => self.push(parcel),
+            Order::Reset => {
+                self.cluster
+                    .reset("the producer is replaced", Instant::now());
+                self.obey();
+            }
+        }
+    }
+
+    fn push(&mut self, parcel: Parcel<Arc<Cargo>>) {
+        let (topic, partition) = (Arc::clone(&parcel.cargo.topic.name), parcel.cargo.partition);
+        self.cluster.push(&topic, partition, parcel, Instant::now());
+    }
+
+    /// Takes a batch without keys.
+    fn take(&mut self, work: Work) {
+        if work.topic.is_closed() || self.shared.is_closing() {
+            let why = "the topic is being looked at".to_owned();
+            return give_back(work, Failure::Unavailable(why));
+        }
+        if !work.topic.find(work.job.batch.header.id()).is_empty() {
+            return self.take_found(work);
+        }
+        let header = &work.job.batch.header;
+        let sealed = match cargo::seal(&work.job.batch.payload, header.records) {
+            Ok(sealed) => sealed,
+            Err(failure) => return give_back(work, failure),
+        };
+        let (records, partition) = (header.records, work.partition);
+        let Work { topic, job, .. } = work;
+        let none = std::iter::empty();
+        let flight = Flight::new(
+            (&self.shared, &topic),
+            (partition, None),
+            records,
+            none,
+            job,
+        );
+        self.push(Cargo::parcel(&flight, &topic, partition, sealed));
+    }
+
+    /// Takes a batch that an earlier life has produced, wholly or in part.
+    fn take_found(&mut self, work: Work) {
+        let decoded = match work.job.batch.open(&mut self.decoder) {
+            Ok(decoded) => decoded,
+            Err(failure) => return give_back(work, failure),
+        };
+        let Work {
+            topic,
+            partition,
+            job,
+        } = work;
+        let id = job.batch.header.id();
+        let found = topic.find(id).into_iter().next();
+        let found = found.map(|found| (found.partition, found.present(decoded.records())));
+        let (partition, known) = match found {
+            Some((partition, present)) => (partition, Some(present)),
+            None => (partition, None),
+        };
+        let skip = known.map_or(0, |present| present.records);
+        tracing::info!(
+            destination = %self.shared.name,
+            topic = &*topic.name,
+            batch.id = %id,
+            records = skip,
+            of_records = decoded.len(),
+            "a batch of the life before is found in the topic"
+        );
+        if let Some(present) = known.filter(|present| present.records == decoded.len()) {
+            let place = Place {
+                destination: self.shared.name.clone(),
+                target: topic.name.to_string(),
+                partition,
+                first: present.first,
+                end: present.end,
+            };
+            topic.left();
+            note_and_tell(&self.shared.journal, topic.target, job, place);
+            return self.shared.resolved(&topic, id);
+        }
+        let rest = match cargo::rest_of(&decoded, skip) {
+            Ok(rest) => rest,
+            Err(failure) => {
+                topic.left();
+                return job.done.tell(Err(failure));
+            }
+        };
+        let left = decoded.len() - skip;
+        self.decoder.recycle(decoded);
+        let known = known
+            .map(|present| (partition, present.first, present.end))
+            .into_iter();
+        let flight = Flight::new((&self.shared, &topic), (partition, None), left, known, job);
+        self.push(Cargo::parcel(&flight, &topic, partition, rest));
+    }
+
+    fn hear(&mut self, link: LinkNo, heard: Heard) {
+        let now = Instant::now();
+        match heard {
+            Heard::Up(versions) => {
+                if let Some(task) = self.links.get_mut(&link) {
+                    task.versions = Some(versions);
+                    self.cluster.on_up(link, now);
+                }
+            }
+            Heard::Answer(bytes) => {
+                let versions = self.links.get(&link).and_then(|task| task.versions);
+                let expected = self.cluster.expected(link);
+                let Some((versions, (no, kind))) = versions.zip(expected) else {
+                    return self.hang_up(link, "it says something unasked");
+                };
+                if let Err(error) = self.answer(link, (versions, no, kind), bytes) {
+                    self.hang_up(
+                        link,
+                        &format!("a broker's answer cannot be read: {error:#}"),
+                    );
+                }
+            }
+            Heard::Down(why) => {
+                self.links.remove(&link);
+                self.cluster.on_down(link, &why, now);
+            }
+        }
+        self.obey();
+    }
+
+    fn answer(
+        &mut self,
+        link: LinkNo,
+        (versions, no, kind): (Versions, RequestNo, Kind),
+        bytes: Bytes,
+    ) -> anyhow::Result<()> {
+        let now = Instant::now();
+        match kind {
+            Kind::Produce => {
+                let (answers, throttle) = proto::produced(versions, no, bytes)?;
+                self.cluster.on_produced(link, &answers, throttle, now);
+            }
+            Kind::Leaders => {
+                let leaders = proto::leaders(versions, no, bytes)?;
+                self.cluster.on_leaders(link, &leaders, now);
+            }
+            Kind::Producer => {
+                let producer = proto::producer(versions, no, bytes)?;
+                self.cluster.on_producer(link, producer, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a connection that does not do what it should.
+    fn hang_up(&mut self, link: LinkNo, why: &str) {
+        if let Some(task) = self.links.remove(&link) {
+            task.abort.abort();
+            self.cluster.on_down(link, why, Instant::now());
+        }
+    }
+
+    /// Does what the cluster says.
+    fn obey(&mut self) {
+        while let Some(command) = self.cluster.command() {
+            match command {
+                Command::Dial { link, addr } => self.dial(link, addr),
+                Command::Hangup { link } => {
+                    if let Some(task) = self.links.remove(&link) {
+                        task.abort.abort();
+                    }
+                }
+                Command::Produce { link, no, parts } => {
+                    let loads = parts.iter().map(|part| {
+                        let bytes = cargo::stamped(&part.shipment);
+                        (Arc::clone(&part.topic), part.partition, bytes)
+                    });
+                    let loads = loads.collect();
+                    self.send(link, |versions| proto::produce(versions, no, loads));
+                }
+                Command::AskLeaders { link, no, topics } => {
+                    self.send(link, |versions| proto::ask_leaders(versions, no, &topics));
+                }
+                Command::AskProducer { link, no } => {
+                    self.send(link, |versions| proto::ask_producer(versions, no));
+                }
+                Command::Taken { parcel, offset } => {
+                    let Cargo {
+                        flight,
+                        topic,
+                        partition,
+                        ..
+                    } = &*parcel.cargo;
+                    topic.progressed();
+                    flight.landed_all(*partition, offset, parcel.records);
+                }
+                Command::Refused {
+                    parcel,
+                    meaning,
+                    why,
+                } => self.refuse(&parcel, meaning, why),
+                Command::TooLarge { lane, why } => self.cut(lane, &why),
+                Command::GiveBack { parcels, why } => {
+                    tracing::warn!(destination = %self.shared.name, batches = parcels.len(), why, "batches are to be looked for in their topic");
+                    for parcel in parcels {
+                        let failure = Failure::Unavailable(why.clone());
+                        parcel.cargo.flight.failed(failure, parcel.records);
+                    }
+                }
+                Command::Trouble(why) => self.trouble(why),
+            }
+        }
+    }
+
+    fn refuse(&self, parcel: &Parcel<Arc<Cargo>>, meaning: Meaning, why: String) {
+        let reason = match meaning {
+            Meaning::Refused(reason) => reason,
+            _ => tributary_common::wire::RefuseReason::Corrupt,
+        };
+        let failure = Failure::Rejected(reason, why);
+        parcel.cargo.flight.failed(failure, parcel.records);
+    }
+
+    /// Cuts a batch that is too large for its topic in two.
+    fn cut(&mut self, lane: LaneNo, why: &str) {
+        let Some(cargo) = self
+            .cluster
+            .cutting(lane)
+            .map(|whole| Arc::clone(&whole.cargo))
+        else {
+            return;
+        };
+        tracing::debug!(destination = %self.shared.name, topic = &*cargo.topic.name, why, "a batch is cut in two");
+        let (pieces, failure) = match cargo.halves(&mut self.decoder) {
+            Ok(pieces) => (pieces, None),
+            Err(failure) => (Vec::new(), Some(failure)),
+        };
+        let out = self.cluster.cut(lane, pieces, Instant::now());
+        if let (Some(out), Some(failure)) = (out, failure) {
+            out.cargo.flight.failed(failure, out.records);
+        }
+    }
+
+    fn trouble(&self, why: String) {
+        tracing::debug!(destination = %self.shared.name, why, "a broker is not as it should be");
+        let mut health = self.shared.health();
+        health.look = true;
+        health.last_error = why;
+    }
+
+    fn dial(&mut self, link: LinkNo, addr: String) {
+        let (requests, to_write) = mpsc::channel(link::MAX_WAITING);
+        let task = link::run(link, addr, to_write, self.hear.clone());
+        let abort = self.tasks.spawn(task);
+        self.links.insert(
+            link,
+            Task {
+                requests,
+                abort,
+                versions: None,
+            },
+        );
+    }
+
+    /// Gives a connection a request; one that does not take it is ended.
+    fn send(&mut self, link: LinkNo, request: impl FnOnce(Versions) -> anyhow::Result<Bytes>) {
+        let Some(task) = self.links.get(&link) else {
+            return;
+        };
+        let Some(versions) = task.versions else {
+            return;
+        };
+        let sent = request(versions).and_then(|request| Ok(task.requests.try_send(request)?));
+        if let Err(error) = sent {
+            self.hang_up(link, &format!("a request cannot be sent: {error:#}"));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The thread that opens batches with keys and makes a batch for each partition of them.
+//!
+//! One thread, so that what has one key keeps its order. Not for: which partition (see
+//! [`super::super::keyed`]).
+
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+use tokio::sync::mpsc::UnboundedSender;
+use tributary_common::batch::Decoder;
+
+use super::{
+    super::{
+        super::Failure,
+        Shared,
+        keyed::Spread,
+        owner::{KEYED, Work, give_back},
+        produced::Flight,
+    },
+    cargo::{self, Cargo},
+    engine::Order,
+};
+
+/// Works until the destination closes.
+pub(super) fn run(
+    shared: &Arc<Shared>,
+    incoming: &Receiver<Work>,
+    engine: &UnboundedSender<Order>,
+) {
+    let mut decoder = Decoder::new();
+    while let Ok(work) = incoming.recv() {
+        if work.topic.is_closed() || shared.is_closing() {
+            let why = "the topic is being looked at".to_owned();
+            give_back(work, Failure::Unavailable(why));
+            continue;
+        }
+        spread(shared, work, &mut decoder, engine);
+    }
+}
+
+fn spread(
+    shared: &Arc<Shared>,
+    work: Work,
+    decoder: &mut Decoder,
+    engine: &UnboundedSender<Order>,
+) {
+    let decoded = match work.job.batch.open(decoder) {
+        Ok(decoded) => decoded,
+        Err(failure) => return give_back(work, failure),
+    };
+    let header = &work.job.batch.header;
+    let (id, stream) = (header.id(), header.stream);
+    let mut spread = Spread::new(&work.topic, stream, &decoded, &work.topic.find(id));
+    let left = decoded.len() - spread.records_there();
+    let places: Vec<_> = spread.places().collect();
+    let records = decoded.records().filter_map(|record| {
+        let share = spread.next(&record);
+        let first = share.is_first.then_some(id);
+        (!share.is_there).then_some((record, share.partition, first))
+    });
+    let parts = match cargo::spread(decoded.codec(), records) {
+        Ok(parts) => parts,
+        Err(failure) => return give_back(work, failure),
+    };
+    decoder.recycle(decoded);
+    let Work { topic, job, .. } = work;
+    let flight = Flight::new(
+        (shared, &topic),
+        (KEYED, None),
+        left,
+        places.into_iter(),
+        job,
+    );
+    topic.convoy.join(&flight);
+    if left == 0 {
+        return flight.count(0);
+    }
+    for (partition, payload, sealed) in parts {
+        let parcel = Cargo::parcel(&flight, &topic, partition, (payload, sealed));
+        if let Err(gone) = engine.send(Order::Parcel(parcel))
+            && let Order::Parcel(parcel) = gone.0
+        {
+            let why = "the producer is gone".to_owned();
+            parcel
+                .cargo
+                .flight
+                .failed(Failure::Unavailable(why), parcel.records);
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! One partition as the producer sees it: what waits for it, what is on its way, and in which order.
+//!
+//! # Constraints
+//! What is given is taken by the broker in that order, each once. Brokers take a producer's batch only
+//! when its sequence follows the one before, and answer one that they have with its old place; so a
+//! batch whose answer was lost is sent again with the sequence that it had.
+//!
+//! # Operation
+//! Up to five batches are on their way. After a failure, and with a producer that the broker has not
+//! seen yet, only one: a broker takes any sequence of a producer that it does not know, so a second
+//! batch could come before the first. Pure: no I/O, no clock.
+//!
+//! Not for: which broker leads (see [`super::cluster`]).
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+use tributary_common::backoff::Backoff;
+
+use super::meaning::Meaning;
+
+/// Batches on their way at a time; brokers keep the places of as many.
+pub(super) const MAX_ON_THE_WAY: usize = 5;
+/// A batch that is said to be damaged is sent so often.
+const DAMAGED_TRIES: u32 = 4;
+
+/// The number of a request; never used twice.
+pub(super) type RequestNo = u64;
+
+/// Who the cluster says that we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Producer {
+    pub(super) id: i64,
+    pub(super) epoch: i16,
+}
+
+/// A batch for a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Parcel<T> {
+    pub(super) cargo: T,
+    pub(super) records: u32,
+    pub(super) bytes: usize,
+}
+
+/// A batch that is to be sent now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Shipment<T> {
+    pub(super) cargo: T,
+    pub(super) producer: Producer,
+    pub(super) sequence: i32,
+}
+
+/// What an answer leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict<T> {
+    /// Nothing but another try.
+    Again,
+    /// It is in the log, from this offset.
+    Taken(Parcel<T>, i64),
+    /// It is never taken.
+    Refused(Parcel<T>),
+    /// It is to be cut: [`Lane::cut`] takes the pieces.
+    TooLarge,
+    /// Nobody knows what is there: all of these are to be looked for.
+    Broken(Vec<Parcel<T>>),
+}
+
+#[derive(Debug)]
+enum State {
+    /// In this request.
+    Sent(RequestNo),
+    /// To be sent again.
+    Again,
+    /// Too large: waits for its pieces.
+    Cutting,
+}
+
+/// A batch with a sequence.
+#[derive(Debug)]
+struct Numbered<T> {
+    parcel: Parcel<T>,
+    sequence: i32,
+    state: State,
+    /// Its sequence changed while it was on its way.
+    renumbered: bool,
+    /// An answer to it was lost: the broker may have it.
+    in_doubt: bool,
+    damaged: u32,
+}
+
+/// A partition.
+#[derive(Debug)]
+pub(super) struct Lane<T> {
+    waiting: VecDeque<Parcel<T>>,
+    numbered: VecDeque<Numbered<T>>,
+    producer: Option<Producer>,
+    next_sequence: i32,
+    /// The broker has taken the last one of this producer that was answered.
+    proven: bool,
+    /// Something cannot be told: once all answers are there, everything is given back.
+    broken: bool,
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl<T: Clone> Lane<T> {
+    pub(super) fn new(backoff: Backoff) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            numbered: VecDeque::new(),
+            producer: None,
+            next_sequence: 0,
+            proven: false,
+            broken: false,
+            not_before: None,
+            backoff,
+        }
+    }
+
+    /// A batch behind all others. Bounded by the permits that they carry.
+    pub(super) fn push(&mut self, parcel: Parcel<T>) {
+        self.waiting.push_back(parcel);
+    }
+
+    /// Whether there is anything that has no place in the log yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.numbered.is_empty()
+    }
+
+    /// Batches in requests without an answer.
+    pub(super) fn on_the_way(&self) -> usize {
+        let sent = |one: &&Numbered<T>| matches!(one.state, State::Sent(_));
+        self.numbered.iter().filter(sent).count()
+    }
+
+    /// Before when nothing is sent.
+    pub(super) fn not_before(&self) -> Option<Instant> {
+        self.not_before
+    }
+
+    /// Whether a producer is missing to go on.
+    pub(super) fn needs_producer(&self) -> bool {
+        self.producer.is_none() && !self.waiting.is_empty()
+    }
+
+    /// Bytes of the batch that may be sent now.
+    pub(super) fn next_bytes(&self, now: Instant) -> Option<usize> {
+        if self.broken || self.not_before.is_some_and(|at| at > now) {
+            return None;
+        }
+        let on_the_way = self.on_the_way();
+        if on_the_way < self.numbered.len() {
+            // In order: the first one alone, once no answer is missing.
+            let first = self.numbered.front()?;
+            let ready = on_the_way == 0 && matches!(first.state, State::Again);
+            return ready.then_some(first.parcel.bytes);
+        }
+        let window = if self.proven { MAX_ON_THE_WAY } else { 1 };
+        (on_the_way < window).then_some(self.waiting.front()?.bytes)
+    }
+
+    /// Takes the batch that may be sent now into a request. `producer` counts where none was used yet.
+    pub(super) fn send(
+        &mut self,
+        request: RequestNo,
+        producer: Option<Producer>,
+        now: Instant,
+    ) -> Option<Shipment<T>> {
+        self.next_bytes(now)?;
+        let producer = self.producer.or(producer)?;
+        self.producer = Some(producer);
+        let again = self.numbered.front_mut();
+        let again = again.filter(|first| matches!(first.state, State::Again));
+        if let Some(first) = again {
+            first.state = State::Sent(request);
+            first.renumbered = false;
+            return Some(Shipment {
+                cargo: first.parcel.cargo.clone(),
+                producer,
+                sequence: first.sequence,
+            });
+        }
+        let parcel = self.waiting.pop_front()?;
+        let sequence = self.next_sequence;
+        self.next_sequence = moved(sequence, i64::from(parcel.records));
+        let cargo = parcel.cargo.clone();
+        self.numbered.push_back(Numbered {
+            parcel,
+            sequence,
+            state: State::Sent(request),
+            renumbered: false,
+            in_doubt: false,
+            damaged: 0,
+        });
+        Some(Shipment {
+            cargo,
+            producer,
+            sequence,
+        })
+    }
+
+    /// The answer to this lane's batch in a request; `offset` is where a taken one begins.
+    pub(super) fn answered(
+        &mut self,
+        request: RequestNo,
+        meaning: Meaning,
+        offset: i64,
+        (now, random): (Instant, &mut fastrand::Rng),
+    ) -> Verdict<T> {
+        let sent = |one: &Numbered<T>| matches!(one.state, State::Sent(no) if no == request);
+        let Some(at) = self.numbered.iter().position(sent) else {
+            return Verdict::Again;
+        };
+        let first = at == 0;
+        if meaning == Meaning::Taken {
+            // Those before it have no answer that says so, but are there; the broker has judged by their
+            // sequence. Where one cannot be, the order is lost, and what is there is looked for.
+            let mut before = self.numbered.iter().take(at);
+            self.broken |= !before.all(|one| one.in_doubt);
+            self.proven = first;
+            if first {
+                self.not_before = None;
+                self.backoff.reset();
+            }
+            return match self.numbered.remove(at) {
+                Some(one) => Verdict::Taken(one.parcel, offset),
+                None => Verdict::Again,
+            };
+        }
+        self.proven = false;
+        let Some(one) = self.numbered.get_mut(at) else {
+            return Verdict::Again;
+        };
+        one.in_doubt |= matches!(meaning, Meaning::Later | Meaning::Moved);
+        one.state = State::Again;
+        match meaning {
+            _ if self.broken => {}
+            Meaning::Moved | Meaning::Later => self.pause(now, random),
+            Meaning::OutOfOrder if !first || one.renumbered => {}
+            Meaning::Damaged if one.damaged + 1 < DAMAGED_TRIES => {
+                one.damaged += 1;
+                self.pause(now, random);
+            }
+            Meaning::TooLarge if !one.in_doubt => {
+                one.state = State::Cutting;
+                return Verdict::TooLarge;
+            }
+            Meaning::Damaged | Meaning::Refused(_) if !one.in_doubt => {
+                return self.leave_out(at).map_or(Verdict::Again, Verdict::Refused);
+            }
+            Meaning::Taken
+            | Meaning::TooLarge
+            | Meaning::Damaged
+            | Meaning::Refused(_)
+            | Meaning::OutOfOrder
+            | Meaning::Broken => self.broken = true,
+        }
+        self.settle()
+    }
+
+    /// The answer to this lane's batch in a request will not come.
+    pub(super) fn lost(&mut self, request: RequestNo) -> Verdict<T> {
+        for one in &mut self.numbered {
+            if matches!(one.state, State::Sent(no) if no == request) {
+                one.state = State::Again;
+                one.in_doubt = true;
+                self.proven = false;
+                // The broker may still come to its old sequence, which may be another batch's now.
+                self.broken |= one.renumbered;
+            }
+        }
+        self.settle()
+    }
+
+    /// Gives everything back once it is broken and no answer is missing: what is still on its way may
+    /// come into the log, and nobody shall look before.
+    pub(super) fn settle(&mut self) -> Verdict<T> {
+        match self.broken && self.on_the_way() == 0 {
+            true => Verdict::Broken(self.take_all()),
+            false => Verdict::Again,
+        }
+    }
+
+    /// The batch that was too large.
+    pub(super) fn cutting(&self) -> Option<&Parcel<T>> {
+        let mut all = self.numbered.iter();
+        let one = all.find(|one| matches!(one.state, State::Cutting))?;
+        Some(&one.parcel)
+    }
+
+    /// The pieces of the batch that was too large, with the same records: they have its sequences.
+    /// Without pieces it is left out, and given back.
+    pub(super) fn cut(&mut self, pieces: Vec<Parcel<T>>) -> Option<Parcel<T>> {
+        let cutting = |one: &Numbered<T>| matches!(one.state, State::Cutting);
+        let at = self.numbered.iter().position(cutting)?;
+        if pieces.is_empty() {
+            return self.leave_out(at);
+        }
+        let whole = self.numbered.remove(at)?;
+        let mut sequence = whole.sequence;
+        for (place, parcel) in pieces.into_iter().enumerate() {
+            let begins = sequence;
+            sequence = moved(sequence, i64::from(parcel.records));
+            let piece = Numbered {
+                parcel,
+                sequence: begins,
+                state: State::Again,
+                renumbered: false,
+                in_doubt: false,
+                damaged: 0,
+            };
+            self.numbered.insert(at + place, piece);
+        }
+        None
+    }
+
+    /// Takes everything out; the next batch begins with a new producer.
+    pub(super) fn take_all(&mut self) -> Vec<Parcel<T>> {
+        self.producer = None;
+        self.next_sequence = 0;
+        self.proven = false;
+        self.broken = false;
+        self.not_before = None;
+        let numbered = self.numbered.drain(..).map(|one| one.parcel);
+        numbered.chain(self.waiting.drain(..)).collect()
+    }
+
+    /// Waits before the next try.
+    pub(super) fn pause(&mut self, now: Instant, random: &mut fastrand::Rng) {
+        // Answers that come together are one failure.
+        if self.not_before.is_none_or(|at| at <= now) {
+            self.not_before = Some(now + self.backoff.next(random));
+        }
+    }
+
+    /// Takes out a batch that is certainly not in the log: those behind it move up.
+    fn leave_out(&mut self, at: usize) -> Option<Parcel<T>> {
+        let out = self.numbered.remove(at)?;
+        let back = -i64::from(out.parcel.records);
+        for behind in self.numbered.iter_mut().skip(at) {
+            behind.sequence = moved(behind.sequence, back);
+            behind.renumbered = true;
+        }
+        self.next_sequence = moved(self.next_sequence, back);
+        Some(out.parcel)
+    }
+}
+
+/// A sequence so many records further; after the largest comes 0.
+fn moved(sequence: i32, records: i64) -> i32 {
+    const COUNT: i64 = 1 << 31;
+    let moved = (i64::from(sequence) + records).rem_euclid(COUNT);
+    i32::try_from(moved).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tributary_common::wire::RefuseReason;
+
+    use super::*;
+
+    const US: Option<Producer> = Some(Producer { id: 7, epoch: 0 });
+
+    fn lane(batches: u32) -> Lane<u32> {
+        let mut lane = Lane::new(Backoff::new(
+            Duration::from_millis(1),
+            Duration::from_millis(1),
+        ));
+        (0..batches).for_each(|cargo| lane.push(parcel(cargo)));
+        lane
+    }
+
+    fn parcel(cargo: u32) -> Parcel<u32> {
+        Parcel {
+            cargo,
+            records: 10,
+            bytes: 1,
+        }
+    }
+
+    /// Sends all that may go; (batch, sequence) of each, in requests from `request` on.
+    fn send(lane: &mut Lane<u32>, request: RequestNo) -> Vec<(u32, i32)> {
+        let now = Instant::now() + Duration::from_secs(60);
+        (request..)
+            .map_while(|no| lane.send(no, US, now))
+            .map(|one| (one.cargo, one.sequence))
+            .collect()
+    }
+
+    fn answer(lane: &mut Lane<u32>, request: RequestNo, meaning: Meaning) -> Verdict<u32> {
+        let mut random = fastrand::Rng::with_seed(1);
+        lane.answered(request, meaning, 0, (Instant::now(), &mut random))
+    }
+
+    #[test]
+    fn a_broker_that_does_not_know_the_producer_gets_one_batch_then_five() {
+        let mut lane = lane(9);
+        assert_eq!(send(&mut lane, 0), [(0, 0)]);
+        answer(&mut lane, 0, Meaning::Taken);
+        let five = [(1, 10), (2, 20), (3, 30), (4, 40), (5, 50)];
+        assert_eq!(send(&mut lane, 1), five);
+        answer(&mut lane, 1, Meaning::Taken);
+        assert_eq!(send(&mut lane, 6), [(6, 60)]);
+    }
+
+    #[test]
+    fn after_a_failure_the_same_batches_go_with_their_sequences_one_by_one() {
+        let mut lane = lane(4);
+        send(&mut lane, 0);
+        answer(&mut lane, 0, Meaning::Taken);
+        send(&mut lane, 1);
+        assert_eq!(answer(&mut lane, 1, Meaning::Later), Verdict::Again);
+        assert!(send(&mut lane, 9).is_empty(), "answers are missing");
+        assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), Verdict::Again);
+        lane.lost(3);
+        assert_eq!(send(&mut lane, 10), [(1, 10)]);
+        answer(&mut lane, 10, Meaning::Taken);
+        assert_eq!(send(&mut lane, 11), [(2, 20)]);
+    }
+
+    #[test]
+    fn behind_a_refused_batch_the_others_move_up() {
+        let mut lane = lane(3);
+        send(&mut lane, 0);
+        answer(&mut lane, 0, Meaning::Taken);
+        send(&mut lane, 1);
+        let refused = Meaning::Refused(RefuseReason::Destination);
+        assert_eq!(answer(&mut lane, 1, refused), Verdict::Refused(parcel(1)));
+        assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), Verdict::Again);
+        assert_eq!(send(&mut lane, 3), [(2, 10)]);
+    }
+
+    #[test]
+    fn a_lost_batch_whose_sequence_has_changed_is_looked_for() {
+        let mut lane = lane(3);
+        send(&mut lane, 0);
+        answer(&mut lane, 0, Meaning::Taken);
+        send(&mut lane, 1);
+        let refused = Meaning::Refused(RefuseReason::Destination);
+        answer(&mut lane, 1, refused);
+        assert_eq!(lane.lost(2), Verdict::Broken(vec![parcel(2)]));
+    }
+
+    #[test]
+    fn the_pieces_of_a_batch_have_its_sequences() {
+        let mut lane = lane(2);
+        send(&mut lane, 0);
+        answer(&mut lane, 0, Meaning::Taken);
+        lane.push(parcel(2));
+        send(&mut lane, 1);
+        assert_eq!(answer(&mut lane, 1, Meaning::TooLarge), Verdict::TooLarge);
+        assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), Verdict::Again);
+        assert!(send(&mut lane, 3).is_empty(), "it is being cut");
+        let piece = |cargo, records| Parcel {
+            cargo,
+            records,
+            bytes: 1,
+        };
+        assert_eq!(lane.cut(vec![piece(11, 4), piece(12, 6)]), None);
+        assert_eq!(send(&mut lane, 4), [(11, 10)]);
+        answer(&mut lane, 4, Meaning::Taken);
+        assert_eq!(send(&mut lane, 5), [(12, 14)]);
+        answer(&mut lane, 5, Meaning::Taken);
+        assert_eq!(send(&mut lane, 6), [(2, 20)]);
+    }
+
+    #[test]
+    fn what_the_broker_forgot_is_given_back_to_be_looked_for() {
+        let mut lane = lane(3);
+        send(&mut lane, 0);
+        answer(&mut lane, 0, Meaning::Taken);
+        send(&mut lane, 1);
+        assert_eq!(answer(&mut lane, 1, Meaning::OutOfOrder), Verdict::Again);
+        let all = Verdict::Broken(vec![parcel(1), parcel(2)]);
+        assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), all);
+        assert!(lane.is_empty());
+        lane.push(parcel(5));
+        assert_eq!(send(&mut lane, 7), [(5, 0)]);
+    }
+
+    #[test]
+    fn sequences_begin_again_after_the_largest() {
+        assert_eq!(moved(i32::MAX, 1), 0);
+        assert_eq!(moved(i32::MAX - 1, 5), 3);
+        assert_eq!(moved(3, -5), i32::MAX - 1);
+    }
+}

@@ -1,0 +1,395 @@
+//! The state machine against a model of a cluster: whatever brokers, leaders and connections do, each
+//! batch is in the log once, in order, at the place that was told.
+//!
+//! The model keeps Kafka's rules for sequences: a batch follows the one before, a repeat among the last
+//! five is answered with its place, and a producer that a partition does not know may begin anywhere.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::{
+    cluster::{BrokerNo, Cluster, LinkNo},
+    lane::{Parcel, Producer, RequestNo, Shipment},
+    says::{Command, Leaders, Part, PartAnswer, TopicLeaders},
+};
+
+const BROKERS: BrokerNo = 3;
+const PARTITIONS: i32 = 3;
+const BATCHES: u32 = 25;
+/// Some batches are too large, and some are never taken.
+const TOO_LARGE: u32 = 11;
+const REFUSED: u32 = 7;
+const MAX_RECORDS: u32 = 3;
+
+/// Records of a batch: batch, first record, how many.
+type Cargo = (i32, u32, u32, u32);
+
+fn records_of(batch: u32) -> u32 {
+    1 + batch % 6
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    leader: Option<BrokerNo>,
+    /// Batch and record at each offset.
+    log: Vec<(u32, u32)>,
+    /// What the leader knows of producers: the next sequence; sequence and offset of the last five.
+    producers: HashMap<i64, (i32, VecDeque<(i32, i64)>)>,
+    /// The next batch that is given.
+    next: u32,
+    /// Given and not answered.
+    outstanding: u32,
+    refused: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Question {
+    Produce(Vec<Part<Cargo>>),
+    Leaders,
+    Producer,
+}
+
+#[derive(Debug)]
+struct World {
+    cluster: Cluster<Cargo>,
+    partitions: BTreeMap<i32, Partition>,
+    links: BTreeMap<LinkNo, (BrokerNo, VecDeque<Question>)>,
+    random: fastrand::Rng,
+    now: Instant,
+    next_producer: i64,
+    /// Faults in a thousand.
+    faults: u32,
+    topic: Arc<str>,
+}
+
+impl World {
+    fn new(seed: u64, faults: u32) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let now = Instant::now();
+        let partition = |no| {
+            (
+                no,
+                Partition {
+                    leader: Some(no % BROKERS),
+                    ..Partition::default()
+                },
+            )
+        };
+        Self {
+            cluster: Cluster::new(&["b0".to_owned(), "b1".to_owned()], random.fork(), now),
+            partitions: (0..PARTITIONS).map(partition).collect(),
+            links: BTreeMap::new(),
+            random,
+            now,
+            next_producer: 0,
+            faults,
+            topic: "t".into(),
+        }
+    }
+
+    fn fault(&mut self) -> bool {
+        self.random.u32(..1000) < self.faults
+    }
+
+    /// Gives the next batch of a partition, or what is missing of it.
+    fn give(&mut self, no: i32) {
+        let partition = self.partitions.get_mut(&no).unwrap();
+        if partition.next >= BATCHES {
+            return;
+        }
+        let batch = partition.next;
+        partition.next += 1;
+        let there = partition
+            .log
+            .iter()
+            .filter(|(one, _)| *one == batch)
+            .count();
+        let there = u32::try_from(there).unwrap();
+        let left = records_of(batch) - there;
+        if left == 0 || partition.refused.contains(&batch) {
+            return;
+        }
+        partition.outstanding += 1;
+        let parcel = parcel((no, batch, there, left));
+        self.cluster.push(&self.topic, no, parcel, self.now);
+    }
+
+    fn obey(&mut self) {
+        while let Some(command) = self.cluster.command() {
+            match command {
+                Command::Dial { link, addr } => {
+                    let broker: BrokerNo = addr
+                        .trim_start_matches(|c: char| !c.is_ascii_digit())
+                        .parse()
+                        .unwrap();
+                    if self.fault() {
+                        self.cluster.on_down(link, "refused", self.now);
+                    } else {
+                        self.links.insert(link, (broker, VecDeque::new()));
+                        self.cluster.on_up(link, self.now);
+                    }
+                }
+                Command::Hangup { link } => drop(self.links.remove(&link)),
+                Command::Produce { link, no, parts } => {
+                    self.ask(link, no, Question::Produce(parts));
+                }
+                Command::AskLeaders { link, no, .. } => self.ask(link, no, Question::Leaders),
+                Command::AskProducer { link, no } => self.ask(link, no, Question::Producer),
+                Command::Taken { parcel, offset } => self.taken(&parcel, offset),
+                Command::Refused { parcel, .. } => {
+                    let (no, batch, ..) = parcel.cargo;
+                    let partition = self.partitions.get_mut(&no).unwrap();
+                    partition.refused.push(batch);
+                    partition.outstanding -= 1;
+                }
+                Command::TooLarge { lane, .. } => {
+                    let (no, batch, first, count) = self.cluster.cutting(lane).unwrap().cargo;
+                    let half = count.div_ceil(2);
+                    let pieces = [(first, half), (first + half, count - half)];
+                    let pieces = pieces.map(|(first, count)| parcel((no, batch, first, count)));
+                    self.partitions.get_mut(&no).unwrap().outstanding += 1;
+                    assert!(self.cluster.cut(lane, pieces.into(), self.now).is_none());
+                }
+                Command::GiveBack { parcels, .. } => {
+                    // They come again, in order, when it was seen what is there.
+                    for parcel in parcels {
+                        let (no, batch, ..) = parcel.cargo;
+                        let partition = self.partitions.get_mut(&no).unwrap();
+                        partition.next = partition.next.min(batch);
+                        partition.outstanding -= 1;
+                    }
+                }
+                Command::Trouble(_why) => {}
+            }
+        }
+    }
+
+    fn ask(&mut self, link: LinkNo, _no: RequestNo, question: Question) {
+        self.links.get_mut(&link).unwrap().1.push_back(question);
+    }
+
+    /// The place that is told is the place where it lies.
+    fn taken(&mut self, parcel: &Parcel<Cargo>, offset: i64) {
+        let (no, batch, first, count) = parcel.cargo;
+        let partition = self.partitions.get_mut(&no).unwrap();
+        partition.outstanding -= 1;
+        for record in 0..count {
+            let at = usize::try_from(offset).unwrap() + record as usize;
+            assert_eq!(partition.log.get(at), Some(&(batch, first + record)));
+        }
+    }
+
+    /// A broker answers its first question, or the connection ends before or after it has.
+    fn answer(&mut self, link: LinkNo) {
+        if self.fault() {
+            return self.cut(link);
+        }
+        let (broker, questions) = self.links.get_mut(&link).unwrap();
+        let broker = *broker;
+        let Some(question) = questions.pop_front() else {
+            return;
+        };
+        match question {
+            Question::Produce(parts) => {
+                let answers = parts
+                    .iter()
+                    .map(|part| self.append(broker, part))
+                    .collect::<Vec<_>>();
+                if self.fault() {
+                    return self.cut(link);
+                }
+                let throttle = if self.fault() { 30 } else { 0 };
+                let throttle = Duration::from_millis(throttle);
+                self.cluster.on_produced(link, &answers, throttle, self.now);
+            }
+            Question::Leaders => {
+                let brokers = (0..BROKERS).map(|no| (no, format!("b{no}")));
+                let partitions = self.partitions.iter();
+                let topic = TopicLeaders {
+                    topic: "t".to_owned(),
+                    code: 0,
+                    partitions: partitions.map(|(no, one)| (*no, one.leader)).collect(),
+                };
+                let leaders = Leaders {
+                    brokers: brokers.collect(),
+                    topics: vec![topic],
+                };
+                self.cluster.on_leaders(link, &leaders, self.now);
+            }
+            Question::Producer => {
+                self.next_producer += 1;
+                let answer = match self.fault() {
+                    true => Err(14),
+                    false => Ok(Producer {
+                        id: self.next_producer,
+                        epoch: 0,
+                    }),
+                };
+                self.cluster.on_producer(link, answer, self.now);
+            }
+        }
+    }
+
+    /// A connection ends; the broker still does some of what it was asked, in order.
+    fn cut(&mut self, link: LinkNo) {
+        let Some((broker, questions)) = self.links.remove(&link) else {
+            return;
+        };
+        let done = self.random.usize(..=questions.len());
+        for question in questions.into_iter().take(done) {
+            if let Question::Produce(parts) = question {
+                for part in &parts {
+                    self.append(broker, part);
+                }
+            }
+        }
+        self.cluster.on_down(link, "cut", self.now);
+    }
+
+    fn append(&mut self, broker: BrokerNo, part: &Part<Cargo>) -> PartAnswer {
+        let (before, after) = (self.fault(), self.fault());
+        let forgets = self.fault() && self.fault();
+        let some_error = [5, 7, 19, 56][self.random.usize(..4)];
+        let partition = self.partitions.get_mut(&part.partition).unwrap();
+        let (code, offset) = match () {
+            () if partition.leader != Some(broker) => (6, -1),
+            () if before => (some_error, -1),
+            () if forgets => (59, -1),
+            () => match partition.take(&part.shipment) {
+                // It is in the log, but not yet with enough replicas.
+                Ok(_offset) if after => (20, -1),
+                Ok(offset) => (0, offset),
+                Err(code) => (code, -1),
+            },
+        };
+        PartAnswer {
+            topic: part.topic.to_string(),
+            partition: part.partition,
+            code,
+            offset,
+            message: String::new(),
+        }
+    }
+
+    /// Leaders move, or are gone for a while.
+    fn elect(&mut self) {
+        let no = self.random.i32(0..PARTITIONS);
+        let leader = self.random.i32(-1..BROKERS);
+        let gone = leader < 0 && self.faults > 0;
+        let partition = self.partitions.get_mut(&no).unwrap();
+        partition.leader = (!gone).then_some(leader.max(0));
+    }
+
+    fn step(&mut self) {
+        match self.random.u32(..10) {
+            0..4 => {
+                let no = self.random.i32(0..PARTITIONS);
+                self.give(no);
+            }
+            4 if self.fault() => self.elect(),
+            4 if self.fault() && self.fault() => self.reset(),
+            _ => {
+                let links: Vec<LinkNo> = self.links.keys().copied().collect();
+                if !links.is_empty() {
+                    let link = links[self.random.usize(..links.len())];
+                    self.answer(link);
+                }
+            }
+        }
+        self.obey();
+        self.now += Duration::from_millis(self.random.u64(..5));
+        self.cluster.pump(self.now);
+        self.obey();
+    }
+
+    /// The producer begins anew; what brokers still have of the old connections is done or not.
+    fn reset(&mut self) {
+        let links: Vec<LinkNo> = self.links.keys().copied().collect();
+        for link in links {
+            self.cut(link);
+        }
+        self.cluster.reset("begins anew", self.now);
+    }
+
+    fn is_done(&self) -> bool {
+        let mut all = self.partitions.values();
+        all.all(|one| one.next == BATCHES && one.outstanding == 0)
+    }
+}
+
+impl Partition {
+    /// Appends a batch as a leader does, or says why not.
+    fn take(&mut self, shipment: &Shipment<Cargo>) -> Result<i64, i16> {
+        let (_no, batch, first, count) = shipment.cargo;
+        if batch % REFUSED == 6 {
+            return Err(87);
+        }
+        if batch % TOO_LARGE == 5 && count > MAX_RECORDS {
+            return Err(10);
+        }
+        let sequence = shipment.sequence;
+        let fresh = (sequence, VecDeque::new());
+        let (next, last) = self.producers.entry(shipment.producer.id).or_insert(fresh);
+        if let Some((_sequence, offset)) = last.iter().find(|(one, _)| *one == sequence) {
+            return Ok(*offset);
+        }
+        if sequence != *next {
+            return Err(if sequence < *next { 46 } else { 45 });
+        }
+        let offset = i64::try_from(self.log.len()).unwrap();
+        self.log
+            .extend((0..count).map(|record| (batch, first + record)));
+        *next += i32::try_from(count).unwrap();
+        last.push_back((sequence, offset));
+        if last.len() > 5 {
+            last.pop_front();
+        }
+        Ok(offset)
+    }
+}
+
+fn parcel(cargo: Cargo) -> Parcel<Cargo> {
+    let (_no, _batch, _first, records) = cargo;
+    Parcel {
+        cargo,
+        records,
+        bytes: 300 << 10,
+    }
+}
+
+proptest! {
+    #[test]
+    fn each_batch_is_in_the_log_once_in_order_at_the_place_that_was_told(
+        seed: u64, faults in 0_u32..300,
+    ) {
+        let mut world = World::new(seed, faults);
+        for _step in 0..600 {
+            world.step();
+        }
+        // The cluster is well again: everything gets through.
+        world.faults = 0;
+        for partition in world.partitions.values_mut() {
+            partition.leader.get_or_insert(0);
+        }
+        let mut steps = 0;
+        while !world.is_done() {
+            world.step();
+            world.now += Duration::from_millis(20);
+            steps += 1;
+            prop_assert!(steps < 20_000, "it stands still: {world:#?}");
+        }
+        for (no, partition) in &world.partitions {
+            let wanted = (0..BATCHES).filter(|batch| batch % REFUSED != 6);
+            let wanted: Vec<(u32, u32)> = wanted
+                .flat_map(|batch| (0..records_of(batch)).map(move |record| (batch, record)))
+                .collect();
+            prop_assert_eq!(&partition.log, &wanted, "partition {}", no);
+        }
+    }
+}
