@@ -10,6 +10,8 @@ use tributary_common::wire::RefuseReason;
 pub(crate) const STOPPING_RETRY_MS: u32 = 1_000;
 /// The retry time of batches behind one that is awaited, in ms: short, the awaited one decides.
 pub(crate) const ORDER_RETRY_MS: u32 = 100;
+/// Why they wait.
+pub(crate) const ORDER_REASON: &str = "an earlier batch of this stream is awaited";
 /// The retry time while a destination is down, in ms.
 pub(crate) const DOWN_RETRY_MS: u32 = 500;
 
@@ -76,11 +78,7 @@ pub(crate) fn admit(facts: Facts<'_>) -> Admission {
         return busy(STOPPING_RETRY_MS, true, "this node is stopping");
     }
     if !facts.may_pass {
-        return busy(
-            ORDER_RETRY_MS,
-            false,
-            "an earlier batch of this stream is awaited",
-        );
+        return busy(ORDER_RETRY_MS, false, ORDER_REASON);
     }
     if !facts.routed {
         return Admission::Refuse(

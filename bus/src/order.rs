@@ -3,8 +3,8 @@
 //! After `Busy` or `Refuse` for a batch the bus takes no later batch of that stream on that
 //! connection until the batch comes again; so a stream's batches are delivered in their order, also
 //! when some of them have to wait. Not for: order between connections (an agent sends a stream on
-//! one connection at a time). The session asks before it takes a batch; whoever fails a batch blocks
-//! its stream before anybody can take a later one.
+//! one connection at a time). The session asks before it reads a batch's payload, and again before it
+//! takes it; whoever fails a batch blocks its stream before that is answered.
 
 use std::{
     collections::HashMap,
@@ -40,6 +40,19 @@ impl Gate {
             Some(&awaited) => (batch.epoch, batch.seq) <= awaited,
             None => true,
         }
+    }
+
+    /// [`Gate::may_pass`], and then [`Gate::taken`], in one: a batch may have failed since the first
+    /// question.
+    pub(crate) fn pass(&self, batch: BatchId) -> bool {
+        let mut blocked = self.lock();
+        let at = (batch.epoch, batch.seq);
+        match blocked.get(&batch.stream) {
+            Some(&awaited) if at > awaited => return false,
+            Some(&awaited) if at == awaited => drop(blocked.remove(&batch.stream)),
+            Some(_) | None => {}
+        }
+        true
     }
 
     /// The batch is taken: what waited for it may come. An earlier one leaves the block in place.

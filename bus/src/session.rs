@@ -28,7 +28,7 @@ use tributary_common::{
 
 use self::write::{Word, write};
 use crate::{
-    admit::Admission,
+    admit::{self, Admission},
     budget,
     dedupe::{Answer, Waiter, refusal},
     destination::Accepted,
@@ -402,7 +402,12 @@ impl Session {
                 let payload = timeout(FRAME_WITHIN, read_bytes(reader, payload_bytes))
                     .await
                     .map_err(slow)??;
-                self.gate.taken(id);
+                if !self.gate.pass(id) {
+                    let why = admit::ORDER_REASON.to_owned();
+                    let answer = busy(&header, admit::ORDER_RETRY_MS, false, why);
+                    self.waiter(slot).tell(answer);
+                    return Ok(());
+                }
                 let batch = Accepted {
                     header: Arc::new(header),
                     payload,
@@ -459,7 +464,7 @@ impl Session {
         self.gate.block(header.id());
         busy(
             header,
-            crate::admit::ORDER_RETRY_MS,
+            admit::ORDER_RETRY_MS,
             false,
             "its first delivery failed".to_owned(),
         )

@@ -131,6 +131,35 @@ async fn a_batch_is_delivered_and_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_batch_whose_predecessor_fails_while_its_payload_comes_is_not_taken() {
+    let rig = rig();
+    let mut agent = Agent::connect(&rig).await;
+    rig.sink.script([Script::Hold]);
+    agent.send(web(1)).await;
+    while rig.sink.held() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let of_one = rig.node.budget.used();
+    let (header, payload) = web(2);
+    let frame = wire::encode(&Frame::Batch(Box::new(header), payload)).unwrap();
+    let (begun, rest) = frame.split_at(frame.len() - 1);
+    agent.pipe.write_all(begun).await.unwrap();
+    while rig.node.budget.used() == of_one {
+        tokio::task::yield_now().await;
+    }
+    // What is held is dropped, which fails it.
+    rig.sink.close();
+    assert_eq!(agent.answers(1).await, ["1 busy the destination stopped"]);
+    agent.pipe.write_all(rest).await.unwrap();
+    let late = agent.answers(1).await;
+    assert_eq!(late, ["2 busy an earlier batch of this stream is awaited"]);
+    for seq in [1, 2] {
+        agent.send(web(seq)).await;
+    }
+    assert_eq!(agent.answers(2).await, ["1 delivered 1", "2 delivered 1"]);
+}
+
+#[tokio::test]
 async fn a_repeat_is_acknowledged_and_not_delivered_again() {
     let rig = rig();
     let mut agent = Agent::connect(&rig).await;
