@@ -20,11 +20,11 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc::SyncSender},
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use metrics::counter;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -165,7 +165,7 @@ pub(crate) struct Discover {
     state_dir: PathBuf,
     /// Device and inode of the agent's own log, when that is a file.
     own_log: Option<(u64, u64)>,
-    events: Sender<Event>,
+    events: SyncSender<Event>,
     watch: Option<Watch>,
     /// Files whose hints are not wanted.
     flow: Arc<Flow>,
@@ -243,7 +243,7 @@ impl Discover {
         tasks: Vec<Option<Where>>,
         plans: Receiver<Plan>,
         state_dir: &Path,
-        events: Sender<Event>,
+        events: SyncSender<Event>,
         flow: Arc<Flow>,
     ) -> Self {
         Self::with_watches(tasks, plans, state_dir, events, flow, usize::MAX)
@@ -253,7 +253,7 @@ impl Discover {
         tasks: Vec<Option<Where>>,
         plans: Receiver<Plan>,
         state_dir: &Path,
-        events: Sender<Event>,
+        events: SyncSender<Event>,
         flow: Arc<Flow>,
         max_watches: usize,
     ) -> Self {

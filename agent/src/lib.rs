@@ -19,6 +19,7 @@
 
 pub mod checkpoint;
 mod clock;
+mod close;
 pub mod config;
 mod content;
 mod discover;
@@ -45,7 +46,13 @@ mod tail;
 mod times;
 mod turns;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
@@ -62,6 +69,7 @@ use tributary_common::{
 pub use self::frame::framed_twice;
 use self::{
     checkpoint::Checkpoint,
+    close::Closer,
     config::{Config, Task},
     discover::{Discover, Event, Where},
     flow::Flow,
@@ -107,7 +115,7 @@ pub async fn run_live(
     let lock = disk::Lock::acquire(&config.state_dir)?;
     let listener = net::listen_for("admin", &config.admin.to_string()).await?;
     let shared = Shared::open(&config)?;
-    let (events, incoming_events) = crossbeam_channel::bounded(EVENTS);
+    let (events, incoming_events) = sync_channel(EVENTS);
     let waker = events.clone();
     // A full queue wakes the reader as well.
     let budget = Budget::of(config.limits.memory, move || {
@@ -130,6 +138,7 @@ pub async fn run_live(
         flow: Arc::new(Flow::new().context("failed to make an event counter")?),
         status: Arc::clone(&shared.status),
         spool: start_spool(&mut parts, &config, events.clone()),
+        closer: start_closer(&mut parts),
         limits: config.limits.clone(),
     };
     let (plans, taken) = crossbeam_channel::bounded(1);
@@ -223,11 +232,7 @@ impl Shared {
 }
 
 /// Starts the thread that compresses, which ends with the reader.
-fn start_spool(
-    parts: &mut Supervisor,
-    config: &Config,
-    events: crossbeam_channel::Sender<Event>,
-) -> SpoolWiring {
+fn start_spool(parts: &mut Supervisor, config: &Config, events: SyncSender<Event>) -> SpoolWiring {
     let folder = config.state_dir.join(spool::FOLDER);
     let (jobs, work) = crossbeam_channel::bounded(SPOOL_JOBS);
     let of_worker = folder.clone();
@@ -235,12 +240,19 @@ fn start_spool(
     SpoolWiring { folder, jobs }
 }
 
+/// Starts the thread that closes deleted files, which ends with the reader.
+fn start_closer(parts: &mut Supervisor) -> Closer {
+    let (closer, closing) = close::new();
+    parts.spawn_blocking("close", move || closing.run());
+    closer
+}
+
 /// Starts discovery and the reader. The tasks get their places.
 fn start_reading(
     parts: &mut Supervisor,
     config: &Config,
     (wiring, plans): (Wiring, crossbeam_channel::Receiver<live::Plan>),
-    events: crossbeam_channel::Sender<Event>,
+    events: SyncSender<Event>,
     places: &mut Places,
     stop: &CancellationToken,
 ) {
@@ -328,12 +340,9 @@ fn channels(tasks: Vec<Task>, places: &mut Places, wiring: &Wiring) -> Vec<Chann
 }
 
 /// Brings the stop to the reader, which waits for events only.
-async fn stop_reader(
-    events: &crossbeam_channel::Sender<Event>,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+async fn stop_reader(events: &SyncSender<Event>, stop: &CancellationToken) -> anyhow::Result<()> {
     stop.cancelled().await;
-    while let Err(crossbeam_channel::TrySendError::Full(_)) = events.try_send(Event::Stop) {
+    while let Err(TrySendError::Full(_)) = events.try_send(Event::Stop) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())

@@ -27,11 +27,13 @@ mod turn;
 use std::{
     collections::{BTreeSet, HashMap},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::{sync::mpsc, time::Instant};
 use tributary_common::{
     batch::{Codec, Encoder},
@@ -50,6 +52,7 @@ use self::{
 pub(crate) use self::{spooling::SpoolWiring, turn::open_file};
 use crate::{
     checkpoint::{Checkpoint, Record, as_gauge},
+    close::Closer,
     config::{Limits, Task},
     discover::Event,
     flow::Flow,
@@ -91,8 +94,11 @@ pub(crate) struct Wiring {
     pub(crate) budget: Arc<Budget>,
     /// What deleted files hold.
     pub(crate) spool: SpoolWiring,
-    /// From discovery.
+    /// From discovery. A channel of the standard library: waiting at one of crossbeam yields its
+    /// core up to eight times first, and on a busy host each time costs a turn of everybody else.
     pub(crate) events: Receiver<Event>,
+    /// Who closes deleted files.
+    pub(crate) closer: Closer,
     /// To the sender. Its bound is bytes, by the permits; the count never fills it.
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
     /// Files whose hints are not wanted.

@@ -13,7 +13,7 @@ fn check(max_watches: usize, act: impl Fn(&Path, u64), done: impl Fn(&Look) -> b
         exclude: PatternSet::new(&[]).unwrap(),
         critical: true,
     };
-    let (events, looks) = crossbeam_channel::bounded(1);
+    let (events, looks) = std::sync::mpsc::sync_channel(1);
     let state = dir.path().join("state");
     let discover = Discover::with_watches(
         vec![Some(place)],

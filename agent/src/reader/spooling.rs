@@ -300,8 +300,11 @@ impl Reader {
         if matches!(tail.place, Place::Awaited(_)) {
             tail.place = Place::Hidden(now);
         }
-        if tail.file.replace(Content::Spool(Box::new(spool))).is_none() {
-            self.note_opened(stream);
+        match tail.file.replace(Content::Spool(Box::new(spool))) {
+            // The deleted file that was saved: nobody else has it any more.
+            Some(Content::File(file)) => self.wiring.closer.close(file),
+            Some(Content::Spool(_)) => {}
+            None => self.note_opened(stream),
         }
     }
 

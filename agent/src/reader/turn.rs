@@ -308,12 +308,18 @@ impl Reader {
 
     /// Closes the file of a generation that is read to its end; it is opened again when it grows.
     pub(super) fn close(&mut self, stream: usize, at: usize) {
-        let Some(file) = self.tail(stream, at).and_then(|tail| tail.file.take()) else {
+        let Some(tail) = self.tail(stream, at) else {
+            return;
+        };
+        let deleted = tail.deleted;
+        let Some(file) = tail.file.take() else {
             return;
         };
         self.opened.count -= 1;
-        if let Content::Spool(spool) = file {
-            self.finish(&spool);
+        match file {
+            Content::File(file) if deleted => self.wiring.closer.close(file),
+            Content::File(file) => drop(file),
+            Content::Spool(spool) => self.finish(&spool),
         }
     }
 

@@ -11,9 +11,10 @@ use std::{
     io::{self, Read},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::mpsc::SyncSender,
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use flate2::read::MultiGzDecoder;
 use tributary_common::ids::GenerationId;
 use xxhash_rust::xxh3::xxh3_64;
@@ -114,7 +115,7 @@ pub(crate) enum Compared {
 pub(crate) fn run(
     folder: &Path,
     jobs: &Receiver<Job>,
-    events: &Sender<Event>,
+    events: &SyncSender<Event>,
 ) -> anyhow::Result<()> {
     while let Ok(job) = jobs.recv() {
         let done = match job {
