@@ -2,7 +2,7 @@
 //!
 //! The part is told by `--part`, by the file's name, or by the keys that only one part has.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use anyhow::{Context as _, bail};
 use tributary_common::config::Env;
@@ -25,8 +25,9 @@ pub(crate) enum Part {
 /// # Errors
 /// When the file cannot be read, or nobody can tell whose it is.
 pub(crate) fn run(path: &Path, part: Option<Part>) -> anyhow::Result<bool> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("failed to read {}", path.display()))?;
+    let bytes =
+        std::fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
+    let text = String::from_utf8_lossy(&bytes);
     let Some(part) = part.or_else(|| by_name(path)).or_else(|| by_keys(&text)) else {
         bail!(
             "{} does not tell whose config it is; say --part agent, bus or manager",
@@ -34,7 +35,12 @@ pub(crate) fn run(path: &Path, part: Option<Part>) -> anyhow::Result<bool> {
         );
     };
     let name = path.display().to_string();
+    let is_text = matches!(text, Cow::Borrowed(_));
     let faults = match part {
+        // Whoever loads the file says where it is no text.
+        Part::Agent if !is_text => tributary_agent::config::load(path, &Env::none()).err(),
+        Part::Bus if !is_text => tributary_bus::config::load(path, &Env::none()).err(),
+        Part::Manager if !is_text => tributary_manager::config::load(path, &Env::none()).err(),
         Part::Agent => tributary_agent::config::parse(&text, &name).err(),
         Part::Bus => tributary_bus::config::parse(&text, &name).err(),
         Part::Manager => tributary_manager::config::parse(&text, &name, &Env::none()).err(),

@@ -160,6 +160,12 @@ impl Configs {
     }
 }
 
+/// What a person names counts from where they are; agents know absolute paths only.
+fn absolute(glob: &str) -> PathBuf {
+    // Fails for an empty text only, which the agent refuses.
+    std::path::absolute(glob).unwrap_or_else(|_| glob.into())
+}
+
 fn agent_toml(watches: &[Watch], places: &Places) -> String {
     let mut text = format!(
         "zone = \"local\"\nstate_dir = {}\nadmin = {}\n\n[manager]\nurl = {}\n\n[[bus]]\nname = \"local\"\nnodes = [{}]\n",
@@ -175,7 +181,7 @@ fn agent_toml(watches: &[Watch], places: &Places) -> String {
             "\n[[task]]\nid = \"task-{}\"\ntopic = {}\npaths = [{}]\n",
             number + 1,
             quoted(watch.topic.as_str()),
-            quoted(&watch.glob),
+            quoted_path(&absolute(&watch.glob)),
         )
         .unwrap_or_default();
     }

@@ -114,6 +114,8 @@ enum Wish {
     Run,
     Check,
     Print,
+    /// Both: what is printed is good, and what is to be warned of stands beside it.
+    CheckAndPrint,
 }
 
 /// Runs a part as a daemon until it is told to stop, and gives the exit code.
@@ -147,10 +149,14 @@ where
     };
     match wish {
         Wish::Check => {
-            for warning in loaded.warnings() {
-                tell(io::stderr(), &format!("warning: {warning}"));
-            }
+            warn(&loaded);
             tell(io::stdout(), &format!("{} is good", path.display()));
+            ExitCode::SUCCESS
+        }
+        Wish::CheckAndPrint => {
+            warn(&loaded);
+            tell(io::stderr(), &format!("{} is good", path.display()));
+            tell(io::stdout(), loaded.effective().trim_end());
             ExitCode::SUCCESS
         }
         Wish::Print => {
@@ -188,13 +194,11 @@ fn command<C>(part: &Part<C>) -> Command {
             "check",
             "Print all faults of the configuration, then exit with 0 or 2",
         ))
-        .arg(
-            flag(
-                "print-config",
-                "Print the configuration that counts, without secrets, then exit",
-            )
-            .conflicts_with("check"),
-        )
+        .arg(flag(
+            "print-config",
+            "Print the configuration that counts, without secrets, then exit; with --check the \
+             verdict goes to stderr",
+        ))
         .after_help(format!(
             "TRIBUTARY_{}_<KEY> overrides a single value of the configuration. SIGTERM stops, a \
              second one aborts; SIGHUP reloads.\nExit codes: 0 clean stop, 1 failure, 2 bad \
@@ -206,7 +210,8 @@ fn command<C>(part: &Part<C>) -> Command {
 /// What was asked for, and the configuration's path.
 fn wish(matches: &ArgMatches) -> (Wish, &Path) {
     let wish = match (matches.get_flag("check"), matches.get_flag("print-config")) {
-        (true, _) => Wish::Check,
+        (true, true) => Wish::CheckAndPrint,
+        (true, false) => Wish::Check,
         (false, true) => Wish::Print,
         (false, false) => Wish::Run,
     };
@@ -224,6 +229,13 @@ fn usage(error: &clap::Error) -> ExitCode {
         ExitCode::from(EXIT_CONFIG)
     } else {
         ExitCode::SUCCESS
+    }
+}
+
+/// Tells the person who called what is good but probably not meant.
+fn warn<C>(loaded: &Loaded<C>) {
+    for warning in loaded.warnings() {
+        tell(io::stderr(), &format!("warning: {warning}"));
     }
 }
 

@@ -80,7 +80,17 @@ fn check_names_every_fault_of_a_file_and_takes_the_samples() -> Result<()> {
         ] {
             ensure!(said.contains(part), "no {part:?} in:\n{said}");
         }
+        std::fs::write(folder.join("bus.toml"), b"zone = 'dc1'\nnode = '\xff'\n")?;
+        std::fs::write(folder.join("x.toml"), "zone = 'dc1'\n")?;
+        let output = product::run("tributary", &["check", "bus.toml"], folder)?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.code() == Some(2), "exit {}", output.status);
+        ensure!(
+            said.contains("bus.toml:2:9: holds bytes that are no UTF-8"),
+            "{said}"
+        );
         for (args, part) in [
+            (vec!["check", "x.toml"], "say --part agent, bus or manager"),
             (vec!["check", "missing.toml"], "failed to read missing.toml"),
             (
                 vec!["ctl", "tasks", "list", "-o", "json"],

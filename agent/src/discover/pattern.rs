@@ -131,11 +131,18 @@ impl Pattern {
         }
     }
 
-    /// Whether a text is a pattern.
+    /// Whether a text is a pattern for a configuration: a daemon's working folder is nobody's choice, so
+    /// it has to be absolute there.
     ///
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn check(text: &str) -> Result<(), String> {
+        if !Path::new(text).is_absolute() {
+            return Err(format!(
+                "{text:?} is relative; expected is an absolute path, such as \
+                 \"/var/log/nginx/**/access*.log\""
+            ));
+        }
         Self::new(text).map(drop)
     }
 
@@ -443,6 +450,16 @@ mod tests {
         assert!(error.contains("\"[\" is no pattern"), "{error}");
         assert!(Pattern::new("/").unwrap_err().contains("names no file"));
         assert!(PatternSet::check("{a").is_err());
+    }
+
+    #[test]
+    fn a_relative_path_is_refused_with_what_is_allowed() {
+        for text in ["logs/*.log", "**/x.log", "./x.log", "x.log", ""] {
+            let error = Pattern::check(text).unwrap_err();
+            let wanted = format!("{text:?} is relative; expected is an absolute path");
+            assert!(error.contains(&wanted), "{error}");
+        }
+        Pattern::check("/var/log/**/x.log").unwrap();
     }
 
     #[test]

@@ -24,8 +24,12 @@ const DURATIONS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
-/// A number with at most nine decimals and a unit, exactly: `1.5` GiB is a whole number of bytes.
+/// A number with at most nine decimals and a unit, exactly: `1.5` GiB is a whole number of bytes. Zero
+/// is the same in all units, and needs none.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    if text == "0" {
+        return Some(0);
+    }
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, unit) = text.split_at_checked(split)?;
     let unit = unit.trim_start_matches(' ');
@@ -65,7 +69,7 @@ pub(super) fn show_size(bytes: u64) -> String {
 
 /// Bytes per second of a text such as `20MB/s`.
 pub(super) fn rate(text: &str) -> Option<u64> {
-    size(text.strip_suffix("/s")?)
+    size(text.strip_suffix("/s").or((text == "0").then_some(text))?)
 }
 
 /// A rate as text.
@@ -110,6 +114,10 @@ mod tests {
         assert_eq!(size("64MiB"), Some(64 << 20));
         assert_eq!(size("1.5 GB"), Some(1_500_000_000));
         assert_eq!(size("0B"), Some(0));
+        assert_eq!(
+            (size("0"), rate("0"), duration("0")),
+            (Some(0), Some(0), Some(0))
+        );
         assert_eq!(rate("20MB/s"), Some(20_000_000));
         assert_eq!(duration("200ms"), Some(200));
         assert_eq!(duration("1.5s"), Some(1_500));
@@ -123,6 +131,7 @@ mod tests {
         for text in [
             "",
             "64",
+            "00",
             "64mb",
             "MiB",
             "-1B",

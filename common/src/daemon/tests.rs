@@ -179,6 +179,14 @@ fn questions_are_answered_without_a_start() {
         &["--print-config"],
         (0, "token = \"<redacted>\"\n\n[log]\n", ""),
     );
+    // Checked and printed: what a pipe takes is the configuration alone.
+    let both = ["--check", "--print-config"];
+    check(
+        "token = 'x'",
+        &both,
+        (0, "token = \"<redacted>\"\n\n[log]\n", "t.toml is good"),
+    );
+    check("dir = 2", &both, (2, "", "t.toml:1:7: dir: 2 is no text"));
 }
 
 #[test]
