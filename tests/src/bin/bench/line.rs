@@ -170,16 +170,9 @@ pub(crate) fn backlog(
     folder: &Path,
     file: &Path,
     lines: u64,
-    (producer, options): (&'static str, &str),
+    task: &Task,
 ) -> Result<Backlog> {
-    let task = Task {
-        class: "P2",
-        topic: format!("backlog-{producer}"),
-        producer,
-        options: options.to_owned(),
-        more: String::new(),
-    };
-    let line = Line::start(kafka, folder, &task)?;
+    let line = Line::start(kafka, folder, task)?;
     let begun = Instant::now();
     fs::hard_link(file, line.logs.join("backlog.log"))?;
     poll::until("the whole backlog to be in Kafka", BACKLOG_LIMIT, || {

@@ -175,17 +175,11 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
     }
 
     let kafka = Kafka::start(&folder.join("kafka"))?;
-    for (producer, bar) in [("rdkafka", "bar 3 z"), ("verbatim", "bar 0.12 z")] {
-        say(&format!("the backlog, with {producer}"));
+    for way in &ways(args) {
+        say(&format!("the backlog, with {}", way.name));
         let size = (bytes, lines);
-        let folder = folder.join(format!("b-{producer}"));
-        backlog(
-            &kafka,
-            &folder,
-            (args, &file, size),
-            (producer, bar),
-            &mut table,
-        )?;
+        let folder = folder.join(format!("b-{}", way.name));
+        backlog(&kafka, &folder, way, (&file, size), &mut table)?;
     }
     if args.part == Part::All {
         for (class, bar) in [("P2", "bar 2 z, p99 700 ms"), ("P0", "bar 2 z, p99 150 ms")] {
@@ -195,26 +189,59 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
     table.finish()
 }
 
+/// A way from the bus into Kafka.
+struct Way {
+    name: &'static str,
+    producer: &'static str,
+    /// An inline table of TOML.
+    options: String,
+    bar: &'static str,
+}
+
+/// The ways that are measured. With options by hand only that of librdkafka has them.
+fn ways(args: &Args) -> [Way; 3] {
+    let way = |name, producer, options: &str, bar| Way {
+        name,
+        producer,
+        options: options.to_owned(),
+        bar,
+    };
+    let lz4 = "{ \"compression.type\" = \"lz4\" }";
+    [
+        way("rdkafka", "rdkafka", &args.options, "bar 3 z"),
+        way("rdkafka-lz4", "rdkafka", lz4, "bar 3 z"),
+        way("verbatim", "verbatim", "{}", "bar 0.12 z"),
+    ]
+}
+
 /// One file to Kafka: a row for the agent, one for the bus.
 fn backlog(
     kafka: &Kafka,
     folder: &Path,
-    (args, file, (bytes, lines)): (&Args, &Path, (u64, u64)),
-    (producer, bar): (&'static str, &'static str),
+    way: &Way,
+    (file, (bytes, lines)): (&Path, (u64, u64)),
     table: &mut Table,
 ) -> Result<()> {
-    let cost = line::backlog(kafka, folder, file, lines, (producer, &args.options))?;
-    let agent = format!("agent, backlog to acknowledged by {producer}");
-    let bus = format!("bus ({producer}), backlog");
+    let task = Task {
+        class: "P2",
+        topic: format!("backlog-{}", way.name),
+        producer: way.producer,
+        options: way.options.clone(),
+        more: String::new(),
+    };
+    let cost = line::backlog(kafka, folder, file, lines, &task)?;
+    let agent = format!("agent, backlog to acknowledged by {}", way.name);
+    let bus = format!("bus ({}), backlog", way.name);
     for (what, usage, bar) in [
         (agent, cost.agent, "bar 1.8 z, 64 MiB"),
-        (bus, cost.bus, bar),
+        (bus, cost.bus, way.bar),
     ] {
         let cpu = usage.cpu_s() * 1e9 / as_float(bytes);
         table.row(&what, cpu, Some(usage), None, bar);
     }
     table.note(&format!(
-        "backlog, {producer}: {lines} lines, {:.0} MB/s end to end on {} cores shared with Kafka, {:.1} bytes a line",
+        "backlog, {}: {lines} lines, {:.0} MB/s end to end on {} cores shared with Kafka, {:.1} bytes a line",
+        way.name,
         as_float(bytes) / 1e6 / cost.wall.as_secs_f64(),
         std::thread::available_parallelism()?,
         as_float(bytes) / as_float(lines),
