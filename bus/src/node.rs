@@ -28,7 +28,7 @@ use crate::{
     order::Gate,
     report::Ledger,
     route::{Branch, Table},
-    tally::{Counts, Tallies},
+    tally::{Counts, Tallies, Tally},
 };
 
 /// Who this node is.
@@ -234,10 +234,12 @@ impl Node {
             .of(&header.topic, |tally| tally.duplicate(header, times));
     }
 
-    /// Counts a refusal and says it once.
+    /// Counts a refusal and says it, once however often the batch comes.
     pub(crate) fn refused(&self, header: &BatchHeader, reason: RefuseReason, detail: &str) {
-        self.tallies
-            .of(&header.topic, |tally| tally.refused(header));
+        let new = |tally: &mut Tally| tally.refused(header);
+        if !self.tallies.of(&header.topic, new) {
+            return;
+        }
         let label = reason.as_str();
         metrics::counter!("tributary_bus_refused_records_total", "reason" => label)
             .increment(u64::from(header.records));

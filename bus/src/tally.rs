@@ -4,12 +4,18 @@
 //! [`crate::report`]). The counters of a topic are looked up once, not for every batch.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use metrics::{Counter, counter};
-use tributary_common::{header::BatchHeader, ids::Topic};
+use tributary_common::{
+    header::BatchHeader,
+    ids::{BatchId, StreamId, Topic},
+};
+
+/// Streams of a topic whose last refusal is remembered; beyond them all are forgotten, and count once more.
+const MAX_REFUSED: usize = 1000;
 
 /// The sums of one topic, in records.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +26,15 @@ pub(crate) struct Counts {
     pub(crate) delivered: u64,
     /// Repeats that were removed.
     pub(crate) duplicate: u64,
-    /// Refused.
+    /// Refused, each batch once however often it came.
     pub(crate) refused: u64,
 }
 
 /// One topic.
 pub(crate) struct Tally {
     counts: Counts,
+    /// The batch of each stream that was refused last: agents send it again and again.
+    refused: HashMap<StreamId, BatchId>,
     received_records: Counter,
     received_bytes: Counter,
     delivered_records: Counter,
@@ -38,6 +46,7 @@ impl Tally {
         let topic = topic.to_string();
         Self {
             counts: Counts::default(),
+            refused: HashMap::new(),
             received_records: counter!("tributary_bus_received_records_total", "topic" => topic.clone()),
             received_bytes: counter!("tributary_bus_received_bytes_total", "topic" => topic.clone()),
             delivered_records: counter!("tributary_bus_delivered_records_total", "topic" => topic.clone()),
@@ -65,9 +74,17 @@ impl Tally {
         self.duplicate_records.increment(records);
     }
 
-    /// It was refused.
-    pub(crate) fn refused(&mut self, header: &BatchHeader) {
+    /// It was refused; whether that is new.
+    pub(crate) fn refused(&mut self, header: &BatchHeader) -> bool {
+        if self.refused.len() >= MAX_REFUSED && !self.refused.contains_key(&header.stream) {
+            self.refused.clear();
+        }
+        let id = header.id();
+        if self.refused.insert(header.stream, id) == Some(id) {
+            return false;
+        }
         self.counts.refused += u64::from(header.records);
+        true
     }
 }
 
@@ -90,7 +107,7 @@ impl Tallies {
     }
 
     /// Counts something of a topic.
-    pub(crate) fn of(&self, topic: &Topic, count: impl FnOnce(&mut Tally)) {
+    pub(crate) fn of<T>(&self, topic: &Topic, count: impl FnOnce(&mut Tally) -> T) -> T {
         let mut topics = self.lock();
         match topics.get_mut(topic) {
             Some(tally) => count(tally),

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tributary_common::{
     header::BatchHeader,
-    ids::{AgentId, BatchId, Epoch, StreamId, Zone},
+    ids::{AgentId, BatchId, Epoch, StreamId, Topic, Zone},
     wire::{Outcome, RefuseReason},
 };
 
@@ -243,8 +243,16 @@ async fn a_destination_that_is_down_is_told_before_the_payload_counts() {
 async fn what_no_route_takes_is_refused_and_so_is_a_lying_payload() {
     let rig = rig();
     let mut agent = Agent::connect(&rig).await;
-    agent.send(batch("db", 7, 1, &["x"])).await;
-    assert_eq!(agent.answers(1).await, ["1 no-route"]);
+    for _again in 0..3 {
+        agent.send(batch("db", 7, 1, &["x"])).await;
+        assert_eq!(agent.answers(1).await, ["1 no-route"]);
+    }
+    let counts = rig.node.counts();
+    assert_eq!(
+        counts[&Topic::new("db").unwrap()].refused,
+        1,
+        "counted once"
+    );
     let check = |change: fn(&mut BatchHeader)| {
         let (mut header, payload) = web(1);
         header.stream = StreamId(99);

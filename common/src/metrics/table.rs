@@ -422,7 +422,7 @@ pub const TABLE: &[Metric] = &[
         "tributary_bus_refused_records_total",
         Unit::Records,
         &["reason"],
-        "Records of batches that were refused: their streams stand still.",
+        "Records of batches that were refused, each batch once: their streams stand still.",
     ),
     counter(
         "tributary_bus_busy_batches_total",
