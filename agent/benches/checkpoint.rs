@@ -1,7 +1,7 @@
 //! How long an agent with many files takes to open its checkpoint, and what memory that costs.
 //!
-//! `cargo bench -p tributary-agent --bench checkpoint` prints a line per size; 125,000 files are
-//! 500,000 entries (stream, generation, cut, account).
+//! `cargo bench -p tributary-agent --bench checkpoint` prints a row of a table per size; 125,000 files
+//! are 500,000 entries (stream, generation, cut, account). `make bench` takes the rows.
 
 #![expect(
     clippy::unwrap_used,
@@ -42,8 +42,8 @@ fn main() {
             .map(|entry| entry.unwrap().metadata().unwrap().len())
             .max();
         println!(
-            "{:>7} entries, file of {:>3} MiB: opened in {:.3} s (median of {TIMES}, slowest {:.3} s); \
-             resident at the peak {} MiB",
+            "| checkpoint of {} entries ({} MiB) opened, median (slowest) of {TIMES} | {:.2} ({:.2}) s | \
+             {} MiB at the peak; bar 2 s for 500,000 |",
             files * 4,
             largest.unwrap() >> 20,
             seconds[TIMES / 2],

@@ -75,7 +75,7 @@ const LOOK_BYTES: u64 = 512;
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
 /// Freed memory is given back to the host when the start is over, and then this often at most.
 const FIRST_TRIM_AFTER: Duration = Duration::from_secs(3);
-const TRIM_EVERY: Duration = Duration::from_secs(60);
+const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// Counting files rests so many times what it took.
 const COUNT_REST: u32 = 100;
 /// When it is time to stop, what waits for more lines is cut for this long at most.

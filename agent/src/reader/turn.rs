@@ -26,6 +26,8 @@ const HOLD_YOUNGER: Duration = Duration::from_secs(10);
 /// A file without a name in the task is looked at this often after it grew, then less and less.
 const HIDDEN_LOOK: Duration = Duration::from_millis(500);
 const HIDDEN_LOOK_LATEST: Duration = Duration::from_secs(30);
+/// The first lines of a file wait for more no longer than this, in ms: nobody knows yet that it is read.
+const FIRST_LINGER_MS: u64 = 40;
 /// Less than this is read at once only where there is no more, or the rate is very low.
 const CRUMB_BYTES: usize = 4 << 10;
 /// A task with a rate reads at most what comes in within this part of a second at once.
@@ -358,6 +360,10 @@ impl Reader {
         let piece = piece_bytes(known.task.rate, self.wiring.status.bandwidth());
         let Some(tail) = self.tail(stream, at) else {
             return Step::Nothing(None);
+        };
+        let linger = match tail.offset() {
+            0 => linger.min(FIRST_LINGER_MS),
+            _ => linger,
         };
         let due = tail.unread_since.unwrap_or(now) + Duration::from_millis(linger);
         let rush = stopping || !is_last || tail.place != Place::Named;

@@ -1,18 +1,21 @@
-//! Many files: what an agent costs that watches 20,000 of them, and how soon it sees a new one.
+//! Many files: what an agent costs that watches 20,000 of them, whether 100,000 work, how soon it sees
+//! a new one, and how long it takes to open the checkpoint of many.
 //!
-//! `--only files` runs only this; no Kafka is needed, the bus writes files.
+//! `--only files` runs only this; no Kafka is needed, the bus writes files. CPU seconds are the
+//! agent's, user and system; what is resident is what `VmRSS` says, programs and libraries included.
 
 use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tokio::time::Instant;
-use tributary_tests::{child::Child, http, kafka::free_port, poll, say};
+use tributary_tests::{child::Child, http, kafka::free_port, poll, say, scratch};
 
 use crate::{
     cpu::{Usage, usage},
@@ -22,8 +25,12 @@ use crate::{
 /// Files in all, and those that are written to.
 const FILES: usize = 20_000;
 const BUSY: usize = 1_000;
+/// The most files.
+const MOST: usize = 100_000;
 /// Folders that they lie in.
 const FOLDERS: usize = 100;
+/// What is freed and given back is after this long.
+const SETTLED: Duration = Duration::from_secs(12);
 /// How long each share of a core is taken for.
 const FOR: Duration = Duration::from_secs(20);
 /// New files.
@@ -79,6 +86,31 @@ impl Place {
         Ok(())
     }
 
+    /// Writes a line into each of so many files.
+    fn write_all(&self, files: usize) -> Result<()> {
+        for at in 0..files {
+            fs::write(self.log(at), format!("file {at} begins\n"))?;
+        }
+        Ok(())
+    }
+
+    /// Starts the agent anew: the time until it knows all files, and the CPU seconds that it took.
+    fn start_again(&mut self, files: usize) -> Result<(f64, f64)> {
+        let begun = Instant::now();
+        self.start_agent()?;
+        self.wait_for_files(files)?;
+        Ok((begun.elapsed().as_secs_f64(), self.usage()?.cpu_s()))
+    }
+
+    /// Waits until so many lines were acknowledged in the agent's life.
+    fn wait_for_lines(&self, lines: usize) -> Result<()> {
+        let name = "tributary_agent_acknowledged_records_total";
+        poll::until("all lines to be acknowledged", LIMIT, || {
+            let wanted = crate::as_float(lines as u64);
+            Ok((self.counter(name)? >= wanted).then_some(()))
+        })
+    }
+
     fn usage(&self) -> Result<Usage> {
         usage(self.pid()?)
     }
@@ -132,17 +164,21 @@ impl Place {
 /// # Errors
 /// When a part does not do its work.
 pub(crate) fn measure(folder: &Path) -> Result<Vec<String>> {
+    let mut rows = many(&folder.join("many"))?;
+    rows.extend(most(&folder.join("most"))?);
+    say("the checkpoint of many files");
+    rows.extend(checkpoint()?);
+    Ok(rows)
+}
+
+/// 20,000 files.
+fn many(folder: &Path) -> Result<Vec<String>> {
     let mut place = Place::start(folder)?;
-    for at in 0..FILES {
-        fs::write(place.log(at), format!("file {at} begins\n"))?;
-    }
+    place.write_all(FILES)?;
     say(&format!("{FILES} files: read first"));
     place.start_agent()?;
-    let name = "tributary_agent_acknowledged_records_total";
-    poll::until("all files to be read", LIMIT, || {
-        Ok((place.counter(name)? >= crate::as_float(FILES as u64)).then_some(()))
-    })?;
-    std::thread::sleep(Duration::from_secs(10));
+    place.wait_for_lines(FILES)?;
+    std::thread::sleep(SETTLED);
     say("idle");
     let idle = place.share(|| {
         std::thread::sleep(FOR);
@@ -150,35 +186,89 @@ pub(crate) fn measure(folder: &Path) -> Result<Vec<String>> {
     })?;
     let (open, resident) = place.holds()?;
     place.agent = None;
-    let begun = Instant::now();
-    place.start_agent()?;
-    place.wait_for_files(FILES)?;
-    let started = begun.elapsed();
+    let (started, cpu_s) = place.start_again(FILES)?;
+    std::thread::sleep(SETTLED);
+    let (open_again, resident_again) = place.holds()?;
     say("1,000 of them are written to");
     let busy = place.share(|| write_slowly(&place))?;
     let (_, busy_resident) = place.holds()?;
     say("new files");
-    let mut delays = Vec::new();
-    for at in 0..NEW {
-        delays.push(new_file(&place, at)?);
-    }
-    delays.sort_by(f64::total_cmp);
-    let worst = delays.last().copied().unwrap_or_default();
-    let p99 = delays.get(NEW * 99 / 100 - 1).copied().unwrap_or(worst);
+    let new = ["new", "app-new"].map(|name| new_files(&place, name));
+    let [critical, others] = new;
+    let (critical, others) = (critical?, others?);
     Ok(vec![
-        format!("| {FILES} idle files, of a core | {idle:.2} % | bar 1 % |"),
-        format!("| … resident | {resident:.0} MiB | bar 40 MiB |"),
-        format!("| … open descriptors | {open} | at most 8,192 log files |"),
+        format!("| {FILES} idle files, all read, of a core | {idle:.2} % | bar 1 % |"),
         format!(
-            "| start with {FILES} known files | {:.2} s | bar 1 s |",
-            started.as_secs_f64()
+            "| … resident, open descriptors | {resident:.0} MiB, {open} | bar 40 MiB; at most 8,192 logs |"
+        ),
+        format!("| start with {FILES} known files | {started:.2} s, {cpu_s:.2} CPU s | bar 1 s |"),
+        format!(
+            "| … resident, open descriptors | {resident_again:.0} MiB, {open_again} | bar 40 MiB |"
         ),
         format!("| {BUSY} files with 100 B/s each, of a core | {busy:.1} % | bar 4 % |"),
         format!("| … resident | {busy_resident:.0} MiB | |"),
+        format!("| new file to first byte read, p50, p99 (max), P0 | {critical} ms | bar 100 ms |"),
+        format!("| … P2 | {others} ms | bar 100 ms |"),
+    ])
+}
+
+/// 100,000 files: whether they work.
+fn most(folder: &Path) -> Result<Vec<String>> {
+    let mut place = Place::start(folder)?;
+    place.write_all(MOST)?;
+    say(&format!("{MOST} files: read first"));
+    let begun = Instant::now();
+    place.start_agent()?;
+    place.wait_for_lines(MOST)?;
+    let first = begun.elapsed().as_secs_f64();
+    let first_cpu_s = place.usage()?.cpu_s();
+    std::thread::sleep(SETTLED);
+    let (open, resident) = place.holds()?;
+    place.agent = None;
+    let (started, cpu_s) = place.start_again(MOST)?;
+    say("a line in each");
+    let (begun, before) = (Instant::now(), place.usage()?);
+    for at in 0..MOST {
+        let mut file = fs::OpenOptions::new().append(true).open(place.log(at))?;
+        file.write_all(b"one more line\n")?;
+    }
+    place.wait_for_lines(MOST)?;
+    let all = begun.elapsed().as_secs_f64();
+    let all_cpu_s = place.usage()?.since(before).cpu_s();
+    Ok(vec![
         format!(
-            "| new file to first byte read, p99 (max) | {p99:.0} ({worst:.0}) ms | bar 100 ms |"
+            "| {MOST} files, a line of each, found to acknowledged | {first:.1} s, {first_cpu_s:.1} CPU s | |"
+        ),
+        format!(
+            "| … resident, open descriptors | {resident:.0} MiB, {open} | at most 8,192 logs |"
+        ),
+        format!("| start with {MOST} known files | {started:.2} s, {cpu_s:.2} CPU s | |"),
+        format!(
+            "| a line more in each of them, written to acknowledged | {all:.1} s, {all_cpu_s:.1} CPU s | |"
         ),
     ])
+}
+
+/// What `cargo bench` says of the checkpoint.
+fn checkpoint() -> Result<Vec<String>> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args([
+            "bench",
+            "--locked",
+            "-p",
+            "tributary-agent",
+            "--bench",
+            "checkpoint",
+        ])
+        .current_dir(scratch::repository())
+        .output()
+        .context("failed to run cargo bench")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{why}");
+    let rows = said.lines().filter(|line| line.starts_with('|'));
+    Ok(rows.map(str::to_owned).collect())
 }
 
 /// Writes a line of 100 bytes to each busy file once a second.
@@ -203,17 +293,30 @@ fn write_slowly(place: &Place) -> Result<()> {
     Ok(())
 }
 
+/// Makes files of a name, and gives percentiles of the time until the line of each is read.
+fn new_files(place: &Place, name: &str) -> Result<String> {
+    let mut delays = Vec::new();
+    for at in 0..NEW {
+        delays.push(new_file(place, name, at)?);
+    }
+    delays.sort_by(f64::total_cmp);
+    let worst = delays.last().copied().unwrap_or_default();
+    let p50 = delays.get(NEW / 2).copied().unwrap_or(worst);
+    let p99 = delays.get(NEW * 99 / 100 - 1).copied().unwrap_or(worst);
+    Ok(format!("{p50:.0}, {p99:.0} ({worst:.0})"))
+}
+
 /// Makes a file, and waits until its line is read; in ms.
-fn new_file(place: &Place, at: usize) -> Result<f64> {
-    let name = "tributary_agent_read_records_total";
-    let before = place.counter(name)?;
+fn new_file(place: &Place, name: &str, at: usize) -> Result<f64> {
+    let counter = "tributary_agent_read_records_total";
+    let before = place.counter(counter)?;
     let path = place
         .folder
-        .join(format!("logs/{:02}/new-{at}.log", at % FOLDERS));
+        .join(format!("logs/{:02}/{name}-{at}.log", at % FOLDERS));
     let begun = Instant::now();
-    fs::write(path, "a new file\n")?;
-    while place.counter(name)? <= before {
-        anyhow::ensure!(begun.elapsed() < LIMIT, "a new file is never read");
+    fs::write(path, format!("new file {at} of {name}\n"))?;
+    while place.counter(counter)? <= before {
+        ensure!(begun.elapsed() < LIMIT, "a new file is never read");
         std::thread::sleep(Duration::from_millis(1));
     }
     let took = begun.elapsed();
