@@ -35,6 +35,9 @@ use crate::{
     times::Flag,
 };
 
+/// Paths that match and are no files, of which a task's page shows this many.
+const MAX_LEFT_OUT: usize = 100;
+
 /// Records that are not as their task wants them: flagged, counted, never dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Oddities {
@@ -76,6 +79,17 @@ impl Oddities {
     }
 }
 
+/// What became of a task's files that no writer of logs should do to them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mishaps {
+    /// Files that were cut off or written anew.
+    pub(crate) truncations: u64,
+    /// Bytes that were never written, and jumped over.
+    pub(crate) hole_bytes: u64,
+    /// Bytes that will never be sent, by reason.
+    pub(crate) lost_bytes: BTreeMap<String, u64>,
+}
+
 /// One task, as its reader sees it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TaskFigures {
@@ -91,6 +105,8 @@ pub(crate) struct TaskFigures {
     pub(crate) read_records: u64,
     /// Of these, the odd ones.
     pub(crate) odd: Oddities,
+    /// What became of its files.
+    pub(crate) mishaps: Mishaps,
     /// Both per second, over the last minute.
     pub(crate) rates: (u64, u64),
     /// The last error, while it lasts.
@@ -500,6 +516,7 @@ fn task_page(health: &TaskHealth, view: &TaskView, looks: &Figures) -> Value {
     let figures = &view.figures;
     let left_out = looks.left_out.get(view.place).into_iter().flatten();
     let left_out: Vec<Value> = left_out
+        .take(MAX_LEFT_OUT)
         .map(|(path, kind)| json!({ "path": shown(path), "reason": kind.as_str() }))
         .collect();
     let error = figures.last_error.as_ref();
@@ -518,6 +535,9 @@ fn task_page(health: &TaskHealth, view: &TaskView, looks: &Figures) -> Value {
         "undecodable_characters": figures.odd.undecodable,
         "keyless_records": figures.odd.keyless,
         "shortened_records": figures.odd.shortened,
+        "truncations": figures.mishaps.truncations,
+        "hole_bytes": figures.mishaps.hole_bytes,
+        "lost_bytes": figures.mishaps.lost_bytes,
         "last_error": health.last_error,
         "last_error_ms": error.map(|error| error.at_ms),
         "last_error_path": error.map(|error| &error.path),

@@ -5,7 +5,10 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpListener,
-    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileExt as _, PermissionsExt as _},
+    },
     path::Path,
     time::Duration,
 };
@@ -268,6 +271,59 @@ fn binary_junk_arrives_byte_by_byte() -> Result<()> {
             "{} lines arrived, {records} were written",
             arrived.len()
         );
+        Ok(())
+    })
+}
+
+/// A writer that does what it should not to its files, beside one that writes a log.
+#[test]
+fn a_hostile_writer_slows_only_its_own_files_and_the_status_says_what_it_did() -> Result<()> {
+    check("hostile", &["logs/*.log"], |line| {
+        let logs = line.folder.join("logs");
+        let pipe = logs.join("pipe.log").display().to_string();
+        Plan::new("mkfifo").args([pipe]).output()?;
+        std::os::unix::fs::symlink("/dev/zero", logs.join("device.log"))?;
+        for name in [&b"two\nlines.log"[..], b"no\xff\xfetext.log"] {
+            let name = std::ffi::OsStr::from_bytes(name);
+            fs::write(
+                logs.join(name),
+                [&b"of "[..], name.as_bytes(), b"!"].concat(),
+            )?;
+        }
+        fs::write(logs.join("returns.log"), b"one\rline\r\n\xc3\x28\n")?;
+        // A hole without a line before it, then a line longer than a record may be.
+        let hole = fs::File::create(logs.join("hole.log"))?;
+        hole.write_all_at(b"behind the hole\n", 64 << 20)?;
+        let mut long = vec![b'l'; 3 << 20];
+        long.push(b'\n');
+        fs::write(logs.join("long.log"), long)?;
+        // A file that shrinks again and again while it is read.
+        let shrinks = fs::File::create(logs.join("shrinks.log"))?;
+        for round in 0..6_u64 {
+            shrinks.write_all_at(&b"gone in a moment\n".repeat(20_000), 0)?;
+            line.must_still_deliver(&format!("beside-{round}"))?;
+            shrinks.set_len(round)?;
+        }
+        line.must_hold(b"behind the hole")?;
+        // A line without an end is a record, a carriage return alone is none's end.
+        for wanted in [&b"of no\xff\xfetext.log!"[..], b"one\rline\r", b"\xc3\x28"] {
+            line.must_hold(wanted)?;
+        }
+        line.must_hold(b"lines.log!")?;
+        let agent = &line.cluster.agents[0];
+        poll::until_seen(
+            "the status to say what it did",
+            SETTLE_LIMIT,
+            || Ok(agent.status()?["tasks"][0].clone()),
+            |task| {
+                let count = |name: &str| task[name].as_u64().unwrap_or_default();
+                let left_out = task["left_out"].as_array().map_or(0, Vec::len);
+                left_out == 2
+                    && count("hole_bytes") >= 60 << 20
+                    && count("truncations") >= 1
+                    && count("split_records") >= 3
+            },
+        )?;
         Ok(())
     })
 }

@@ -262,6 +262,7 @@ impl Reader {
     fn count_cut_off(&mut self, channel: usize) {
         if let Some(channel) = self.channels.get_mut(channel) {
             channel.counters.truncated();
+            channel.figures.mishaps.truncations += 1;
         }
     }
 

@@ -457,6 +457,8 @@ impl Reader {
             "lines were lost"
         );
         channel.counters.lost(span.bytes(), reason);
+        let lost = &mut channel.figures.mishaps.lost_bytes;
+        *lost.entry(reason.to_owned()).or_default() += span.bytes();
         Some(Loss {
             topic: channel.task.topic.clone(),
             task: channel.task.id.clone(),

@@ -68,8 +68,9 @@ impl Reader {
         let marked = fill(file, end, 0, &mut bytes).ok()?;
         let mark = Mark::at(end, bytes.get(..marked.len)?);
         let channel = self.streams.get(stream)?.channel;
-        if let Some(channel) = self.channels.get(channel) {
+        if let Some(channel) = self.channels.get_mut(channel) {
             channel.counters.hole(end - start);
+            channel.figures.mishaps.hole_bytes += end - start;
         }
         // What follows begins a line.
         let carry = Carry::default().with(Carry::LINE_BEGINS, true);
