@@ -328,6 +328,22 @@ fn a_hostile_writer_slows_only_its_own_files_and_the_status_says_what_it_did() -
     })
 }
 
+/// It would read what it says about reading it, for ever.
+#[test]
+fn an_agent_collects_neither_its_own_log_nor_its_state() -> Result<()> {
+    let globs = ["logs/*.log", "agent-0/log", "agent-0/state/**"];
+    check("own-files", &globs, |line| {
+        let own = line.folder.join("agent-0/log");
+        ensure!(own.try_exists()?, "the agent's log is elsewhere");
+        for mark in ["first", "second", "third"] {
+            line.must_still_deliver(mark)?;
+        }
+        let lines = delivered::lines(&line.layout.delivered())?;
+        ensure!(lines.len() == 3, "{} lines arrived", lines.len());
+        Ok(())
+    })
+}
+
 /// A hole of 1 GiB without a newline: it is cut into records of 1 MiB, counted, and stops nothing.
 #[test]
 fn one_line_of_a_gibibyte_is_cut_and_stops_nothing() -> Result<()> {

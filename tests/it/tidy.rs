@@ -318,6 +318,32 @@ fn nothing_is_left_undone_or_tied_to_one_machine() -> Result<()> {
     only_the_exceptions("left undone, or tied to a machine", &guilty, &[])
 }
 
+/// Documents that name tests name those that there are.
+#[test]
+fn every_test_that_a_document_names_is_there() -> Result<()> {
+    let sources = files(&["rs"])?;
+    let is_there = |name: &str| {
+        let head = format!("fn {name}(");
+        sources.iter().any(|source| source.text.contains(&head))
+    };
+    let is_test = |word: &str| {
+        let is_name = |c: char| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit();
+        word.matches('_').count() >= 3
+            && word.chars().all(is_name)
+            && !word.starts_with("tributary_")
+    };
+    let mut guilty = BTreeSet::new();
+    for page in files(&["md"])? {
+        if !["docs/prior-art.md", "docs/rotation.md"].contains(&page.path.as_str()) {
+            continue;
+        }
+        let words = page.text.split('`').filter(|word| is_test(word));
+        let missing = words.filter(|word| !is_there(word));
+        guilty.extend(missing.map(|word| format!("{}: {word}", page.path)));
+    }
+    only_the_exceptions("tests that are not there", &guilty, &[])
+}
+
 #[test]
 fn every_sample_config_is_good() -> Result<()> {
     let samples: Vec<Source> = files(&["toml"])?

@@ -93,6 +93,34 @@ async fn changes_under_load_lose_nothing_and_double_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn of_a_hundred_documents_at_once_the_last_one_counts() {
+    let place = Place::new().await;
+    let nth = |round: usize| {
+        let labels = format!("labels = {{ round = \"{round}\" }}");
+        let topic = if round < 100 { "x" } else { "y" };
+        document(&place, &[("t", topic, "a.log", &labels)])
+    };
+    let agent = Agent::start(&nth(0));
+    let mut wanted = lines("before", 50);
+    append(&place.log("a.log"), &wanted);
+    expect_topic(&place.bus, "x", &wanted).await;
+    for round in 1..100 {
+        agent.offer(&nth(round));
+        let new = lines(&format!("beside {round}"), 3);
+        append(&place.log("a.log"), &new);
+        wanted.extend(new);
+    }
+    agent.reload(&place.state(), &nth(100)).await;
+    let last = lines("last", 5);
+    append(&place.log("a.log"), &last);
+    wanted.extend(last.clone());
+    place.bus.expect_sorted(&wanted).await;
+    agent.stop().await;
+    assert!(of_topic(&place.bus, "y").ends_with(&last));
+    place.bus.expect_sorted(&wanted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_bad_document_changes_nothing() {
     let place = Place::new().await;
     let good = document(&place, &[("t", "x", "a.log", "")]);
