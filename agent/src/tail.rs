@@ -79,6 +79,23 @@ pub(crate) struct Seek {
     pub(crate) since: Option<Instant>,
 }
 
+/// What is known of the first bytes of a generation, beside that they are its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum FirstBytes {
+    /// They were judged.
+    #[default]
+    Seen,
+    /// It was empty when it was judged: they may be those of a copy.
+    ToCome,
+}
+
+impl FirstBytes {
+    /// Of a file that was judged at this size.
+    pub(crate) fn of_size(size: u64) -> Self {
+        if size == 0 { Self::ToCome } else { Self::Seen }
+    }
+}
+
 /// One generation.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -120,6 +137,8 @@ pub(crate) struct Tail {
     pub(crate) held_since: Option<Instant>,
     /// The evidence is from an earlier life, or the file was away: compare before reading.
     pub(crate) doubted: bool,
+    /// Whether its first bytes are to be looked at.
+    pub(crate) first: FirstBytes,
     /// No path of its task names it any more, or its task was removed: nothing new is read.
     pub(crate) leaving: bool,
     /// The greatest size seen, in bytes.
@@ -168,6 +187,7 @@ impl Tail {
             carry: Carry::default(),
             held_since: None,
             doubted: false,
+            first: FirstBytes::default(),
             leaving: false,
             size: 0,
             verified: 0,
@@ -195,6 +215,7 @@ impl Tail {
             },
             carry: record.carry,
             doubted: true,
+            first: FirstBytes::of_size(record.mark.offset),
             size: record.mark.offset,
             mtime_ns: record.mtime_ns,
             replay: replay.into(),

@@ -14,21 +14,24 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tributary_common::{ids::GenerationId, span::Span};
+use tributary_common::{
+    ids::{GenerationId, StreamId},
+    span::Span,
+};
 
 use super::{
     CutOff, Reader,
     turn::{Step, open_file},
 };
 use crate::{
-    checkpoint::{GenerationRecord, Record},
+    checkpoint::{GenerationRecord, Record, State},
     clock,
     content::Content,
-    handle::{self, FileInfo, FileKind},
+    handle::{self, FileInfo, FileKey, FileKind},
     identify::{Fate, Mark, Match, Newcomer, Prefix, compare_with_copy, mark_at, newcomer},
     path::LogPath,
     shown::shown,
-    tail::{Place, Tail},
+    tail::{Place, Tail, generation_id},
 };
 
 /// How long a cut-off generation looks for its copy.
@@ -47,33 +50,19 @@ impl Reader {
     /// The file of a generation was cut off or written anew: it goes on in a copy or ends, and a new
     /// generation begins.
     pub(super) fn cut_off(&mut self, stream: usize, at: usize, now: Instant) -> Step {
-        let Some(known) = self.streams.get_mut(stream) else {
+        let Some(known) = self.streams.get(stream) else {
             return Step::Nothing(None);
         };
-        let (id, channel) = (known.id, known.channel);
-        let Some(old) = known.tails.get_mut(at) else {
+        let channel = known.channel;
+        let Some(old) = known.tails.get(at) else {
             return Step::Nothing(None);
         };
         let (prefix, marks) = (old.evidence.prefix, old.marks());
-        let mut new = Tail::new(
-            old.key,
-            old.inode,
-            old.truncations + 1,
-            old.path.clone(),
-            now,
-        );
-        new.place = old.place;
-        new.names = std::mem::take(&mut old.names);
-        new.real.clone_from(&old.real);
-        new.device = old.device;
-        new.file = old.file.take();
         let (key, generation, path) = (old.key, old.generation, old.real_path().to_owned());
-        let new_generation = new.generation;
-        let new_record = new.record(id);
-        known.tails.push(new);
         self.count_cut_off(channel);
-        self.by_key.insert((channel, key), (stream, new_generation));
-        self.rename_names((channel, stream, generation), new_generation);
+        if !self.is_judged_anew(stream, at, now) {
+            self.begin_behind(stream, at, now);
+        }
         let copy = find_copy(&path, (prefix, &marks), |info| {
             info.key != key && !self.by_key.contains_key(&(channel, info.key))
         });
@@ -85,15 +74,61 @@ impl Reader {
             marks,
             since: now,
         });
-        self.wiring
-            .checkpoint
-            .write(vec![Record::Generation(new_record)]);
         match copy {
             Some(copy) => self.go_on_in(stream, generation, copy, now),
             None if self.wait_for_copy(stream, at) || self.seek_packed(stream, at, now) => {}
             None => self.end_cut_off(stream, at),
         }
         Step::Changed
+    }
+
+    /// A number of truncations, at least this, under which the stream has no generation of the file: one
+    /// that went on in a copy, or ended, keeps its name for ever.
+    pub(super) fn unused_number(&self, stream: usize, key: FileKey, least: u32) -> u32 {
+        let id = self.streams.get(stream).map(|known| known.id);
+        let is_used = |number: &u32| {
+            let generation = generation_id(key, *number);
+            let known = |state: &State| {
+                state
+                    .generation(id.unwrap_or(StreamId(0)), generation)
+                    .is_some()
+            };
+            self.tail_of(stream, generation).is_some() || self.wiring.checkpoint.read(known)
+        };
+        (least..).find(|number| !is_used(number)).unwrap_or(least)
+    }
+
+    /// The file of a generation is that of the next one, which begins.
+    fn begin_behind(&mut self, stream: usize, at: usize, now: Instant) {
+        let Some((key, next)) = self
+            .tail(stream, at)
+            .map(|old| (old.key, old.truncations + 1))
+        else {
+            return;
+        };
+        let next = self.unused_number(stream, key, next);
+        let Some(known) = self.streams.get_mut(stream) else {
+            return;
+        };
+        let (id, channel) = (known.id, known.channel);
+        let Some(old) = known.tails.get_mut(at) else {
+            return;
+        };
+        let mut new = Tail::new(key, old.inode, next, old.path.clone(), now);
+        new.place = old.place;
+        new.names = std::mem::take(&mut old.names);
+        new.real.clone_from(&old.real);
+        new.device = old.device;
+        new.file = old.file.take();
+        let generation = old.generation;
+        let new_generation = new.generation;
+        let new_record = new.record(id);
+        known.tails.push(new);
+        self.by_key.insert((channel, key), (stream, new_generation));
+        self.rename_names((channel, stream, generation), new_generation);
+        self.wiring
+            .checkpoint
+            .write(vec![Record::Generation(new_record)]);
     }
 
     /// Whether a copy may still turn up: one that was seen before the truncation is being judged.

@@ -33,7 +33,7 @@ use crate::{
     path::LogPath,
     shown::shown,
     spool::has_packed_name,
-    tail::{Place, Tail},
+    tail::{FirstBytes, Place, Tail},
 };
 
 /// How far back from its end a file is searched for the beginning of its last line, in bytes.
@@ -361,6 +361,28 @@ impl Reader {
         }
     }
 
+    /// The path names this generation no longer, though it is not hidden; false when it did not.
+    pub(super) fn unname(
+        &mut self,
+        channel: usize,
+        path: &Path,
+        stream: usize,
+        generation: GenerationId,
+    ) -> bool {
+        let Some(names) = self.by_path.get_mut(path) else {
+            return false;
+        };
+        let name = (channel, stream, generation);
+        let Some(place) = names.iter().position(|&known| known == name) else {
+            return false;
+        };
+        names.swap_remove(place);
+        if names.is_empty() {
+            self.by_path.remove(path);
+        }
+        true
+    }
+
     /// The path does not name what it named before, unless that is `except`: true then.
     fn hide(&mut self, channel: usize, path: &Path, except: Option<(usize, GenerationId)>) -> bool {
         let Some(names) = self.by_path.get_mut(path) else {
@@ -472,7 +494,8 @@ impl Reader {
             Some(&stream) => stream,
             None => self.add_stream(id, channel, path),
         };
-        let mut tail = Tail::new(info.key, info.inode, 0, path.clone(), now);
+        let number = self.unused_number(stream, info.key, 0);
+        let mut tail = Tail::new(info.key, info.inode, number, path.clone(), now);
         tail.seen_at(path, info.device);
         if from_end {
             match begin_at_end(path, &mut tail, label) {
@@ -480,6 +503,7 @@ impl Reader {
                 Err(error) => return self.tell_unreadable(channel, path, &error),
             }
         }
+        tail.first = FirstBytes::of_size(info.size);
         tail.note_size(info.size, now, now);
         let generation = tail.generation;
         records.push(Record::Generation(tail.record(id)));

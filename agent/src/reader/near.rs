@@ -37,11 +37,9 @@ impl Reader {
         tails.iter().find(|tail| tail.generation == generation)
     }
 
-    /// Living generations of which a newcomer may be a copy, the likeliest first: those in its folder,
-    /// or in the one above, whose name begins as its own; at the start, those whose name it has with
-    /// something added.
-    pub(super) fn near(&self, channel: usize, path: &Path) -> Vec<(usize, GenerationId)> {
-        let mut near: Vec<_> = original_names(path)
+    /// Living generations whose name a file has with something added.
+    pub(super) fn originals(&self, channel: usize, path: &Path) -> Vec<(usize, GenerationId)> {
+        original_names(path)
             .iter()
             .filter_map(|name| self.by_path.get(name.as_path()))
             .flatten()
@@ -50,7 +48,14 @@ impl Reader {
                 of == channel && tail.is_some_and(|tail| tail.place == Place::Named)
             })
             .map(|&(_, stream, generation)| (stream, generation))
-            .collect();
+            .collect()
+    }
+
+    /// Living generations of which a newcomer may be a copy, the likeliest first: those in its folder,
+    /// or in the one above, whose name begins as its own; at the start, those whose name it has with
+    /// something added.
+    pub(super) fn near(&self, channel: usize, path: &Path) -> Vec<(usize, GenerationId)> {
+        let mut near = self.originals(channel, path);
         // Thousands of files may be found at the start, and few of them are copies just being made.
         if !self.any_known {
             return near;

@@ -5,6 +5,9 @@
 //! generation of the same folder and name, waits: while it grows, and a moment longer. What turns
 //! out different is read at once.
 //!
+//! A copy may be written over the one before: a file with the name of a copy that was emptied, or began
+//! empty, is judged as a newcomer when its first bytes come.
+//!
 //! Not for: what happens to the cut-off generation (see [`super::copies`]).
 
 use std::{fs::File, path::Path, time::Duration};
@@ -19,11 +22,12 @@ use super::{
     turn::open_file,
 };
 use crate::{
+    checkpoint::Record,
     discover::is_absence,
     handle::{self, FileInfo, FileKey},
     identify::{Evidence, Fate, Match, Newcomer, compare_with_copy, newcomer},
     path::LogPath,
-    tail::Place,
+    tail::{FirstBytes, Form, Place, Tail},
 };
 
 /// How long a newcomer that is like a living generation, and does not grow, waits for that to be cut
@@ -39,6 +43,17 @@ pub(super) struct Undecided {
     /// The generation that it resembles; none while it is empty.
     pub(super) like: Option<(usize, GenerationId)>,
     pub(super) decide_at: Instant,
+    /// It was a known file whose content went.
+    pub(super) reborn: Option<Box<Reborn>>,
+}
+
+/// What a file becomes that was emptied, perhaps to be the next copy, if it is a file of its own.
+#[derive(Debug)]
+pub(super) struct Reborn {
+    /// The generation that it was.
+    pub(super) was: (usize, GenerationId),
+    /// The next one, of the same stream.
+    pub(super) tail: Tail,
 }
 
 /// What a newcomer is.
@@ -83,7 +98,7 @@ impl Reader {
         if self.look_at_originals(channel, &path, &info, now) {
             return;
         }
-        match self.judge(channel, &path, &file, &info) {
+        match self.judge(channel, &path, &file, &info, None) {
             Judgement::New => self.new_file(channel, &path, &info, now),
             Judgement::Copy(stream, generation) => {
                 self.adopt(stream, generation, Copy { path, file, info }, now);
@@ -96,6 +111,7 @@ impl Reader {
                     info,
                     like,
                     decide_at,
+                    reborn: None,
                 });
             }
         }
@@ -142,6 +158,7 @@ impl Reader {
             path,
             info,
             like,
+            reborn,
             ..
         } = one;
         let was_at = path;
@@ -171,7 +188,8 @@ impl Reader {
             return;
         }
         let grew = (seen.size, seen.mtime_ns) != (info.size, info.mtime_ns);
-        match self.judge(channel, &path, &file, &seen) {
+        let was = reborn.as_ref().map(|reborn| reborn.was);
+        match self.judge(channel, &path, &file, &seen, was) {
             Judgement::Copy(stream, generation) => {
                 self.adopt(
                     stream,
@@ -193,10 +211,104 @@ impl Reader {
                     info: seen,
                     like,
                     decide_at,
+                    reborn,
                 });
             }
-            Judgement::Wait(_) | Judgement::New => self.new_file(channel, &path, &seen, now),
+            Judgement::Wait(_) | Judgement::New => match reborn {
+                Some(reborn) => self.begin_again(*reborn, channel, &path, &seen, now),
+                None => self.new_file(channel, &path, &seen, now),
+            },
         }
+    }
+
+    /// The file of a generation was emptied, or has its first bytes. When its name is that of a copy, a
+    /// copy may be written into it: it is judged as a newcomer then. False when it is not.
+    pub(super) fn is_judged_anew(&mut self, stream: usize, at: usize, now: Instant) -> bool {
+        let Some(channel) = self.streams.get(stream).map(|known| known.channel) else {
+            return false;
+        };
+        let Some(old) = self.tail(stream, at) else {
+            return false;
+        };
+        let (key, generation, path) = (old.key, old.generation, old.path.clone());
+        let is_plain = old.form == Form::Plain && old.place == Place::Named && old.names == 1;
+        let owner = self.by_key.get(&(channel, key));
+        if !is_plain || owner != Some(&(stream, generation)) {
+            return false;
+        }
+        let of_another = |&(of, at): &(usize, GenerationId)| {
+            self.tail_of(of, at).is_some_and(|tail| tail.key != key)
+        };
+        if !self.originals(channel, &path).iter().any(of_another) {
+            return false;
+        }
+        let Ok(info) = handle::of_path(&path) else {
+            return false;
+        };
+        if info.key != key || !self.unname(channel, &path, stream, generation) {
+            return false;
+        }
+        self.close(stream, at);
+        self.by_key.remove(&(channel, key));
+        let Some(old) = self.tail(stream, at) else {
+            return false;
+        };
+        old.names = 0;
+        let (inode, next) = (old.inode, old.truncations + 1);
+        let next = self.unused_number(stream, key, next);
+        let tail = Tail::new(key, inode, next, path.clone(), now);
+        let was = (stream, generation);
+        let wait = if info.size == 0 {
+            WAIT_FOR_CUT
+        } else {
+            Duration::ZERO
+        };
+        self.undecided.push(Undecided {
+            channel,
+            path,
+            // As if nothing of it had been seen: what is there has come since.
+            info: FileInfo { size: 0, ..info },
+            like: None,
+            decide_at: now + wait,
+            reborn: Some(Box::new(Reborn { was, tail })),
+        });
+        true
+    }
+
+    /// Ends a generation of which nothing was read, and whose file is judged anew.
+    pub(super) fn end_unread(&mut self, stream: usize, at: usize) {
+        if let Some(tail) = self.tail(stream, at) {
+            // What stands there is of whatever it will be.
+            tail.size = tail.offset();
+        }
+        self.end(stream, at);
+    }
+
+    /// An emptied file is one of its own after all.
+    fn begin_again(
+        &mut self,
+        reborn: Reborn,
+        channel: usize,
+        path: &LogPath,
+        info: &FileInfo,
+        now: Instant,
+    ) {
+        let (stream, mut tail) = (reborn.was.0, reborn.tail);
+        let Some(id) = self.streams.get(stream).map(|known| known.id) else {
+            return;
+        };
+        tail.seen_at(path, info.device);
+        tail.first = FirstBytes::of_size(info.size);
+        tail.note_size(info.size, now, now);
+        let generation = tail.generation;
+        self.wiring
+            .checkpoint
+            .write(vec![Record::Generation(tail.record(id))]);
+        self.by_key
+            .insert((channel, info.key), (stream, generation));
+        self.push_tail(stream, tail);
+        self.name(channel, path, stream, generation);
+        self.make_ready(stream);
     }
 
     /// A newcomer by its path, or by another one beside it: the next rotation may have renamed it.
@@ -249,8 +361,16 @@ impl Reader {
         }
     }
 
-    fn judge(&self, channel: usize, path: &Path, file: &File, info: &FileInfo) -> Judgement {
-        if let Some((stream, generation)) = self.copy_of_cut_off(channel, file, info) {
+    /// What a file is that `was` this generation, if it was any: it is no copy of that.
+    fn judge(
+        &self,
+        channel: usize,
+        path: &Path,
+        file: &File,
+        info: &FileInfo,
+        was: Option<(usize, GenerationId)>,
+    ) -> Judgement {
+        if let Some((stream, generation)) = self.copy_of_cut_off(channel, file, info, was) {
             return Judgement::Copy(stream, generation);
         }
         if self.any_known
@@ -278,12 +398,13 @@ impl Reader {
         channel: usize,
         file: &File,
         info: &FileInfo,
+        was: Option<(usize, GenerationId)>,
     ) -> Option<(usize, GenerationId)> {
         let cut_off = self
             .cut_off
             .iter()
             .rev()
-            .filter(|cut| cut.channel == channel);
+            .filter(|cut| cut.channel == channel && was != Some((cut.stream, cut.generation)));
         let cut = cut_off.into_iter().find(|cut| {
             let seen = compare_with_copy(cut.prefix, &cut.marks, file, info.size);
             let read_to = cut.marks.last().map_or(0, |mark| mark.offset);

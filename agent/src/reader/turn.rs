@@ -16,7 +16,7 @@ use crate::{
     identify::{MARK_BYTES, Verdict, verdict},
     limit::{BATCH_OVERHEAD_BYTES, Permit, Reason},
     recipe::Compiled,
-    tail::{Astray, Form, Place, Tail},
+    tail::{Astray, FirstBytes, Form, Place, Tail},
 };
 
 /// A file that cannot be opened or read is tried again after this long.
@@ -147,8 +147,13 @@ impl Reader {
             let close_at = tail.close_at(links);
             return self.at_end(stream, at, close_at, now);
         }
+        let first = std::mem::take(&mut tail.first);
         if let Some(known) = self.streams.get_mut(stream) {
             known.on_clock.used = true;
+        }
+        if first == FirstBytes::ToCome && self.is_judged_anew(stream, at, now) {
+            self.end_unread(stream, at);
+            return Step::Changed;
         }
         self.read_on(stream, at, links, now)
     }

@@ -131,6 +131,37 @@ async fn a_log_that_is_copied_and_cut_off_twice_at_once_is_read_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_copy_over_the_copy_before_is_no_file_of_its_own() {
+    for waits in [true, false] {
+        let place = Place::new().await;
+        let agent = place.start("app.log*");
+        let (log, copy) = (place.log("app.log"), place.log("app.log.1"));
+        let mut wanted = Vec::new();
+        // The first copy is one of nothing.
+        append(&log, &[]);
+        fs::copy(&log, &copy).unwrap();
+        let pause = if waits { 3500 } else { 300 };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        for round in 0..4 {
+            let new = lines(&format!("round {round}"), 100 + 50 * (round % 2));
+            append(&log, &new);
+            wanted.extend(new);
+            if waits {
+                place.bus.expect_sorted(&wanted).await;
+            }
+            fs::copy(&log, &copy).unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            truncate(&log, 0);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        place.bus.expect_sorted(&wanted).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        agent.stop().await;
+        assert_eq!(place.bus.lines().len(), wanted.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_writer_that_does_not_append_leaves_a_hole_that_is_not_sent() {
     let place = Place::new().await;
     let agent = place.start("app.log");
