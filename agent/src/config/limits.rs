@@ -12,7 +12,7 @@ pub(super) static LIMITS: Schema = Schema::new(
             "memory",
             Kind::size("8MiB", "64GiB"),
             "64MiB",
-            "Memory of the whole agent. Half of it is for batches that are not acknowledged yet.",
+            "Memory of the whole agent, beside about 10 MiB of its program that the kernel may take back. Half of it is for batches that are not acknowledged yet.",
         ),
         Key::optional(
             "bandwidth",

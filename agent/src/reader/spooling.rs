@@ -78,7 +78,7 @@ impl Spooling {
 }
 
 impl Reader {
-    /// Once a second: keeps to the limit, and removes what is done with.
+    /// Once a second, and when something was saved: keeps to the limit, and removes what is done with.
     pub(super) fn tend_spool(&mut self, now: Instant) {
         self.remove_finished(now);
         if !self.spooling.any_held && self.spooling.files.is_empty() {
@@ -234,8 +234,8 @@ impl Reader {
     pub(super) fn on_spool(&mut self, done: Done) {
         match done {
             Done::Saved { of, path } => {
-                self.saved(of, &path);
                 self.after_job(of);
+                self.saved(of, &path);
             }
             Done::NotSaved { of, again, why } => {
                 if self.spooling.saving == Some(of) {
@@ -283,6 +283,8 @@ impl Reader {
         }
         self.attach(stream, at, spool);
         self.make_ready(stream);
+        // The next one need not wait for its second: disks fill meanwhile.
+        self.tend_spool(Instant::now());
     }
 
     /// A generation is read from the spool.
