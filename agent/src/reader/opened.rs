@@ -2,8 +2,8 @@
 //!
 //! A file that is open is followed wherever it goes, also when it is deleted, so files stay open as long
 //! as there is room. When one more is to be opened, another is closed: the one that was not read for
-//! longest among those that are read to their end; if there is none, one that is not, since a bus that
-//! takes nothing of one task must not hold up another. It is opened again when it grows. When it is
+//! longest among those that are read to their end; if there is none for a while, one that is not, since a
+//! bus that takes nothing of one task must not hold up another. It is opened again when it grows. When it is
 //! deleted meanwhile, what was not read of it is told as lost. What has no name any more is never closed
 //! for another: it could not be found again.
 //!
@@ -25,7 +25,12 @@ use crate::{
 };
 
 /// When nothing can be closed, the next try is after this long.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(50);
+/// Files that are not read to their end are closed for others when none at its end was found for this
+/// long.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A file that finds no room is tried again after this long.
+pub(super) const OPEN_AGAIN: Duration = Duration::from_millis(200);
 
 /// The open files.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub(super) struct Opened {
     clock: VecDeque<usize>,
     /// Nothing could be closed; until then it is not tried again.
     stuck_until: Option<Instant>,
+    /// Since when no file was found that is read to its end, while one was wanted.
+    starved_since: Option<Instant>,
 }
 
 /// A stream on the clock.
@@ -66,12 +73,19 @@ impl Opened {
             most,
             clock: VecDeque::new(),
             stuck_until: None,
+            starved_since: None,
         }
     }
 
     /// Whether one more may be opened without closing another.
     pub(super) fn has_room(&self) -> bool {
         self.count < self.most
+    }
+
+    /// Whether files wait for others to be read to their end.
+    pub(super) fn is_starved(&self, now: Instant) -> bool {
+        let until = self.stuck_until.map(|until| until + PATIENCE + OPEN_AGAIN);
+        until.is_some_and(|until| now < until)
     }
 
     /// Whether there are more than there may be.
@@ -89,9 +103,18 @@ impl Reader {
         if self.opened.stuck_until.is_some_and(|until| now < until) {
             return false;
         }
-        let made = self.close_one(Choice::AtEnd) || self.close_one(Choice::Unread);
-        self.opened.stuck_until = (!made).then(|| now + PAUSE);
+        if self.close_one(Choice::AtEnd, now) {
+            self.opened.starved_since = None;
+            return true;
+        }
+        // Those that are open are read without waiting for more lines: soon one is at its end.
+        if !self.opened.is_starved(now) {
+            self.opened.starved_since = None;
+        }
+        let since = *self.opened.starved_since.get_or_insert(now);
+        let made = now >= since + PATIENCE && self.close_one(Choice::Unread, now);
         if !made {
+            self.opened.stuck_until = Some(now + PAUSE);
             metrics::counter!("tributary_agent_open_files_limited_total").increment(1);
         }
         made
@@ -108,7 +131,7 @@ impl Reader {
     }
 
     /// Turns the hand until a file is closed, at most twice around.
-    fn close_one(&mut self, choice: Choice) -> bool {
+    fn close_one(&mut self, choice: Choice, now: Instant) -> bool {
         for _ in 0..self.opened.clock.len() * 2 {
             let Some(stream) = self.opened.clock.pop_front() else {
                 return false;
@@ -117,7 +140,7 @@ impl Reader {
                 continue;
             };
             let used = std::mem::take(&mut known.on_clock.used);
-            let closed = !(used && choice == Choice::AtEnd) && self.close_of(stream, choice);
+            let closed = !(used && choice == Choice::AtEnd) && self.close_of(stream, choice, now);
             let Some(known) = self.streams.get_mut(stream) else {
                 continue;
             };
@@ -134,8 +157,7 @@ impl Reader {
     }
 
     /// Closes one file of a stream if it may be.
-    fn close_of(&mut self, stream: usize, choice: Choice) -> bool {
-        let now = Instant::now();
+    fn close_of(&mut self, stream: usize, choice: Choice, now: Instant) -> bool {
         let tails = self.streams.get(stream).map(|known| known.tails.len());
         for at in 0..tails.unwrap_or(0) {
             let Some(tail) = self.tail(stream, at) else {

@@ -7,7 +7,9 @@ use std::{fs::File, io, path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tributary_common::ids::GenerationId;
 
-use super::{BLOCK_BYTES, Next, Reader, Stream, follow::PATIENCE_WHEN_FOLLOWED};
+use super::{
+    BLOCK_BYTES, Next, Reader, Stream, follow::PATIENCE_WHEN_FOLLOWED, opened::OPEN_AGAIN,
+};
 use crate::{
     content::Content,
     discover::is_absence,
@@ -276,7 +278,7 @@ impl Reader {
         }
         let (path, key) = (tail.real_path().clone(), tail.key);
         if !self.make_room(now) {
-            return Err(self.hold(stream, at, Some(now + TRY_AGAIN), now));
+            return Err(self.hold(stream, at, Some(now + OPEN_AGAIN), now));
         }
         match open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file))) {
             Ok((info, file)) if info.key == key => {
@@ -352,7 +354,7 @@ impl Reader {
             .streams
             .get(stream)
             .is_some_and(|known| known.tails.len() == at + 1);
-        let stopping = self.stopping;
+        let hurry = self.stopping || self.opened.is_starved(now);
         let Some(channel) = self.streams.get(stream).map(|known| known.channel) else {
             return Step::Nothing(None);
         };
@@ -371,7 +373,7 @@ impl Reader {
             _ => linger,
         };
         let due = tail.unread_since.unwrap_or(now) + Duration::from_millis(linger);
-        let rush = stopping || !is_last || tail.place != Place::Named;
+        let rush = hurry || !is_last || tail.place != Place::Named;
         let unread = tail.unread();
         if unread < piece as u64 && !rush && now < due {
             return Step::Nothing(Some(due));
