@@ -1,4 +1,4 @@
-//! A real Kafka (4.3.1, one node) as a child process.
+//! A real Kafka (4.3.1) as child processes: one node, or more that join it.
 //!
 //! Its jars come from `make setup`. [`shared`] is one broker for all scenarios that only need one;
 //! a scenario that breaks the broker starts its own.
@@ -38,6 +38,8 @@ const READY: &str = "Kafka Server started";
 pub struct Kafka {
     folder: PathBuf,
     port: u16,
+    /// Where the first broker of its cluster listens as the controller.
+    controller: u16,
     process: Child,
 }
 
@@ -82,8 +84,28 @@ impl Kafka {
     /// # Errors
     /// As [`Kafka::start`].
     pub fn start_at(folder: &Path, port: u16, advertised: &str) -> Result<Self> {
+        Self::start_node(folder, 1, (port, free_port()?), advertised)
+    }
+
+    /// Starts a further broker of this cluster, with an id above 1. This one stays the only controller,
+    /// so it must not be killed while the others are to go on.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn join(&self, folder: &Path, id: u32) -> Result<Self> {
+        let port = free_port()?;
+        let advertised = format!("127.0.0.1:{port}");
+        Self::start_node(folder, id, (port, self.controller), &advertised)
+    }
+
+    fn start_node(
+        folder: &Path,
+        id: u32,
+        (port, controller): (u16, u16),
+        advertised: &str,
+    ) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let properties = properties(folder, port, free_port()?, advertised);
+        let properties = properties(folder, id, (port, controller), advertised);
         fs::write(folder.join("server.properties"), properties)?;
         fs::write(folder.join("log4j2.properties"), LOG4J)?;
         // The tools print their answers; a log would stand between them.
@@ -100,6 +122,7 @@ impl Kafka {
         Ok(Self {
             folder: folder.to_owned(),
             port,
+            controller,
             process,
         })
     }
@@ -154,11 +177,27 @@ impl Kafka {
     /// # Errors
     /// When it exists, or the broker does not answer.
     pub fn create_topic(&self, topic: &str, partitions: i32) -> Result<()> {
+        self.create(&NewTopic::new(
+            topic,
+            partitions,
+            TopicReplication::Fixed(1),
+        ))
+    }
+
+    /// Creates a topic with three replicas, two of which must have a batch before it is answered.
+    ///
+    /// # Errors
+    /// When it exists, or fewer than three brokers run.
+    pub fn create_replicated_topic(&self, topic: &str, partitions: i32) -> Result<()> {
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(3));
+        self.create(&new.set("min.insync.replicas", "2"))
+    }
+
+    fn create(&self, new: &NewTopic<'_>) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = self.client().create()?;
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-        let results = runtime.block_on(admin.create_topics([&new], &options))?;
+        let results = runtime.block_on(admin.create_topics([new], &options))?;
         for result in results {
             result.map_err(|(name, code)| anyhow!("failed to create topic {name}: {code}"))?;
         }
@@ -202,13 +241,20 @@ fn class_path() -> Result<String> {
     Ok(format!("{}/*", jars.display()))
 }
 
-fn properties(folder: &Path, port: u16, controller: u16, advertised: &str) -> String {
+fn properties(folder: &Path, id: u32, (port, controller): (u16, u16), advertised: &str) -> String {
+    let (roles, listeners) = match id {
+        1 => (
+            "broker,controller",
+            format!(",CONTROLLER://127.0.0.1:{controller}"),
+        ),
+        _ => ("broker", String::new()),
+    };
     // The short session timeouts let a killed node come back after 8 s instead of 14.
     let lines = [
-        "process.roles=broker,controller".to_owned(),
-        "node.id=1".to_owned(),
+        format!("process.roles={roles}"),
+        format!("node.id={id}"),
         format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
-        format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
+        format!("listeners=PLAINTEXT://127.0.0.1:{port}{listeners}"),
         format!("advertised.listeners=PLAINTEXT://{advertised}"),
         "controller.listener.names=CONTROLLER".to_owned(),
         "inter.broker.listener.name=PLAINTEXT".to_owned(),

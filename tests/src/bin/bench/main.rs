@@ -295,8 +295,8 @@ fn steady(
     let task = Task {
         class,
         topic,
-        producer: "rdkafka",
-        options: args.options.clone(),
+        producer: "verbatim",
+        options: "{}".to_owned(),
         more: String::new(),
     };
     let line = Line::start(kafka, folder, &task)?;
