@@ -192,10 +192,7 @@ fn bus_toml(places: &Places, kafka: Option<&str>) -> String {
     let destination = match kafka {
         Some(bootstrap) => {
             let servers: Vec<String> = bootstrap.split(',').map(|s| quoted(s.trim())).collect();
-            format!(
-                "kind = \"kafka\"\nbootstrap = [{}]\nproducer = \"rdkafka\"\n",
-                servers.join(", ")
-            )
+            format!("kind = \"kafka\"\nbootstrap = [{}]\n", servers.join(", "))
         }
         None => format!(
             "kind = \"file\"\npath = {}\n",

@@ -95,12 +95,18 @@ fn verbatim_is_a_producer_where_nothing_is_secured() {
     );
     let faults = faults(&text);
     assert!(faults.contains("has no TLS and no SASL"), "{faults}");
-    let plain = text.replace("\"security.protocol\" = \"SASL_SSL\"", "");
-    let loaded = parse(&plain, "bus.toml").unwrap();
-    let DestinationKind::Kafka(cluster) = &loaded.value.destinations[0].kind else {
-        unreachable!("the first destination is Kafka");
+    let producer_of = |text: &str| {
+        let loaded = parse(text, "bus.toml").unwrap();
+        match &loaded.value.destinations[0].kind {
+            DestinationKind::Kafka(cluster) => cluster.producer,
+            DestinationKind::File { .. } => unreachable!("the first destination is Kafka"),
+        }
     };
-    assert_eq!(cluster.producer, ProducerKind::Verbatim);
+    let options = |options: &str| GOOD.replace("\"security.protocol\" = \"SASL_SSL\"", options);
+    assert_eq!(producer_of(GOOD), ProducerKind::Rdkafka);
+    assert_eq!(producer_of(&options("")), ProducerKind::Verbatim);
+    let lz4 = options("\"compression.type\" = \"lz4\"");
+    assert_eq!(producer_of(&lz4), ProducerKind::Rdkafka);
 }
 
 #[test]

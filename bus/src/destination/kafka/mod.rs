@@ -52,7 +52,7 @@ use tributary_common::{
     report::DestinationHealth,
 };
 
-pub(crate) use self::settings::{is_ours, needs_rdkafka};
+pub(crate) use self::settings::{CODEC, is_ours, needs_rdkafka};
 use self::{
     open::Opener,
     owner::{KEYED, Message, Work, Worker},

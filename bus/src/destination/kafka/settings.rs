@@ -61,6 +61,9 @@ pub(crate) fn is_ours(key: &str) -> bool {
     OURS.iter().any(|(ours, _value)| *ours == key) || REFUSED.contains(&key)
 }
 
+/// What batches are compressed with; verbatim keeps what their agents took.
+pub(crate) const CODEC: &str = "compression.type";
+
 /// Whether a setting is of connections that only librdkafka can make.
 pub(crate) fn needs_rdkafka(key: &str, value: &str) -> bool {
     let plain = key == "security.protocol" && value.eq_ignore_ascii_case("plaintext");
