@@ -79,6 +79,8 @@ struct Shared {
     seen: u64,
     /// Nothing is taken, every connection ends.
     closed: bool,
+    /// How many agents were killed: what they had sent last is in their connections still.
+    killed: u64,
     /// The disk of the agent: when it counts as killed, nothing is taken either.
     disk: Option<Faults>,
 }
@@ -152,6 +154,13 @@ impl FakeBus {
     /// From now on nothing arrives: who is killed then has sent nothing that its files do not know.
     fn close(&self, closed: bool) {
         self.shared.lock().unwrap().closed = closed;
+    }
+
+    /// The agent that was connected is dead: nothing comes from it any more.
+    fn is_rid_of_it(&self) {
+        let mut shared = self.shared.lock().unwrap();
+        shared.killed += 1;
+        shared.closed = false;
     }
 
     /// The agent is killed before the `n`-th call to its disk from now on.
@@ -311,7 +320,10 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>, changed: Arc<N
     let Some(Frame::Hello(_)) = read_frame(&mut read).await else {
         panic!("no hello")
     };
-    let window = shared.lock().unwrap().window;
+    let (window, killed) = {
+        let shared = shared.lock().unwrap();
+        (shared.window, shared.killed)
+    };
     let welcome = Welcome {
         node: NodeId::new("fake").unwrap(),
         cluster: Name::new("dc1").unwrap(),
@@ -344,6 +356,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>, changed: Arc<N
             Frame::Ping(number) => send(&mut write, &Frame::Pong(number)).await,
             Frame::Batch(header, payload) => {
                 let id = header.id();
+                if shared.lock().unwrap().killed != killed {
+                    return;
+                }
                 if shared.lock().unwrap().forgets(&header) {
                     continue;
                 }
@@ -511,6 +526,7 @@ impl Agent {
         if !state.join("checkpoint").try_exists().unwrap() {
             self.task.abort();
             drop(self.task.await);
+            bus.is_rid_of_it();
             return state.to_owned();
         }
         bus.close(true);
@@ -544,7 +560,7 @@ impl Agent {
         }
         self.task.abort();
         drop(self.task.await);
-        bus.close(false);
+        bus.is_rid_of_it();
         left
     }
 
