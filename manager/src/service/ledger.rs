@@ -116,7 +116,8 @@ fn count_fate(deltas: &mut Deltas, minutes: &[MinuteCount], fate: Fate, sign: i6
 
 impl StreamState {
     /// Takes the fact that the batches `first_seq`, `first_seq + 1` … passed a hop. What is known
-    /// already changes nothing. Delivered implies Received. The caller has checked that
+    /// already changes nothing. Delivered implies Received, and Received of what an agent read implies
+    /// Sent: an agent that is killed may never tell that. The caller has checked that
     /// `first_seq + batches.len()` is a number. The answer: batches that are delivered now although
     /// they were told as lost.
     pub(crate) fn fact(
@@ -132,11 +133,7 @@ impl StreamState {
             let seq = first_seq + place as u64;
             match hop {
                 Hop::Read => self.read(seq, minutes, deltas),
-                Hop::Sent => {
-                    if self.sent.insert(seq, seq + 1) == 1 {
-                        count(deltas, minutes, |tally, records| tally.sent += records);
-                    }
-                }
+                Hop::Sent => self.sent(seq, minutes, deltas),
                 Hop::Received => self.received(seq, minutes, deltas),
                 Hop::Lost => self.given_up(seq, deltas),
                 Hop::Delivered => {
@@ -206,6 +203,9 @@ impl StreamState {
             return;
         }
         count(deltas, minutes, |tally, records| tally.read += records);
+        if self.received.contains(seq) {
+            self.sent(seq, minutes, deltas);
+        }
         if self.delivered.contains(seq) {
             count(deltas, minutes, |tally, records| tally.ahead -= records);
         } else {
@@ -225,9 +225,18 @@ impl StreamState {
         }
     }
 
+    fn sent(&mut self, seq: u64, minutes: &[MinuteCount], deltas: &mut Deltas) {
+        if self.sent.insert(seq, seq + 1) == 1 {
+            count(deltas, minutes, |tally, records| tally.sent += records);
+        }
+    }
+
     fn received(&mut self, seq: u64, minutes: &[MinuteCount], deltas: &mut Deltas) {
         if self.received.insert(seq, seq + 1) == 1 {
             count(deltas, minutes, |tally, records| tally.received += records);
+            if self.read.contains(seq) {
+                self.sent(seq, minutes, deltas);
+            }
         }
     }
 
@@ -342,6 +351,7 @@ mod tests {
             tally,
             Tally {
                 read: 10,
+                sent: 10,
                 received: 10,
                 delivered: 10,
                 ..Tally::default()
@@ -363,6 +373,7 @@ mod tests {
         assert_eq!(check(&[lost, read]), dropped);
         let whole = Tally {
             read: 10,
+            sent: 10,
             received: 10,
             delivered: 10,
             ..Tally::default()
@@ -500,6 +511,7 @@ mod tests {
             }
             let sum = |set: &mut dyn Iterator<Item = u64>| set.map(|seq| i64::try_from(seq).unwrap()).sum::<i64>();
             let [read, sent, received, delivered] = &sets;
+            let sent: BTreeSet<u64> = sent.iter().chain(read.intersection(received)).copied().collect();
             let given_up: BTreeSet<u64> = read.difference(delivered).filter(|seq| lost.contains(seq)).copied().collect();
             let open: BTreeSet<u64> = read.difference(delivered).filter(|seq| !lost.contains(seq)).copied().collect();
             prop_assert_eq!(deltas.get(&7).copied().unwrap_or_default().dropped, sum(&mut given_up.iter().copied()));

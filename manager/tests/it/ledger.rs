@@ -116,6 +116,12 @@ impl Model {
                 .sum()
         };
         let [read, sent, received, delivered] = &self.hops;
+        // What a bus has, its agent has sent.
+        let sent: BTreeSet<Id> = sent
+            .iter()
+            .chain(read.intersection(received))
+            .copied()
+            .collect();
         let open = || read.difference(delivered);
         let state = |wanted: Option<bool>| move |id: &&Id| self.held.get(id).copied() == wanted;
         json!({

@@ -106,7 +106,7 @@ async fn what_the_agent_holds_is_in_flight_or_refused_until_it_is_delivered() {
     let mut of_bus = report(&bus("b1"), 1, 1);
     of_bus["facts"] = json!([fact("delivered", 1, &[1])]);
     rig.tell(&of_bus).await;
-    let after = json!({ "read": 7, "received": 1, "delivered": 1, "in_flight": 2, "refused": 4 });
+    let after = json!({ "read": 7, "sent": 1, "received": 1, "delivered": 1, "in_flight": 2, "refused": 4 });
     check(&rig, after.clone()).await;
     // An older report that comes late tells facts, but not what is held.
     let mut late = report(&agent(), 4, 9);
@@ -117,7 +117,7 @@ async fn what_the_agent_holds_is_in_flight_or_refused_until_it_is_delivered() {
     rig.tell(&report(&agent(), 5, 2)).await;
     check(
         &rig,
-        json!({ "read": 7, "received": 1, "delivered": 1, "unexplained": 6 }),
+        json!({ "read": 7, "sent": 1, "received": 1, "delivered": 1, "unexplained": 6 }),
     )
     .await;
     assert_eq!(
@@ -185,7 +185,8 @@ async fn a_lost_batch_that_was_delivered_after_all_is_no_loss() {
         for told in &reports {
             rig.tell(told).await;
         }
-        let counts = json!({ "read": 30, "received": 10, "delivered": 10, "dropped": 20 });
+        let counts =
+            json!({ "read": 30, "sent": 10, "received": 10, "delivered": 10, "dropped": 20 });
         check(&rig, counts).await;
         let page = rig.page("/api/v1/losses?topic=web").await;
         assert_eq!(
