@@ -14,7 +14,7 @@ mod rig;
 
 use std::{fs, time::Duration};
 
-use rig::{Agent, Manner, Place, append, lines};
+use rig::{Agent, Manner, Place, append, found, lines};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn lines_arrive_once_and_in_order() {
@@ -223,6 +223,7 @@ async fn an_unread_deleted_file_is_read_to_its_end() {
     let agent = place.start("*.log");
     append(&place.log("a.log"), &lines("a", 10));
     // Seen, opened, and not taken: now it goes.
+    found(&place.log("a.log")).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     append(&place.log("a.log"), &lines("b", 2000));
     fs::remove_file(place.log("a.log")).unwrap();
@@ -332,6 +333,7 @@ async fn start_at_the_end_skips_what_was_there_and_nothing_else() {
     append(&place.log("old.log"), &lines("old", 100));
     let config = place.config("*.log", "start = \"end\"");
     let agent = Agent::start(&config);
+    found(&place.log("old.log")).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     append(&place.log("old.log"), &lines("new", 5));
     append(&place.log("later.log"), &lines("later", 5));

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use crate::rig::{Agent, LIMIT, Manner, Place, append, lines};
+use crate::rig::{Agent, LIMIT, Manner, Place, append, found, lines};
 
 /// Lines that do not compress.
 fn noise(seed: u64, count: usize) -> Vec<String> {
@@ -39,6 +39,7 @@ async fn over_the_limit_deleted_files_are_saved_and_read_from_there_also_after_a
     let wanted = lines("a", 400_000);
     append(&place.log("a.log"), &wanted);
     let agent = Agent::start(&place.config("a.log", more));
+    found(&place.log("a.log")).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     fs::remove_file(place.log("a.log")).unwrap();
     let state = place.state();
@@ -69,6 +70,8 @@ async fn over_a_full_spool_the_least_urgent_is_dropped_and_counted() {
     append(&place.log("a.log"), &urgent);
     append(&place.log("bulk.log"), &bulk);
     let agent = Agent::start(&place.config("a.log", &more));
+    found(&place.log("bulk.log")).await;
+    found(&place.log("a.log")).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     fs::remove_file(place.log("bulk.log")).unwrap();
     fs::remove_file(place.log("a.log")).unwrap();
@@ -98,6 +101,7 @@ async fn what_is_deleted_and_not_acknowledged_at_the_stop_is_saved() {
     let wanted = lines("a", 200_000);
     append(&place.log("a.log"), &wanted);
     let agent = Agent::start(&place.config("a.log", more));
+    found(&place.log("a.log")).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     fs::remove_file(place.log("a.log")).unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;

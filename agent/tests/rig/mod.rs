@@ -36,7 +36,7 @@ use tributary_common::{
 };
 
 /// Everything is waited for this long.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A batch as it arrived.
 #[derive(Debug, Clone)]
@@ -633,6 +633,19 @@ fn append_bytes(path: &Path, bytes: &[u8]) {
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.append(true).open(path).unwrap();
     file.write_all(bytes).unwrap();
+}
+
+/// Waits until the agent has found a file: it has it open, in this process.
+pub(crate) async fn found(path: &Path) {
+    let is_open = || {
+        let mut open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        open.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|to| to == path))
+    };
+    let until = Instant::now() + LIMIT;
+    while !is_open() {
+        assert!(Instant::now() < until, "{} is not found", path.display());
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Adds lines to a file.
