@@ -4,7 +4,7 @@
 //! Each agent lives through quiet times and floods in turns, so that both meet the same machine. A
 //! time's figures are those of the trickle's lines that were written in it.
 //!
-//! Not for: what that costs (see [`crate::alone`]).
+//! Not for: what that costs (see [`mod@crate::alone`]).
 
 use std::{
     fs::{self, File},
