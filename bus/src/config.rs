@@ -498,6 +498,13 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
                     ),
                 );
             }
+            if producer == ProducerKind::Verbatim && options.contains_key(kafka::CODEC) {
+                checker.warn(
+                    &format!("destination[{at}].options"),
+                    "\"compression.type\" does nothing with producer = \"verbatim\", which keeps the \
+                     agents' codec; for another one use producer = \"rdkafka\"",
+                );
+            }
             for key in options.keys().filter(|key| kafka::is_ours(key)) {
                 checker.fault(
                     &format!("destination[{at}].options"),

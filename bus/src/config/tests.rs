@@ -107,6 +107,18 @@ fn verbatim_is_a_producer_where_nothing_is_secured() {
     assert_eq!(producer_of(&options("")), ProducerKind::Verbatim);
     let lz4 = options("\"compression.type\" = \"lz4\"");
     assert_eq!(producer_of(&lz4), ProducerKind::Rdkafka);
+    let both = lz4.replace(
+        "kind = \"kafka\"",
+        "kind = \"kafka\"\nproducer = \"verbatim\"",
+    );
+    assert_eq!(producer_of(&both), ProducerKind::Verbatim);
+    let warned = parse(&both, "bus.toml").unwrap();
+    let warned = warned
+        .warnings()
+        .iter()
+        .map(ToString::to_string)
+        .collect::<String>();
+    assert!(warned.contains("does nothing with producer"), "{warned}");
 }
 
 #[test]
