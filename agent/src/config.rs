@@ -110,6 +110,7 @@ pub(crate) const LIVE_KEYS: &[&str] = &[
     "limits.bandwidth",
     "limits.cpu",
     "limits.memory",
+    "limits.open_files",
     "limits.spool",
 ];
 /// Lists whose items a running agent takes anew.

@@ -12,8 +12,8 @@ use tributary_common::{disk, ids::AgentId};
 const ID_FILE: &str = "agent-id";
 /// Descriptors that are left for sockets, the checkpoint and opening.
 const SPARE_FILES: u64 = 128;
-/// More open files than this bring nothing.
-const MAX_OPEN_FILES: u64 = 8192;
+/// However few the process may open, so many log files are tried.
+const LEAST_FILES: u64 = 16;
 
 /// The agent's id: made once, kept for ever.
 ///
@@ -57,8 +57,9 @@ pub(crate) fn give_back_memory() {
     }
 }
 
-/// How many log files may be open at once; the process's limit is raised to what it may be.
-pub(crate) fn max_open_files() -> usize {
+/// How many log files may be open at once where `wanted` are asked for; the process's limit is raised
+/// to what it may be. Warns when that is too low.
+pub(crate) fn open_files(wanted: u64) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -68,9 +69,40 @@ pub(crate) fn max_open_files() -> usize {
         Ok(()) => limit.maximum,
         Err(_not_allowed) => limit.current,
     };
-    let files = current
-        .unwrap_or(u64::MAX)
-        .saturating_sub(SPARE_FILES)
-        .clamp(16, MAX_OPEN_FILES);
-    usize::try_from(files).unwrap_or(1024)
+    let process = current.unwrap_or(u64::MAX);
+    let used = files_within(process, wanted);
+    if used < wanted {
+        tracing::warn!(
+            limits.open_files = wanted,
+            process.open_files = process,
+            used,
+            "limits.open_files is {wanted}, but this process may open {process} files: {used} log files \
+             are open at most; raise the process's limit (LimitNOFILE of its unit), or lower the key"
+        );
+    }
+    usize::try_from(used).unwrap_or(usize::MAX)
+}
+
+/// The log files that a process may have open beside all else, `wanted` at most.
+fn files_within(process: u64, wanted: u64) -> u64 {
+    let room = process.saturating_sub(SPARE_FILES).max(LEAST_FILES);
+    wanted.min(room)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_bounds_what_may_be_open() {
+        let check = |process, wanted, used| {
+            assert_eq!(files_within(process, wanted), used, "{process} {wanted}");
+        };
+        check(u64::MAX, 8192, 8192);
+        check(65536, 16, 16);
+        check(8192 + SPARE_FILES, 8192, 8192);
+        check(1024, 8192, 1024 - SPARE_FILES);
+        // Better some errors than no logs.
+        check(64, 8192, LEAST_FILES);
+    }
 }

@@ -262,7 +262,7 @@ fn start_reading(
     let token = stop.clone();
     parts.spawn_blocking("discover", move || discover.run(&token));
     let channels = channels(config.tasks.clone(), places, &wiring);
-    let reader = Reader::new(wiring, channels, host::max_open_files());
+    let reader = Reader::new(wiring, channels);
     parts.spawn_blocking("reader", move || reader.run());
     let token = stop.clone();
     parts.spawn("stop", async move { stop_reader(&events, &token).await });

@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn tasks_clusters_and_limits_change_live() {
-        let all = "[limits]\nmemory = '1GiB'\ncpu = '20%'\nspool = '1GiB'";
+        let all = "[limits]\nmemory = '1GiB'\ncpu = '20%'\nspool = '1GiB'\nopen_files = 100";
         check("[limits]", all, &[], &[]);
         check("'1MB/s'", "'2MB/s'", &[], &[]);
         check("['a:1']", "['a:1', 'b:1']", &[], &[]);

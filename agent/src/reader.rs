@@ -57,6 +57,7 @@ use crate::{
     discover::Event,
     flow::Flow,
     handle::FileKey,
+    host,
     identify::{Mark, Prefix},
     limit::{Allowed, Bucket, Budget, Cpu, Reason, Share, cpu_used},
     path::LogPath,
@@ -292,7 +293,8 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// A reader that goes on where the checkpoint says.
-    pub(crate) fn new(wiring: Wiring, channels: Vec<Channel>, max_open_files: usize) -> Self {
+    pub(crate) fn new(wiring: Wiring, channels: Vec<Channel>) -> Self {
+        let opened = Opened::new(host::open_files(wiring.limits.open_files));
         let cpu = wiring.limits.cpu.map(cpu_limit);
         let mut reader = Self {
             wiring,
@@ -320,7 +322,7 @@ impl Reader {
             handing: Vec::new(),
             block: vec![0; BLOCK_BYTES + 512],
             maker: Maker::new(Encoder::new(Codec::Zstd)),
-            opened: Opened::new(max_open_files),
+            opened,
             stopping: false,
             any_awaited: true,
             any_known: false,
@@ -585,7 +587,7 @@ impl Reader {
         let figures = &mut self.next_figures;
         if figures.untrimmed && now >= figures.trim_at {
             (figures.untrimmed, figures.trim_at) = (false, now + TRIM_EVERY);
-            crate::host::give_back_memory();
+            host::give_back_memory();
         }
     }
 
@@ -645,8 +647,7 @@ impl Reader {
         self.wiring.status.show_classes(&self.wiring.budget);
         let used = as_gauge(self.wiring.budget.used());
         metrics::gauge!("tributary_agent_memory_bytes").set(used);
-        let open = as_gauge(self.opened.count as u64);
-        metrics::gauge!("tributary_agent_open_files").set(open);
+        self.opened.show(&self.wiring.status);
         let views = known.map(|(place, channel)| TaskView {
             place,
             task: channel.task.id.clone(),

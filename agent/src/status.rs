@@ -292,6 +292,8 @@ pub(crate) struct Status {
     config: Mutex<Applied>,
     looks: Mutex<Figures>,
     spool: Mutex<(u64, u64, u64)>,
+    /// Log files that are open, and that may be.
+    open_files: Mutex<(u64, u64)>,
     link: Mutex<LinkFigures>,
     refused: Mutex<BTreeMap<StreamId, Refused>>,
     throttled: Throttled,
@@ -341,6 +343,13 @@ impl Status {
     /// What deleted files hold, in bytes: open, in the spool, and at most.
     pub(crate) fn spooled(&self, held: u64, spooled: u64, limit: u64) {
         *lock(&self.spool) = (held, spooled, limit);
+    }
+
+    /// So many log files are open, of so many that may be.
+    pub(crate) fn open_files(&self, open: u64, limit: u64) {
+        *lock(&self.open_files) = (open, limit);
+        gauge!("tributary_agent_open_files").set(as_gauge(open));
+        gauge!("tributary_agent_open_files_limit").set(as_gauge(limit));
     }
 
     /// The sender's figures.
@@ -465,6 +474,7 @@ impl Status {
         let link = lock(&self.link).clone();
         let looks = lock(&self.looks).clone();
         let spool = *lock(&self.spool);
+        let open_files = *lock(&self.open_files);
         let health = self.health_of(&views, checkpoint);
         let polled = views
             .iter()
@@ -503,6 +513,7 @@ impl Status {
             },
             "classes": self.classes(&link, budget),
             "memory": { "used_bytes": budget.used(), "limit_bytes": budget.limit() },
+            "open_files": { "open": open_files.0, "limit": open_files.1 },
             "checkpoint": {
                 "healthy": checkpoint.is_healthy(),
                 "damaged_files": checkpoint.damaged_files(),

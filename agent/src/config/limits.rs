@@ -33,6 +33,15 @@ pub(super) static LIMITS: Schema = Schema::new(
             "2GiB",
             "What files that are deleted before they are read may hold: open at first, then compressed in <state_dir>/spool; over it the least urgent is dropped and told as a loss.",
         ),
+        Key::default(
+            "open_files",
+            Kind::Integer {
+                min: 16,
+                max: 1_000_000,
+            },
+            "8192",
+            "Log files that are open at once; when one more is to be read, one that is read to its end is closed. Where the process may open fewer (the hard limit of open files, less 128 for all else), that counts, with a warning. A file that is deleted before it is read stays open.",
+        ),
     ],
 );
 
@@ -48,6 +57,8 @@ pub struct Limits {
     pub cpu: Option<f64>,
     /// Bytes that files may hold which are deleted before they are read.
     pub spool: u64,
+    /// Log files that are open at once.
+    pub open_files: u64,
 }
 
 impl Limits {
@@ -59,6 +70,7 @@ impl Limits {
             bandwidth: None,
             cpu: None,
             spool: 2 << 30,
+            open_files: 8192,
         }
     }
 }

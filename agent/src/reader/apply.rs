@@ -18,7 +18,7 @@ use crate::{
     checkpoint::{Cut, Record, State},
     clock,
     config::{Limits, Task},
-    handle,
+    handle, host,
     live::Plan,
     tail::{Place, Tail},
     turns::Turns,
@@ -173,6 +173,9 @@ impl Reader {
         }
         // Also when it is the same: who waits is woken once more, and waits on.
         self.wiring.budget.keep_to(limits.memory);
+        if limits.open_files != self.wiring.limits.open_files {
+            self.open_at_most(host::open_files(limits.open_files), Instant::now());
+        }
         self.wiring.limits = limits;
     }
 

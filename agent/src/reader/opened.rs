@@ -10,6 +10,9 @@
 //! The order is that of a clock with a second chance: a file that was read since the hand passed it is
 //! passed once more.
 //!
+//! To tell files apart, some are opened for a moment beside these: `limits.open_files` leaves room for
+//! them.
+//!
 //! Not for: opening itself (see [`super::turn`]).
 
 use std::{collections::VecDeque, fs::File, os::fd::AsRawFd as _, path::Path, time::Duration};
@@ -21,6 +24,7 @@ use crate::{
     content::Content,
     handle::{self, Extent},
     path::LogPath,
+    status::Status,
     tail::{Astray, Place, Tail},
 };
 
@@ -32,13 +36,17 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A file that finds no room is tried again after this long.
 pub(super) const OPEN_AGAIN: Duration = Duration::from_millis(200);
 
+/// Of those that may be open, so many are left for looks into files that are not read: a newcomer and
+/// what it may be a copy of, in the reader and in the spool's thread.
+const LOOKED_INTO: usize = 4;
+
 /// The open files.
 #[derive(Debug)]
 pub(super) struct Opened {
     /// How many there are.
     pub(super) count: usize,
-    /// How many there may be.
-    most: usize,
+    /// How many there may be, those looked into included.
+    limit: usize,
     /// Streams that had a file open when the hand passed them last, or have since.
     clock: VecDeque<usize>,
     /// Nothing could be closed; until then it is not tried again.
@@ -66,11 +74,11 @@ enum Choice {
 }
 
 impl Opened {
-    /// None, of at most `most`.
-    pub(super) fn new(most: usize) -> Self {
+    /// None, of at most `limit`.
+    pub(super) fn new(limit: usize) -> Self {
         Self {
             count: 0,
-            most,
+            limit,
             clock: VecDeque::new(),
             stuck_until: None,
             starved_since: None,
@@ -79,7 +87,7 @@ impl Opened {
 
     /// Whether one more may be opened without closing another.
     pub(super) fn has_room(&self) -> bool {
-        self.count < self.most
+        self.count < self.most()
     }
 
     /// Whether files wait for others to be read to their end.
@@ -90,7 +98,17 @@ impl Opened {
 
     /// Whether there are more than there may be.
     pub(super) fn is_over(&self) -> bool {
-        self.count > self.most
+        self.count > self.most()
+    }
+
+    /// How many may stay open.
+    fn most(&self) -> usize {
+        self.limit.saturating_sub(LOOKED_INTO).max(1)
+    }
+
+    /// Shows people how many there are.
+    pub(super) fn show(&self, status: &Status) {
+        status.open_files(self.count as u64, self.limit as u64);
     }
 }
 
@@ -103,7 +121,7 @@ impl Reader {
         if self.opened.stuck_until.is_some_and(|until| now < until) {
             return false;
         }
-        if self.close_one(Choice::AtEnd, now) {
+        if self.close_until_room(Choice::AtEnd, now) {
             self.opened.starved_since = None;
             return true;
         }
@@ -112,12 +130,32 @@ impl Reader {
             self.opened.starved_since = None;
         }
         let since = *self.opened.starved_since.get_or_insert(now);
-        let made = now >= since + PATIENCE && self.close_one(Choice::Unread, now);
+        let made = now >= since + PATIENCE && self.close_until_room(Choice::Unread, now);
         if !made {
             self.opened.stuck_until = Some(now + PAUSE);
             metrics::counter!("tributary_agent_open_files_limited_total").increment(1);
         }
         made
+    }
+
+    /// Another ceiling, from now on. What is deleted and unread stays open, also over it.
+    pub(super) fn open_at_most(&mut self, limit: usize, now: Instant) {
+        self.opened.limit = limit;
+        (self.opened.stuck_until, self.opened.starved_since) = (None, None);
+        for choice in [Choice::AtEnd, Choice::Unread] {
+            while self.opened.is_over() && self.close_one(choice, now) {}
+        }
+    }
+
+    /// Closes files until one more may be opened: mostly one, and more while there are too many. False
+    /// when there are not enough that may be closed.
+    fn close_until_room(&mut self, choice: Choice, now: Instant) -> bool {
+        while !self.opened.has_room() {
+            if !self.close_one(choice, now) {
+                return false;
+            }
+        }
+        true
     }
 
     /// A file of a stream was opened.

@@ -4,6 +4,7 @@
 
 mod finding;
 mod identity;
+mod open;
 mod packed;
 mod rotating;
 mod spool;

@@ -321,6 +321,12 @@ pub const TABLE: &[Metric] = &[
         &[],
         "Log files that are open.",
     ),
+    gauge(
+        "tributary_agent_open_files_limit",
+        Unit::Count,
+        &[],
+        "Log files that may be open: limits.open_files, or what the process may open.",
+    ),
     counter(
         "tributary_agent_open_files_limited_total",
         Unit::Count,

@@ -199,7 +199,7 @@ fn many(folder: &Path) -> Result<Vec<String>> {
     Ok(vec![
         format!("| {FILES} idle files, all read, of a core | {idle:.2} % | bar 1 % |"),
         format!(
-            "| … resident, open descriptors | {resident:.0} MiB, {open} | bar 40 MiB; at most 8,192 logs |"
+            "| … resident, open descriptors | {resident:.0} MiB, {open} | bar 40 MiB; limits.open_files 8,192 |"
         ),
         format!("| start with {FILES} known files | {started:.2} s, {cpu_s:.2} CPU s | bar 1 s |"),
         format!(
@@ -240,7 +240,7 @@ fn most(folder: &Path) -> Result<Vec<String>> {
             "| {MOST} files, a line of each, found to acknowledged | {first:.1} s, {first_cpu_s:.1} CPU s | |"
         ),
         format!(
-            "| … resident, open descriptors | {resident:.0} MiB, {open} | at most 8,192 logs |"
+            "| … resident, open descriptors | {resident:.0} MiB, {open} | limits.open_files 8,192 |"
         ),
         format!("| start with {MOST} known files | {started:.2} s, {cpu_s:.2} CPU s | |"),
         format!(
