@@ -1,8 +1,8 @@
-//! A recipe: everything that decides how the bytes of a task become records.
+//! A recipe: everything that decides how the bytes of a task become records, and these a batch.
 //!
 //! A cut names the recipe that made it, and the checkpoint keeps each recipe once. So a batch that is
 //! read again, after a crash or a change of the configuration, is made by the recipe that made it
-//! first, and has the same records under the same identity. What does not change the records (paths,
+//! first, and has the same records under the same identity, compressed in the same way. What does not change the records (paths,
 //! class, rate) is no part of it.
 //!
 //! A [`Recipe`] is plain data, equal when it makes the same records; [`Recipe::compile`] makes it
@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use regex::bytes::RegexBuilder;
 use serde::{Deserialize, Serialize};
+use tributary_common::batch::Codec;
 
 use crate::{
     frame::{
@@ -59,6 +60,13 @@ pub(crate) struct Recipe {
     /// What people want to know of the task.
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
+    /// How a batch is compressed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) compression: Codec,
+}
+
+fn is_default(codec: &Codec) -> bool {
+    *codec == Codec::default()
 }
 
 /// What is a record.
@@ -321,6 +329,7 @@ pub(crate) mod tests {
             host: String::new(),
             key: None,
             labels: BTreeMap::new(),
+            compression: Codec::default(),
         }
     }
 
@@ -338,6 +347,13 @@ pub(crate) mod tests {
             + r#""long_line":"split","crlf":"keep","time":{"from":"line","pattern":"%Y-%m-%d"},"labels":{}}"#;
         assert_eq!(serde_json::to_string(&recipe).unwrap(), text);
         assert_eq!(serde_json::from_str::<Recipe>(&text).unwrap(), recipe);
+        let lz4 = Recipe {
+            compression: Codec::Lz4,
+            ..recipe
+        };
+        let text = text.replace("{}}", r#"{},"compression":"lz4"}"#);
+        assert_eq!(serde_json::to_string(&lz4).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Recipe>(&text).unwrap(), lz4);
         let unknown = text.replace("labels", "colours");
         assert!(serde_json::from_str::<Recipe>(&unknown).is_err());
     }

@@ -31,6 +31,8 @@ mod sum;
 mod tests;
 mod varint;
 
+use serde::{Deserialize, Serialize};
+
 pub use self::{
     decode::{Decoded, Decoder, Record, decode},
     encode::{Draft, Encoded, Encoder},
@@ -56,7 +58,8 @@ pub const MAX_MINUTES: usize = 4096;
 pub const ID_HEADER: &str = "tributary";
 
 /// How the records of a batch are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Codec {
     /// Not at all.
     None,

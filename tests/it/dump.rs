@@ -1,12 +1,18 @@
-//! What the encoder writes, judged by Kafka itself: a batch is given to a broker ready-made, then
-//! Kafka's own dump tool opens it, and stock consumers read it.
+//! What the encoder writes, judged by Kafka itself: a batch is given to a broker ready-made, by hand or
+//! by agent and bus, then Kafka's own dump tool opens it, and stock consumers read it.
+
+use std::fs;
 
 use anyhow::{Result, ensure};
 use tributary_common::{
     batch::{Codec, Encoder},
     ids::{BatchId, Epoch, StreamId},
 };
-use tributary_tests::kafka::{self, Arrived, Kafka, Produced};
+use tributary_tests::{
+    cluster::{Layout, SETTLE_LIMIT},
+    kafka::{self, Arrived, Kafka, Produced},
+    poll, scratch,
+};
 
 const RECORDS: i64 = 1_000;
 const FIRST_MS: i64 = 1_790_000_000_000;
@@ -150,4 +156,59 @@ fn kafka_refuses_a_batch_with_one_bit_changed() -> Result<()> {
     let produced = kafka.produce_batch("dump.changed", 0, &bytes)?;
     ensure!(produced.error == 2, "Kafka answers {}", produced.error);
     Ok(())
+}
+
+/// One file, a task for each codec: its batches are in Kafka as the agent compressed them.
+#[test]
+fn the_codec_of_a_task_is_that_of_its_batches_in_kafka() -> Result<()> {
+    let topic = |codec: Codec| format!("dump.task.{codec}");
+    scratch::scenario("codecs", |folder| {
+        let kafka = kafka::shared()?;
+        let logs = folder.join("logs");
+        fs::create_dir_all(&logs)?;
+        let file = logs.join("app.log");
+        let lines: Vec<String> = (0..RECORDS).map(value).collect();
+        fs::write(&file, lines.join("\n") + "\n")?;
+        let file = file.display().to_string();
+        let mut tasks = "compression = \"zstd\"\n".to_owned();
+        for codec in Codec::ALL {
+            kafka.create_topic(&topic(codec), 1)?;
+            if codec != Codec::Zstd {
+                let topic = topic(codec);
+                tasks += &format!(
+                    "[[task]]\nid = \"{codec}\"\ntopic = {topic:?}\npaths = [{file:?}]\n\
+                     compression = \"{codec}\"\n"
+                );
+            }
+        }
+        let mut cluster = Layout::new(folder, &topic(Codec::Zstd))
+            .delivers_to(&kafka.bootstrap(), &[])
+            .verbatim()
+            .agent(std::slice::from_ref(&file))
+            .extra("", &tasks, "")
+            .start()?;
+        for codec in Codec::ALL {
+            let topic = topic(codec);
+            poll::until_seen(
+                &topic,
+                SETTLE_LIMIT,
+                || kafka.end_offsets(&topic),
+                |&records| records >= lines.len() as u64,
+            )?;
+            let arrived = kafka.read_all(&topic)?;
+            let values = arrived.iter().map(|record| record.value.as_slice());
+            ensure!(
+                values.eq(lines.iter().map(String::as_bytes)),
+                "{topic}: others"
+            );
+            let dump = kafka.dump_log(&topic, 0)?;
+            let mut batches = dump.lines().filter(|line| line.starts_with("baseOffset:"));
+            let mark = format!("compresscodec: {codec} ");
+            ensure!(
+                batches.all(|line| line.contains(&mark) && line.contains("isvalid: true")),
+                "{topic}: DumpLogSegments says:\n{dump}"
+            );
+        }
+        cluster.stop()
+    })
 }

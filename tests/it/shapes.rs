@@ -62,12 +62,14 @@ fn tasks(glob: &str) -> String {
 time = { from = "line", pattern = "%d/%b/%Y:%H:%M:%S %z", at = '\[(?<time>[^]]+)\]' }
 labels = { app = "shop \"1\"" }
 "#;
-    let task = |shape: &str, topic: &str| {
+    let task = |shape: &str, topic: &str, codec: &str| {
         format!(
-            "\n[[task]]\nid = {shape:?}\ntopic = {topic:?}\npaths = [{glob:?}]\nshape = {shape:?}\n{common}"
+            "\n[[task]]\nid = {shape:?}\ntopic = {topic:?}\npaths = [{glob:?}]\nshape = {shape:?}\n\
+             compression = {codec:?}\n{common}"
         )
     };
-    [common, &task("headers", HEADERS), &task("json", JSON)].concat()
+    let (headers, json) = (task("headers", HEADERS, "lz4"), task("json", JSON, "none"));
+    [common, "compression = \"gzip\"\n", &headers, &json].concat()
 }
 
 #[test]

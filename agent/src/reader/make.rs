@@ -101,6 +101,7 @@ impl Maker {
             text: buffer,
             shaper,
         } = self;
+        encoder.set_codec(recipe.recipe.compression);
         encoder.begin(making.id);
         let origin = Origin {
             host: &recipe.recipe.host,

@@ -222,15 +222,19 @@ async fn what_was_cut_is_delivered_after_its_task_is_gone() {
     expect_topic(&place.bus, "x", &wanted).await;
 }
 
-/// Waits until something was cut and nothing more is unread.
+/// Waits until 2,000 records were cut and are not acknowledged.
 async fn wait_for_cuts(state: &Path) {
+    wait_for_unacknowledged(state, 2000).await;
+}
+
+async fn wait_for_unacknowledged(state: &Path, records: u64) {
     let dir = state.join("checkpoint");
     let until = tokio::time::Instant::now() + rig::LIMIT;
     let cuts = || {
         let summary = tributary_agent::checkpoint::inspect(&dir).ok();
         summary.map_or(0, |summary| summary.unacknowledged_records)
     };
-    while cuts() < 2000 {
+    while cuts() != records {
         assert!(tokio::time::Instant::now() < until, "{} cut", cuts());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -372,4 +376,62 @@ async fn what_was_cut_is_delivered_by_a_life_that_does_not_know_its_task() {
     expect_topic(&place.bus, "x", &wanted).await;
     agent.stop().await;
     expect_topic(&place.bus, "x", &wanted).await;
+}
+
+/// Each line begins with the codec that counted when it was written. What was cut is taken by the bus
+/// and not answered; then another codec counts, live or in the next life, and all of it comes again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_codec_counts_from_the_next_batch_on_and_what_was_cut_keeps_its_own() {
+    let place = Place::new().await;
+    let with = |state: &Path, codec: &str| {
+        let more = format!("compression = {codec:?}");
+        document_to(
+            &place,
+            &place.bus.addr,
+            state,
+            &[("a", "x", "a.log", &more)],
+        )
+    };
+    let mut state = place.state();
+    let mut agent = Agent::start(&with(&state, "zstd"));
+    let mut wanted = Vec::new();
+    let mut write = |codec: &str, count: usize| {
+        let new = lines(&format!("{codec} {}", wanted.len()), count);
+        append(&place.log("a.log"), &new);
+        wanted.extend(new);
+        wanted.clone()
+    };
+    let codecs = ["zstd", "lz4", "gzip", "none", "zstd"];
+    for (round, change) in codecs.windows(2).enumerate() {
+        let [old, new] = change else { unreachable!() };
+        place.bus.manner(Manner::Mute);
+        let wanted = write(old, 2000);
+        wait_for_cuts(&state).await;
+        place.bus.expect(&wanted).await;
+        // Live, and then killed; or killed, with the other codec in the next life.
+        if round.is_multiple_of(2) {
+            agent.reload(&state, &with(&state, new)).await;
+        }
+        state = agent.kill(&place.bus, &state, false).await;
+        let sent = place.bus.arrived().len();
+        let wanted = write(new, 100);
+        place.bus.manner(Manner::Take);
+        agent = Agent::start(&with(&state, new));
+        place.bus.expect(&wanted).await;
+        wait_for_unacknowledged(&state, 0).await;
+        let again = place.bus.arrived().split_off(sent);
+        let is_again = |batch: &rig::Arrived| batch.header.resends > 0;
+        assert!(
+            again.iter().any(is_again),
+            "what was not answered is sent again"
+        );
+    }
+    agent.stop().await;
+    for batch in place.bus.arrived() {
+        let codec = batch.codec.as_str();
+        let other = batch.lines.iter().find(|line| !line.starts_with(codec));
+        assert_eq!(other, None, "in a batch of {codec}");
+    }
+    // The bytes of repeats are compared here.
+    place.bus.expect(&write("zstd", 0)).await;
 }

@@ -46,6 +46,9 @@ pub(crate) struct Arrived {
     pub(crate) times: Vec<i64>,
     /// What is special about each record.
     pub(crate) flags: Vec<String>,
+    /// How they were compressed, and the bytes.
+    pub(crate) codec: batch::Codec,
+    pub(crate) payload: Bytes,
 }
 
 /// What the bus answers.
@@ -246,6 +249,7 @@ impl FakeBus {
                 assert_eq!(first.times, batch.times, "a repeat has the same times");
                 assert_eq!(first.header.content_sum, batch.header.content_sum);
                 assert_eq!(first.header.span, batch.header.span);
+                assert_eq!(first.payload, batch.payload, "a repeat has the same bytes");
                 assert!(batch.header.resends > 0, "a repeat says that it is one");
                 continue;
             }
@@ -428,6 +432,8 @@ fn answer(
             .collect(),
         times: records.iter().map(|r| r.timestamp_ms).collect(),
         flags: records.iter().map(flags).collect(),
+        codec: decoded.codec(),
+        payload: payload.clone(),
         header,
     });
     match shared.manner {

@@ -68,10 +68,12 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Writes batches. It owns its buffers and compressor, about 3 MiB at most: use one for many
+/// Writes batches. It owns its buffers and compressors, about 4 MiB at most: use one for many
 /// batches.
 pub struct Encoder {
     compressor: Compressor,
+    /// Those of codecs that were used before, for the next batch that is written in one of them.
+    others: Vec<Compressor>,
     /// Room for the fixed fields, then the records before compression.
     raw: Vec<u8>,
     /// Room for the fixed fields, then the compressed records, then rubbish.
@@ -107,6 +109,7 @@ impl Encoder {
     pub fn new(codec: Codec) -> Self {
         Self {
             compressor: Compressor::new(codec),
+            others: Vec::new(),
             raw: vec![0; HEAD_BYTES],
             out: Vec::new(),
             id: None,
@@ -120,6 +123,20 @@ impl Encoder {
             minutes_full: false,
             too_large: None,
         }
+    }
+
+    /// Batches are compressed with `codec` from the next [`Encoder::finish`] on.
+    pub fn set_codec(&mut self, codec: Codec) {
+        if self.compressor.codec() == codec {
+            return;
+        }
+        let known = self.others.iter().position(|one| one.codec() == codec);
+        let next = match known {
+            Some(at) => self.others.swap_remove(at),
+            None => Compressor::new(codec),
+        };
+        self.others
+            .push(std::mem::replace(&mut self.compressor, next));
     }
 
     /// Starts a batch and forgets an unfinished one. The first record will carry `id` in its

@@ -85,3 +85,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_encoder_that_changes_its_codec_writes_what_others_write() {
+    let records = log(2000);
+    let mut changing = Encoder::new(Codec::Zstd);
+    for _ in 0..2 {
+        for codec in Codec::ALL {
+            changing.set_codec(codec);
+            let encoded = encode(&mut changing, &records);
+            assert_eq!(
+                encoded,
+                encode(&mut Encoder::new(codec), &records),
+                "{codec}"
+            );
+        }
+    }
+}
