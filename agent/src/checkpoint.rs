@@ -175,8 +175,9 @@ impl Checkpoint {
     }
 
     /// Takes in what happened, to be written with what comes next, or by the keeper soon. For what
-    /// does no harm when a kill forgets it: ends (the batch is sent again, as the same) and what was
-    /// told (it is told again). Never waits for the disk.
+    /// does no harm when a kill forgets it: ends (the batch is sent again, as the same), what was
+    /// told (it is told again), and cuts, which their reader writes before it gives their batches away.
+    /// Never waits for the disk.
     pub(crate) fn note(&self, records: Vec<Record>) {
         let mut memory = lock(&self.memory);
         memory.unwritten.extend(records.iter().cloned());

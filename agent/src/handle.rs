@@ -17,7 +17,7 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, fstat, statx};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -175,16 +175,13 @@ pub(crate) struct Extent {
 /// # Errors
 /// What the kernel says.
 pub(crate) fn extent(file: &File) -> io::Result<Extent> {
-    use std::os::unix::fs::MetadataExt as _;
-    let meta = file.metadata()?;
-    let mtime_ns = meta
-        .mtime()
-        .saturating_mul(1_000_000_000)
-        .saturating_add(meta.mtime_nsec());
+    // Half of what `statx` by a descriptor costs, and each batch needs one.
+    let stat = fstat(file)?;
+    let seconds = stat.st_mtime.saturating_mul(1_000_000_000);
     Ok(Extent {
-        size: meta.len(),
-        links: meta.nlink(),
-        mtime_ns,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        links: stat.st_nlink,
+        mtime_ns: seconds.saturating_add(i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
     })
 }
 

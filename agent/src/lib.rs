@@ -83,8 +83,8 @@ use self::{
 
 /// Events for the reader that may wait: looks are few, hints are merged.
 const EVENTS: usize = 256;
-/// Batches that may wait for the sender's loop; their bytes are bounded by permits.
-const BATCHES: usize = 1024;
+/// Hands of batches that may wait for the sender's loop; their bytes are bounded by permits.
+const HANDS: usize = 64;
 /// Jobs for the spool that may wait; what finds no room is tried again.
 const SPOOL_JOBS: usize = 64;
 /// What all may take after the stop: the sender's deadline, and a bit.
@@ -121,7 +121,7 @@ pub async fn run_live(
     let budget = Budget::of(config.limits.memory, move || {
         drop(waker.try_send(Event::Wake));
     });
-    let (outgoing, batches) = mpsc::channel(BATCHES);
+    let (outgoing, batches) = mpsc::channel(HANDS);
 
     let mut parts = Supervisor::new(stop.clone(), GRACE);
     parts.spawn(
@@ -273,7 +273,7 @@ fn start_sending(
     parts: &mut Supervisor,
     config: Config,
     shared: Shared,
-    (batches, ways): (mpsc::Receiver<Outgoing>, watch::Receiver<Ways>),
+    (batches, ways): (mpsc::Receiver<Vec<Outgoing>>, watch::Receiver<Ways>),
     stop: CancellationToken,
 ) {
     let Shared {

@@ -101,7 +101,7 @@ pub(crate) struct Wiring {
     /// Who closes deleted files.
     pub(crate) closer: Closer,
     /// To the sender. Its bound is bytes, by the permits; the count never fills it.
-    pub(crate) outgoing: mpsc::Sender<Outgoing>,
+    pub(crate) outgoing: mpsc::Sender<Vec<Outgoing>>,
     /// Files whose hints are not wanted.
     pub(crate) flow: Arc<Flow>,
     /// For people.
@@ -279,6 +279,8 @@ pub(crate) struct Reader {
     blocked_since: [Option<Instant>; 4],
     /// Batches that go to the sender together: it wakes once for them.
     handing: Vec<Outgoing>,
+    /// Bytes of their payloads.
+    handing_bytes: usize,
     /// The block: the bytes that a mark covers, then new ones.
     block: Vec<u8>,
     maker: Maker,
@@ -320,6 +322,7 @@ impl Reader {
             blocked: Vec::new(),
             blocked_since: [None; 4],
             handing: Vec::new(),
+            handing_bytes: 0,
             block: vec![0; BLOCK_BYTES + 512],
             maker: Maker::new(Encoder::new(Codec::Zstd)),
             opened,

@@ -82,7 +82,7 @@ pub(crate) struct Sender {
     ways: watch::Receiver<Ways>,
     /// They changed since the order of the nodes was made.
     reorder: bool,
-    incoming: mpsc::Receiver<Outgoing>,
+    incoming: mpsc::Receiver<Vec<Outgoing>>,
     /// The reader is done.
     ended: bool,
     checkpoint: Arc<Checkpoint>,
@@ -149,7 +149,7 @@ impl Sender {
     pub(crate) fn new(
         hello: Hello,
         mut ways: watch::Receiver<Ways>,
-        incoming: mpsc::Receiver<Outgoing>,
+        incoming: mpsc::Receiver<Vec<Outgoing>>,
         checkpoint: Arc<Checkpoint>,
         status: Arc<Status>,
     ) -> Self {
@@ -310,7 +310,7 @@ impl Sender {
             let deadline = self.stopped.map(|at| at + LAST_CONNECT);
             select! {
                 done = &mut wait => return Some(done),
-                batch = self.incoming.recv(), if !self.ended => self.take_in(batch),
+                hand = self.incoming.recv(), if !self.ended => self.take_in(hand),
                 () = stop.cancelled(), if self.stopped.is_none() => {
                     self.stopped = Some(Instant::now());
                 }
@@ -335,10 +335,10 @@ impl Sender {
         told.insert(addr.to_owned(), text);
     }
 
-    /// A batch from the reader, or the word that there are no more.
-    fn take_in(&mut self, batch: Option<Outgoing>) {
-        match batch {
-            Some(batch) => self.window.push(batch),
+    /// Batches from the reader, or the word that there are no more.
+    fn take_in(&mut self, hand: Option<Vec<Outgoing>>) {
+        match hand {
+            Some(hand) => hand.into_iter().for_each(|batch| self.window.push(batch)),
             None => self.ended = true,
         }
     }
@@ -398,7 +398,7 @@ impl Sender {
                     Ok(bytes) => self.pace.written(bytes),
                     Err(error) => return Close::Broken(error),
                 },
-                batch = self.incoming.recv(), if !self.ended => self.take_in(batch),
+                hand = self.incoming.recv(), if !self.ended => self.take_in(hand),
                 () = changed(&mut self.ways) => self.look_at_ways(&mut session, addr),
                 () = stop.cancelled(), if self.stopped.is_none() => {
                     self.stopped = Some(Instant::now());
@@ -436,8 +436,7 @@ impl Sender {
             } else {
                 self.checkpoint.sent(id);
             }
-            session.link.writer.push_bytes(head.into());
-            session.link.writer.push_bytes(payload);
+            session.link.writer.push_batch(head, payload);
             self.ask(session, now)?;
         }
         self.ask(session, now)?;

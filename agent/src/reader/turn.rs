@@ -96,6 +96,7 @@ impl Reader {
                     first = [first, until].into_iter().flatten().min();
                     at += 1;
                 }
+                Step::Did if self.is_read_to_its_end(stream) => break,
                 Step::Did => return Next::Ready,
                 Step::Blocked => return Next::Blocked,
                 Step::Hold(until) => {
@@ -111,6 +112,24 @@ impl Reader {
             }
         }
         first.map_or(Next::Idle, Next::At)
+    }
+
+    /// All that was there at the look is read of a stream with one file, which its path names: what
+    /// comes later comes with a hint of its own, so it is not looked at again now.
+    fn is_read_to_its_end(&self, stream: usize) -> bool {
+        let tails = self.streams.get(stream).map(|known| known.tails.as_slice());
+        let Some([tail]) = tails else {
+            return false;
+        };
+        tail.place == Place::Named
+            && tail.unread() == 0
+            && tail.replay.is_empty()
+            && !tail.leaving
+            && tail
+                .file
+                .as_ref()
+                .is_some_and(|file| file.as_file().is_some())
+            && !self.opened.is_over()
     }
 
     /// Looks at one generation, and reads a block when there is one.

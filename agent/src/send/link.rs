@@ -30,6 +30,10 @@ const LIMIT: Duration = Duration::from_secs(5);
 const ANSWERS: usize = 64;
 /// Slices given to one write.
 const SLICES: usize = 16;
+/// Payloads up to this long are copied behind their heads, and such frames gathered up to a buffer of
+/// this size: less than a slice each costs.
+const SMALL_PAYLOAD_BYTES: usize = 4 << 10;
+const GATHERED_BYTES: usize = 16 << 10;
 
 /// Why there is no connection (any more). Always: try again, here or elsewhere.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,7 @@ impl Link {
         let mut writer = Writer {
             half: write,
             queue: VecDeque::new(),
+            gathered: Vec::new(),
             bytes: 0,
         };
         writer.push(&Frame::Hello(hello))?;
@@ -180,6 +185,8 @@ async fn read_frame<R: AsyncRead + Unpin>(read: &mut R) -> Result<Frame, LinkErr
 pub(crate) struct Writer {
     half: OwnedWriteHalf,
     queue: VecDeque<Bytes>,
+    /// Small frames behind those in the queue.
+    gathered: Vec<u8>,
     bytes: usize,
 }
 
@@ -198,10 +205,34 @@ impl Writer {
         Ok(())
     }
 
+    /// Queues a batch's frame.
+    pub(crate) fn push_batch(&mut self, head: Vec<u8>, payload: Bytes) {
+        if payload.len() > SMALL_PAYLOAD_BYTES {
+            self.push_bytes(head.into());
+            self.push_bytes(payload);
+            return;
+        }
+        self.bytes += head.len() + payload.len();
+        self.gathered.extend_from_slice(&head);
+        self.gathered.extend_from_slice(&payload);
+        if self.gathered.len() >= GATHERED_BYTES {
+            self.close_gathered();
+        }
+    }
+
     /// Queues bytes of a frame.
-    pub(crate) fn push_bytes(&mut self, bytes: Bytes) {
+    fn push_bytes(&mut self, bytes: Bytes) {
+        self.close_gathered();
         self.bytes += bytes.len();
         self.queue.push_back(bytes);
+    }
+
+    /// What was gathered takes its place in the queue.
+    fn close_gathered(&mut self) {
+        if !self.gathered.is_empty() {
+            self.queue
+                .push_back(std::mem::take(&mut self.gathered).into());
+        }
     }
 
     /// Writes some of what is queued, at most `most` bytes; returns how many. May be dropped at any time: what was written is accounted for.
@@ -209,6 +240,7 @@ impl Writer {
     /// # Errors
     /// [`LinkError::Io`].
     pub(crate) async fn write_some(&mut self, most: usize) -> Result<usize, LinkError> {
+        self.close_gathered();
         let mut slices = [IoSlice::new(&[]); SLICES];
         let count = self.queue.len().min(SLICES);
         let mut left = most;

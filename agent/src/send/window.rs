@@ -39,6 +39,8 @@ const PARTS: u64 = 16;
 const TOPIC_LEAVES: u64 = 2;
 /// Batches in flight of a topic that has none acknowledged yet.
 const TOPIC_BEGINS: u64 = 4;
+/// Topics at rest of which it is known how many batches they may have in flight.
+const TOPICS_AT_REST: usize = 256;
 
 /// A batch until it is acknowledged.
 #[derive(Debug)]
@@ -101,6 +103,9 @@ pub(crate) struct Window {
     classes: [ClassLoad; 4],
     /// What there is of each topic, by class.
     loads: [HashMap<Topic, Load>; 4],
+    /// Most in flight of topics that have no batches now: small files that are written to now and then
+    /// come in bursts, and each would be sent a few at a time otherwise.
+    at_rest: HashMap<Topic, u64>,
     /// Streams whose topic has its share of the window in flight.
     parked: BTreeMap<(Class, Topic), VecDeque<StreamId>>,
     timers: BTreeSet<(Instant, StreamId)>,
@@ -122,6 +127,7 @@ impl Window {
             turns: Turns::new(piece),
             classes: Default::default(),
             loads: Default::default(),
+            at_rest: HashMap::new(),
             parked: BTreeMap::new(),
             timers: BTreeSet::new(),
             topics: HashMap::new(),
@@ -196,6 +202,7 @@ impl Window {
         let loads = self.loads.iter_mut().flat_map(HashMap::values_mut);
         loads.for_each(|load| load.in_flight = 0);
         self.topics.clear();
+        self.at_rest.clear();
         self.timers.clear();
         self.node_until = None;
         self.unpark_all();
@@ -329,13 +336,20 @@ impl Window {
         let Some(loads) = self.loads.get_mut(class as usize) else {
             return;
         };
-        let load = loads.entry(topic.clone()).or_insert(Load {
-            batches: 0,
-            in_flight: 0,
-            most: TOPIC_BEGINS,
-        });
+        let at_rest = &mut self.at_rest;
+        let load = match loads.get_mut(topic) {
+            Some(load) => load,
+            None => loads.entry(topic.clone()).or_insert(Load {
+                batches: 0,
+                in_flight: 0,
+                most: at_rest.remove(topic).unwrap_or(TOPIC_BEGINS),
+            }),
+        };
         change(load);
         if load.batches == 0 {
+            if load.most > TOPIC_BEGINS && at_rest.len() < TOPICS_AT_REST {
+                at_rest.insert(topic.clone(), load.most);
+            }
             loads.remove(topic);
         }
     }

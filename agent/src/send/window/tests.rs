@@ -323,3 +323,37 @@ proptest! {
         prop_assert_eq!(budget.used(), 0);
     }
 }
+
+/// A topic that had one batch acknowledged after the other may have as many in flight when it comes again,
+/// until it is busy, or another node is asked.
+#[test]
+fn what_a_topic_may_have_in_flight_is_known_after_a_rest() {
+    let now = Instant::now();
+    let (mut window, budget) = window(64);
+    let burst = |window: &mut Window, seq: u64| {
+        for stream in 0..40 {
+            window.push(outgoing(&budget, 2 * stream, seq, Class::P2));
+        }
+        let first: Vec<BatchId> = std::iter::from_fn(|| take(window, now)).collect();
+        let mut sent = first.clone();
+        while let Some(batch) = sent.pop() {
+            window.acknowledge(batch);
+            sent.extend(std::iter::from_fn(|| take(window, now)));
+        }
+        assert!(window.is_empty());
+        first.len()
+    };
+    assert_eq!(burst(&mut window, 1), 4, "nobody knows yet");
+    assert_eq!(burst(&mut window, 2), 40);
+    window.push(outgoing(&budget, 0, 3, Class::P2));
+    let batch = take(&mut window, now).unwrap();
+    let topic = Topic::new("topic-0").unwrap();
+    window.busy(&busy(batch, Scope::Topic(topic)), now);
+    let later = now + Duration::from_secs(1);
+    let batch = take(&mut window, later).unwrap();
+    window.acknowledge(batch);
+    assert_eq!(burst(&mut window, 4), 4, "it was busy");
+    assert_eq!(burst(&mut window, 5), 40);
+    window.reset();
+    assert_eq!(burst(&mut window, 6), 4, "another node");
+}
