@@ -13,6 +13,7 @@ mod task;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::Deserialize;
@@ -20,6 +21,7 @@ use tributary_common::{
     config::{self, Checker, Env, Faults, Key, Kind, Loaded, Schema, parses},
     ids::{Name, Zone},
     telemetry::{LOG, Log},
+    tls,
 };
 
 use self::{
@@ -93,8 +95,7 @@ pub static SCHEMA: Schema = Schema::new(
             Kind::list_by(&Kind::Table(&BUS), "name"),
             "Bus clusters, in failover order.",
         ),
-        Key::optional("tls", Kind::Any, "Encryption to the bus.")
-            .not_yet("leave it out; use a private network or a tunnel"),
+        Key::optional_table("tls", &tls::DIALER),
         Key::table("limits", &LIMITS),
         Key::tables(
             "task",
@@ -123,6 +124,8 @@ pub struct Config {
     pub effective: String,
     /// Its data centre.
     pub zone: Zone,
+    /// Connections to the buses are TLS, those to an https manager trusted by this.
+    pub tls: Option<Arc<tls::Dialer>>,
     /// Its memory between two lives.
     pub state_dir: PathBuf,
     /// Where a person asks it.
@@ -171,6 +174,7 @@ struct RawConfig {
     keep_removed: u64,
     manager: Option<Manager>,
     bus: Vec<Cluster>,
+    tls: Option<tls::DialerSettings>,
     limits: Limits,
     task: Vec<RawTask>,
     log: Log,
@@ -207,6 +211,7 @@ fn check(raw: RawConfig, checker: &mut Checker) -> Option<Config> {
         keep_removed,
         manager,
         bus,
+        tls,
         limits,
         task,
         log,
@@ -220,11 +225,10 @@ fn check(raw: RawConfig, checker: &mut Checker) -> Option<Config> {
     if task.is_empty() {
         checker.warn("task", "there is none, so nothing is collected");
     }
-    if let Some(manager) = &manager
-        && manager.url.starts_with("https:")
-    {
-        checker.fault("manager.url", "https is not in this version; use http");
-    }
+    let tls = match tls {
+        Some(tls) => Some(tls.check(checker)?),
+        None => None,
+    };
     let state_dir = checker.take("state_dir", std::path::absolute(&state_dir))?;
     let tasks: Vec<Option<Task>> = task
         .into_iter()
@@ -240,6 +244,7 @@ fn check(raw: RawConfig, checker: &mut Checker) -> Option<Config> {
         keep_removed,
         manager,
         bus,
+        tls,
         limits,
         tasks,
         log,

@@ -288,7 +288,7 @@ fn start_sending(
     };
     let epoch = hello.epoch;
     let sender = Sender::new(
-        hello,
+        (hello, config.tls.clone()),
         ways,
         batches,
         Arc::clone(&checkpoint),
@@ -307,6 +307,7 @@ fn start_sending(
     if let Some(manager) = config.manager {
         let reports = Reports {
             manager,
+            tls: config.tls,
             reporter,
             epoch,
             checkpoint,

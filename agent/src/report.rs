@@ -20,6 +20,7 @@ use tributary_common::{
     report::{
         Fact, Health, Held, HeldState, Hop, REPORTS_PATH, Report, ReportAnswer, Reporter, Run,
     },
+    tls::Dialer,
 };
 
 use crate::{
@@ -47,6 +48,8 @@ const LAST_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Reports {
     pub(crate) manager: Manager,
+    /// Who an https manager is trusted by; the system's authorities without it.
+    pub(crate) tls: Option<Arc<Dialer>>,
     pub(crate) reporter: Reporter,
     pub(crate) epoch: Epoch,
     pub(crate) checkpoint: Arc<Checkpoint>,
@@ -75,7 +78,7 @@ impl Reports {
             Some(path) => Some(disk::read_secret(path)?),
             None => None,
         };
-        let mut client = Client::new(&self.manager.url, token.as_deref())?;
+        let mut client = Client::new(&self.manager.url, token.as_deref(), self.tls.clone())?;
         let mut rng = fastrand::Rng::new();
         let mut backoff = tributary_common::backoff::Backoff::new(FIRST, CAP);
         let (mut number, mut told_at) = (0, None::<Instant>);

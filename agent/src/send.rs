@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_common::{
     header::BatchHeader,
     ids::Class,
+    tls::Dialer,
     wire::{self, Frame, Hello, Outcome, Receipt, Refusal, RefuseReason},
 };
 pub(crate) use window::ClassLoad;
@@ -77,6 +78,8 @@ pub(crate) struct Outgoing {
 #[derive(Debug)]
 pub(crate) struct Sender {
     hello: Hello,
+    /// Connections are TLS.
+    tls: Option<Arc<Dialer>>,
     nodes: Nodes,
     /// Where to, and how fast; another one may come at any time.
     ways: watch::Receiver<Ways>,
@@ -145,9 +148,9 @@ struct Session {
 }
 
 impl Sender {
-    /// A sender that connects in the order of these clusters.
+    /// A sender that connects in the order of these clusters, by TLS when it is given.
     pub(crate) fn new(
-        hello: Hello,
+        (hello, tls): (Hello, Option<Arc<Dialer>>),
         mut ways: watch::Receiver<Ways>,
         incoming: mpsc::Receiver<Vec<Outgoing>>,
         checkpoint: Arc<Checkpoint>,
@@ -158,6 +161,7 @@ impl Sender {
         Self {
             nodes: Nodes::new(&hello.agent, &first.clusters),
             hello,
+            tls,
             ways,
             reorder: false,
             incoming,
@@ -246,7 +250,9 @@ impl Sender {
                 Ok(node) => {
                     let addr = self.nodes.name(node).1.to_owned();
                     let hello = self.hello.clone();
-                    let opened = self.meanwhile(Link::open(&addr, hello), stop).await?;
+                    let tls = self.tls.clone();
+                    let open = Link::open(&addr, hello, tls.as_deref());
+                    let opened = self.meanwhile(open, stop).await?;
                     match opened {
                         Ok(link) => return Some((node, link)),
                         Err(error) => {
@@ -366,6 +372,7 @@ impl Sender {
                 Err(error) => return Close::Broken(error),
             };
             let waiting = session.link.writer.waiting();
+            let held = session.link.writer.holds();
             let (most, paced) = match self.pace.allows(waiting, now) {
                 Ok(most) => (most, None),
                 Err(until) => (0, Some(until)),
@@ -394,7 +401,7 @@ impl Sender {
                         return Close::Broken(error);
                     }
                 }
-                written = session.link.writer.write_some(most), if most > 0 => match written {
+                written = session.link.writer.write_some(most), if most > 0 || held => match written {
                     Ok(bytes) => self.pace.written(bytes),
                     Err(error) => return Close::Broken(error),
                 },

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::Deserialize;
@@ -14,6 +15,7 @@ use tributary_common::{
     config::{self, Checker, Env, Faults, Key, Kind, Loaded, Schema, Variant, parses},
     ids::{Name, NodeId, Zone},
     telemetry::{LOG, Log},
+    tls,
 };
 
 pub use crate::destination::kafka::{KafkaConfig, ProducerKind};
@@ -81,6 +83,11 @@ static MANAGER: Schema = Schema::new(
             "token_file",
             Kind::Path,
             "A file with the token that it gave out.",
+        ),
+        Key::optional(
+            "ca",
+            Kind::Path,
+            "With https: certificates of the authorities that are trusted, PEM. Left out: those of the system.",
         ),
     ],
 );
@@ -224,8 +231,7 @@ pub static SCHEMA: Schema = Schema::new(
             "A rule of where topics go.",
         ),
         Key::optional_table("manager", &MANAGER),
-        Key::optional("tls", ANY, "Certificates of the agents' port.")
-            .not_yet("leave it out and put a TLS proxy before the port"),
+        Key::optional_table("tls", &tls::ACCEPTOR),
         Key::table("log", &LOG),
     ],
 );
@@ -258,6 +264,7 @@ struct Raw {
     destination: Vec<RawDestination>,
     route: Vec<RawRoute>,
     manager: Option<Manager>,
+    tls: Option<tls::AcceptorSettings>,
     log: Log,
 }
 
@@ -309,6 +316,8 @@ pub struct Manager {
     pub url: String,
     /// A file with the token for it.
     pub token_file: Option<PathBuf>,
+    /// A file with the authorities that are trusted for `https`; those of the system without it.
+    pub ca: Option<PathBuf>,
 }
 
 /// A destination.
@@ -355,6 +364,8 @@ pub struct Config {
     pub routes: Table,
     /// Who is told about it.
     pub manager: Option<Manager>,
+    /// The agents' port speaks TLS.
+    pub tls: Option<Arc<tls::Acceptor>>,
     /// How it logs.
     pub log: Log,
 }
@@ -422,6 +433,10 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
             })
         });
     let destinations = destinations.collect();
+    let tls = match raw.tls {
+        Some(tls) => Some(tls.check(checker)?),
+        None => None,
+    };
     Some(Config {
         zone: raw.zone,
         cluster: raw.cluster,
@@ -433,6 +448,7 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         destinations,
         routes: Table::new(routes),
         manager: raw.manager,
+        tls,
         log: raw.log,
     })
 }

@@ -58,6 +58,7 @@ use tributary_common::{
     ids::AgentId,
     net,
     tasks::Supervisor,
+    tls::Dialer,
 };
 
 use crate::{
@@ -66,6 +67,7 @@ use crate::{
     destination::{Destination, file::FileSink, kafka::Kafka},
     journal::Journal,
     lines::Lines,
+    listen::Door,
     node::{Identity, Node},
     report::Ledger,
 };
@@ -128,10 +130,13 @@ pub async fn run_with(
     }
     let mut parts = Supervisor::new(stop, GRACE);
     let lines = Arc::new(Lines::new(config.limits.memory));
-    let connections = config.limits.connections;
+    let door = Door {
+        connections: config.limits.connections,
+        tls: config.tls.clone(),
+    };
     parts.spawn(
         "listen",
-        listen::run(Arc::clone(&node), lines, listener, connections),
+        listen::run(Arc::clone(&node), lines, listener, door),
     );
     parts.spawn(
         "admin",
@@ -250,7 +255,11 @@ fn client(config: &Config) -> anyhow::Result<Option<Client>> {
         Some(path) => Some(disk::read_secret(path)?),
         None => None,
     };
-    Ok(Some(Client::new(&manager.url, token.as_deref())?))
+    let dialer = match manager.url.starts_with("https:") {
+        true => Some(Arc::new(Dialer::new(manager.ca.as_deref(), None)?)),
+        false => None,
+    };
+    Ok(Some(Client::new(&manager.url, token.as_deref(), dialer)?))
 }
 
 fn admin_pages(node: &Arc<Node>) -> Admin {

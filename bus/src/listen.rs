@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use ::metrics::counter;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
@@ -29,6 +30,7 @@ use tokio::{
 };
 use tributary_common::{
     metrics, net,
+    tls::{Acceptor, Stream},
     wire::{PROTOCOL, STREAM_PATH},
 };
 
@@ -49,6 +51,14 @@ const PATHS: &str =
 /// An answer of one piece.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
+/// Who may come in, and how.
+pub(crate) struct Door {
+    /// Most open connections.
+    pub(crate) connections: usize,
+    /// Only with TLS.
+    pub(crate) tls: Option<Arc<Acceptor>>,
+}
+
 /// Serves until the node stops; then asks everybody to leave and waits for them.
 ///
 /// # Errors
@@ -57,9 +67,10 @@ pub(crate) async fn run(
     node: Arc<Node>,
     lines: Arc<Lines>,
     listener: TcpListener,
-    connections: usize,
+    door: Door,
 ) -> anyhow::Result<()> {
-    let permits = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+    let permits = door.connections.min(Semaphore::MAX_PERMITS);
+    let permits = Arc::new(Semaphore::new(permits));
     let mut open = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -73,8 +84,11 @@ pub(crate) async fn run(
         match accepted {
             Ok((stream, permit)) => {
                 let (node, lines) = (Arc::clone(&node), Arc::clone(&lines));
+                let tls = door.tls.clone();
                 open.spawn(async move {
-                    converse(node, lines, stream).await;
+                    if let Some(stream) = enter(&node, stream, tls.as_deref()).await {
+                        converse(node, lines, stream).await;
+                    }
                     drop(permit);
                 });
             }
@@ -117,12 +131,29 @@ async fn accept(
     Ok((stream, permit))
 }
 
-/// One connection: HTTP until it ends or is upgraded, then the stream.
-async fn converse(node: Arc<Node>, lines: Arc<Lines>, stream: TcpStream) {
+/// What comes before the first byte of HTTP.
+async fn enter(node: &Node, stream: TcpStream, tls: Option<&Acceptor>) -> Option<Stream> {
     if let Err(error) = net::prepare(&stream) {
         tracing::debug!(%error, "a connection was gone at once");
-        return;
+        return None;
     }
+    let Some(tls) = tls else {
+        return Some(Stream::plain(stream));
+    };
+    let secured = node.stop.run_until_cancelled(tls.secure(stream)).await?;
+    match secured {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            counter!("tributary_bus_handshakes_failed_total", "reason" => error.label())
+                .increment(1);
+            tracing::info!(%error, "a connection did not come to TLS");
+            None
+        }
+    }
+}
+
+/// One connection: HTTP until it ends or is upgraded, then the stream.
+async fn converse(node: Arc<Node>, lines: Arc<Lines>, stream: Stream) {
     let upgraded = Arc::new(Mutex::new(None));
     let service = service_fn(|request| {
         let (node, lines, upgraded) =

@@ -1,12 +1,12 @@
 //! A small HTTP/1.1 client: one request, one bounded answer, one deadline for the whole call.
 //!
 //! A [`Client`] keeps its connection open between calls; [`get`] and [`post_json`] are for the one
-//! call. Plain `http` only in this version.
+//! call. `https` is TLS 1.3 (see [`crate::tls`]).
 //!
 //! Not for: the framed stream (that is [`crate::wire`] over an upgrade), many calls at once. Called
 //! by agent and bus to reach the manager, and by the `tributary` program.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -18,7 +18,10 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::net::{self, NetError};
+use crate::{
+    net::{self, NetError},
+    tls::{Dialer, Stream, TlsError},
+};
 
 /// The longest answer that is read, in bytes.
 pub const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
@@ -40,6 +43,9 @@ pub enum HttpError {
     /// No connection; try again later.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// No TLS; try again later, or mend the certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// No whole answer in time; try again later. The server may have acted on it.
     #[error("{url} did not answer within {after:?}")]
     Timeout {
@@ -73,7 +79,7 @@ pub async fn get(
     token: Option<&str>,
     limit: Duration,
 ) -> Result<(StatusCode, Bytes), HttpError> {
-    Client::new(url, token)?.get("", limit).await
+    Client::new(url, token, None)?.get("", limit).await
 }
 
 /// Posts a JSON document to `url` within `limit`.
@@ -86,7 +92,9 @@ pub async fn post_json(
     body: Vec<u8>,
     limit: Duration,
 ) -> Result<(StatusCode, Bytes), HttpError> {
-    Client::new(url, token)?.post_json("", body, limit).await
+    Client::new(url, token, None)?
+        .post_json("", body, limit)
+        .await
 }
 
 /// A client of one server, which keeps its connection between calls.
@@ -94,6 +102,8 @@ pub async fn post_json(
 pub struct Client {
     base: String,
     addr: String,
+    /// Of an `https` server.
+    dialer: Option<Arc<Dialer>>,
     host: HeaderValue,
     auth: Option<HeaderValue>,
     idle: Option<SendRequest<Full<Bytes>>>,
@@ -103,29 +113,31 @@ pub struct Client {
 
 impl Client {
     /// A client for the server of `base`, for instance `http://127.0.0.1:7500`. `token` is sent as
-    /// a bearer token. Connects with the first call.
+    /// a bearer token. An `https` server is trusted by `dialer`, without one when an authority of the
+    /// system signed its certificate. Connects with the first call.
     ///
     /// # Errors
-    /// [`HttpError::Url`] or [`HttpError::Token`].
-    pub fn new(base: &str, token: Option<&str>) -> Result<Self, HttpError> {
+    /// [`HttpError::Url`], [`HttpError::Token`] or [`HttpError::Tls`].
+    pub fn new(
+        base: &str,
+        token: Option<&str>,
+        dialer: Option<Arc<Dialer>>,
+    ) -> Result<Self, HttpError> {
         let wrong = |why: &str| HttpError::Url {
             url: base.to_owned(),
             why: why.to_owned(),
         };
         let uri: Uri = base.parse().map_err(|error| wrong(&format!("{error}")))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(wrong(
-                    "https is not in this version; use http, or a TLS proxy before it",
-                ));
-            }
-            Some(_) | None => return Err(wrong("expected is http://host:port/path")),
-        }
+        let (dialer, port) = match (uri.scheme_str(), dialer) {
+            (Some("http"), _) => (None, 80),
+            (Some("https"), Some(dialer)) => (Some(dialer), 443),
+            (Some("https"), None) => (Some(Arc::new(Dialer::new(None, None)?)), 443),
+            _other => return Err(wrong("expected is http://host:port/path, or https://")),
+        };
         let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
         let addr = match authority.port_u16() {
             Some(port) => format!("{}:{port}", authority.host()),
-            None => format!("{}:80", authority.host()),
+            None => format!("{}:{port}", authority.host()),
         };
         let host =
             HeaderValue::from_str(authority.as_str()).map_err(|error| wrong(&error.to_string()))?;
@@ -139,6 +151,7 @@ impl Client {
         Ok(Self {
             base,
             addr,
+            dialer,
             host,
             auth,
             idle: None,
@@ -254,6 +267,10 @@ impl Client {
         url: &str,
     ) -> Result<SendRequest<Full<Bytes>>, HttpError> {
         let stream = net::dial(&self.addr, limit).await?;
+        let stream = match &self.dialer {
+            Some(dialer) => dialer.secure(stream, &self.addr).await?,
+            None => Stream::plain(stream),
+        };
         let broken = |source: hyper::Error| HttpError::Broken {
             url: url.to_owned(),
             source: source.into(),

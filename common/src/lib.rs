@@ -44,4 +44,5 @@ pub mod report;
 pub mod span;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;

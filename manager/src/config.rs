@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,6 +12,7 @@ use tributary_common::{
     config::{self, Checker, Env, Faults, Key, Kind, Loaded, Schema},
     disk,
     telemetry::{LOG, Log},
+    tls,
 };
 
 /// What stands in front of the path of a SQLite database.
@@ -29,6 +31,8 @@ pub struct Config {
     pub report_token: Option<String>,
     /// How long facts are kept after they were last touched.
     pub keep_facts: Duration,
+    /// The port speaks TLS.
+    pub tls: Option<Arc<tls::Acceptor>>,
 }
 
 impl Config {
@@ -42,6 +46,7 @@ impl Config {
             log: Log::default(),
             report_token: None,
             keep_facts: Duration::from_secs(7 * 24 * 3600),
+            tls: None,
         }
     }
 }
@@ -96,8 +101,7 @@ pub static SCHEMA: Schema = Schema::new(
         Key::table("log", &LOG),
         Key::table("auth", &AUTH),
         Key::table("retention", &RETENTION),
-        Key::optional("tls", Kind::Any, "Certificate and key.")
-            .not_yet("put a TLS proxy in front of the manager"),
+        Key::optional_table("tls", &tls::ACCEPTOR),
         Key::optional("alerts", Kind::Any, "Whom to tell.")
             .not_yet("watch /metrics and /api/v1/topics instead"),
     ],
@@ -111,6 +115,7 @@ struct Raw {
     log: Log,
     auth: RawAuth,
     retention: RawRetention,
+    tls: Option<tls::AcceptorSettings>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -156,12 +161,17 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
              reports from all of them",
         );
     }
+    let tls = match raw.tls {
+        Some(tls) => Some(tls.check(checker)?),
+        None => None,
+    };
     Some(Config {
         listen: raw.listen,
         database: raw.database.trim_start_matches(SQLITE).into(),
         log: raw.log,
         report_token,
         keep_facts: Duration::from_millis(raw.retention.facts),
+        tls,
     })
 }
 
@@ -254,7 +264,7 @@ mod tests {
             &["PostgreSQL is not in this version"],
         );
         check_refused("database = \"sqlite://relative.db\"", &["absolute path"]);
-        check_refused("[tls]\ncert = \"a\"\n", &["tls", "TLS proxy"]);
+        check_refused("[tls]\ncert = \"a\"\n", &["tls.key"]);
         check_refused(
             "[auth]\nreport_token_file = \"/nowhere/token\"\n",
             &["/nowhere/token"],

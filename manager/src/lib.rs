@@ -85,7 +85,13 @@ pub async fn serve(
     );
     parts.spawn("http", async move {
         let _answered = answered.drop_guard();
-        server::serve(listener, router::routes(app), stop, REQUEST_GRACE).await
+        server::serve(
+            (listener, config.tls),
+            router::routes(app),
+            stop,
+            REQUEST_GRACE,
+        )
+        .await
     });
     tracing::info!(address = %address, database = %config.database.display(), "the manager listens");
     if bound.send(address).is_err() {

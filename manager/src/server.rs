@@ -17,7 +17,10 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tributary_common::net;
+use tributary_common::{
+    net,
+    tls::{Acceptor, Stream},
+};
 
 /// The most open connections: one for each agent of the largest site, and people. Further ones
 /// wait in the system's queue.
@@ -29,7 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`; then open requests may take `grace`.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<Arc<Acceptor>>),
     router: Router,
     stop: CancellationToken,
     grace: Duration,
@@ -41,7 +44,7 @@ pub(crate) async fn serve(
             () = stop.cancelled() => break,
             accepted = accept(&listener, &permits) => match accepted {
                 Ok((stream, permit)) => {
-                    sessions.spawn(session(stream, router.clone(), stop.clone(), permit));
+                    sessions.spawn(session((stream, tls.clone()), router.clone(), stop.clone(), permit));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection");
@@ -77,11 +80,22 @@ async fn accept(
 
 /// One connection. How it ends concerns only its client.
 async fn session(
-    stream: TcpStream,
+    (stream, tls): (TcpStream, Option<Arc<Acceptor>>),
     router: Router,
     stop: CancellationToken,
     _permit: OwnedSemaphorePermit,
 ) {
+    let stream = match &tls {
+        None => Stream::plain(stream),
+        Some(tls) => match stop.run_until_cancelled(tls.secure(stream)).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => {
+                tracing::info!(%error, "a connection did not come to TLS");
+                return;
+            }
+            None => return,
+        },
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)

@@ -12,6 +12,7 @@ mod live;
 mod person;
 mod post;
 mod real_writers;
+mod secure;
 mod shapes;
 mod tidy;
 mod web_server;

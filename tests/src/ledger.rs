@@ -99,8 +99,16 @@ pub fn topic(manager: &str, topic: &str) -> Result<Counts> {
         answer.status,
         answer.text()
     );
-    let all: Topics = serde_json::from_slice(&answer.body)
-        .with_context(|| format!("unknown shape: {}", answer.text()))?;
+    in_answer(&answer.text(), topic)
+}
+
+/// The counts of a topic in an answer to `GET /api/v1/topics`; zeros when it is not there.
+///
+/// # Errors
+/// When it is no such answer.
+pub fn in_answer(text: &str, topic: &str) -> Result<Counts> {
+    let all: Topics =
+        serde_json::from_str(text).with_context(|| format!("unknown shape: {text}"))?;
     let found = all.topics.into_iter().find(|one| one.topic == topic);
     Ok(found.map(|one| one.counts).unwrap_or_default())
 }

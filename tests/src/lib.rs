@@ -14,6 +14,7 @@
 //! | [`delivered`] | what the file destination holds |
 //! | [`writer`], [`oracle`] | stamped lines, and the verdict over what arrived |
 //! | [`ledger`] | what the manager says of the same lines |
+//! | [`certs`] | an authority that signs certificates |
 //! | [`proxy`] | a TCP hop that breaks on command |
 //! | [`nginx`] | a real web server under load, rotated by logrotate |
 //! | [`java`] | a Java service that rolls its own log |
@@ -22,6 +23,7 @@
 //!
 //! Not for: the products; none of them depends on this package.
 
+pub mod certs;
 pub mod child;
 pub mod cluster;
 pub mod delivered;

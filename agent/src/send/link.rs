@@ -2,7 +2,14 @@
 //!
 //! Not for: which node (see [`super::nodes`]), what is sent (see [`super::window`]).
 
-use std::{collections::VecDeque, future::poll_fn, io::IoSlice, pin::Pin, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io::IoSlice,
+    pin::Pin,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use bytes::{Buf as _, Bytes};
 use http_body_util::Empty;
@@ -13,14 +20,14 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _, BufReader},
-    net::{TcpStream, tcp::OwnedWriteHalf},
+    io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _, BufReader, WriteHalf},
     sync::mpsc,
     task::JoinSet,
     time::{Instant, timeout},
 };
 use tributary_common::{
     net::{self, NetError},
+    tls::{self, Dialer, Stream, TlsError},
     wire::{self, Frame, Hello, PRELUDE_BYTES, PROTOCOL, Prelude, STREAM_PATH, Welcome, WireError},
 };
 
@@ -41,12 +48,18 @@ pub(crate) enum LinkError {
     /// Nobody answers there.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// It does not come to TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It ended TLS: it does not like our certificate, or that we have none.
+    #[error("it ended TLS: {0}; look at `tls.cert`, and at `tls.client_ca` of the bus")]
+    Ended(String),
     /// The connection broke.
     #[error("the connection broke: {0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
     /// It speaks no HTTP.
     #[error("it does not speak HTTP/1.1: {0}")]
-    Http(#[from] hyper::Error),
+    Http(hyper::Error),
     /// It does not go over to our protocol.
     #[error("it answers {0} to the upgrade to {PROTOCOL}; is it a Tributary bus?")]
     NoUpgrade(StatusCode),
@@ -70,6 +83,24 @@ pub(crate) enum LinkError {
     Silent(Duration),
 }
 
+impl From<std::io::Error> for LinkError {
+    fn from(error: std::io::Error) -> Self {
+        match tls::cause(&error) {
+            Some(why) => Self::Ended(why.to_string()),
+            None => Self::Io(error),
+        }
+    }
+}
+
+impl From<hyper::Error> for LinkError {
+    fn from(error: hyper::Error) -> Self {
+        match tls::cause(&error) {
+            Some(why) => Self::Ended(why.to_string()),
+            None => Self::Http(error),
+        }
+    }
+}
+
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -86,15 +117,23 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects to a node and greets it.
+    /// Connects to a node, by TLS when it is given, and greets it.
     ///
     /// # Errors
     /// [`LinkError`].
-    pub(crate) async fn open(addr: &str, hello: Hello) -> Result<Self, LinkError> {
+    pub(crate) async fn open(
+        addr: &str,
+        hello: Hello,
+        tls: Option<&Dialer>,
+    ) -> Result<Self, LinkError> {
         let stream = net::dial(addr, LIMIT).await?;
+        let stream = match tls {
+            Some(tls) => tls.secure(stream, addr).await?,
+            None => Stream::plain(stream),
+        };
         let upgraded = timeout(LIMIT, upgrade(stream, addr)).await;
         let (stream, early) = upgraded.map_err(|_late| LinkError::Slow("answer the upgrade"))??;
-        let (read, write) = stream.into_split();
+        let (read, write) = io::split(stream);
         let mut read = BufReader::with_capacity(
             16 << 10,
             AsyncReadExt::chain(std::io::Cursor::new(early), read),
@@ -104,6 +143,7 @@ impl Link {
             queue: VecDeque::new(),
             gathered: Vec::new(),
             bytes: 0,
+            holds: false,
         };
         writer.push(&Frame::Hello(hello))?;
         let begun = Instant::now();
@@ -142,7 +182,7 @@ impl Link {
 }
 
 /// Goes over to our protocol; also gives bytes that came early.
-async fn upgrade(stream: TcpStream, addr: &str) -> Result<(TcpStream, Bytes), LinkError> {
+async fn upgrade(stream: Stream, addr: &str) -> Result<(Stream, Bytes), LinkError> {
     let (mut client, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut driver = JoinSet::new();
     driver.spawn(connection.with_upgrades());
@@ -159,7 +199,7 @@ async fn upgrade(stream: TcpStream, addr: &str) -> Result<(TcpStream, Bytes), Li
     }
     let upgraded = hyper::upgrade::on(response).await?;
     let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
+        .downcast::<TokioIo<Stream>>()
         .map_err(|_other_type| LinkError::Unexpected)?;
     Ok((parts.io.into_inner(), parts.read_buf))
 }
@@ -183,17 +223,24 @@ async fn read_frame<R: AsyncRead + Unpin>(read: &mut R) -> Result<Frame, LinkErr
 /// The speaking half, with what is not yet out.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    half: OwnedWriteHalf,
+    half: WriteHalf<Stream>,
     queue: VecDeque<Bytes>,
     /// Small frames behind those in the queue.
     gathered: Vec<u8>,
     bytes: usize,
+    /// TLS has taken more than the socket did.
+    holds: bool,
 }
 
 impl Writer {
     /// Bytes that are not yet out.
     pub(crate) fn waiting(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether something that was written has yet to leave: call [`Writer::write_some`].
+    pub(crate) fn holds(&self) -> bool {
+        self.holds
     }
 
     /// Queues a frame without a payload.
@@ -235,7 +282,9 @@ impl Writer {
         }
     }
 
-    /// Writes some of what is queued, at most `most` bytes; returns how many. May be dropped at any time: what was written is accounted for.
+    /// Writes some of what is queued, at most `most` bytes; returns how many. With nothing to write it
+    /// waits until all that was written has left. May be dropped at any time: what was written is
+    /// accounted for.
     ///
     /// # Errors
     /// [`LinkError::Io`].
@@ -250,9 +299,30 @@ impl Writer {
             *slice = IoSlice::new(part);
         }
         let slices = slices.get(..count).unwrap_or_default();
-        let half = &mut self.half;
-        let written =
-            poll_fn(|context| Pin::new(&mut *half).poll_write_vectored(context, slices)).await?;
+        let (half, holds) = (&mut self.half, &mut self.holds);
+        let nothing = slices.iter().all(|slice| slice.is_empty());
+        let written = poll_fn(|context| {
+            let mut half = Pin::new(&mut *half);
+            let written = match nothing {
+                true => 0,
+                false => {
+                    let written = ready!(half.as_mut().poll_write_vectored(context, slices))?;
+                    *holds = true;
+                    written
+                }
+            };
+            match half.poll_flush(context) {
+                Poll::Ready(flushed) => {
+                    flushed?;
+                    *holds = false;
+                }
+                // What was written counts; the rest is for the next call.
+                Poll::Pending if written > 0 => {}
+                Poll::Pending => return Poll::Pending,
+            }
+            Poll::Ready(std::io::Result::Ok(written))
+        })
+        .await?;
         if written == 0 && self.bytes.min(most) > 0 {
             return Err(LinkError::Closed);
         }
@@ -277,6 +347,8 @@ impl Writer {
         while self.bytes > 0 {
             self.write_some(usize::MAX).await?;
         }
-        Ok(self.half.flush().await?)
+        self.half.flush().await?;
+        self.holds = false;
+        Ok(())
     }
 }

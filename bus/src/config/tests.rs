@@ -73,7 +73,11 @@ fn what_this_version_lacks_is_refused_by_name() {
         "[[destination]]\nname = \"lake\"\nkind = \"hdfs\"\n",
         "hdfs",
     );
-    check("[tls]\ncert = \"x\"\n", "tls");
+    check("[tls]\ncert = \"x\"\n", "tls.key");
+    check(
+        "[tls]\ncert = \"/nowhere/cert\"\nkey = \"/nowhere/key\"\n",
+        "/nowhere/cert",
+    );
     check(
         "[[destination]]\nname = \"local\"\nkind = \"file\"\npath = \"/x\"\n",
         "name",

@@ -395,6 +395,12 @@ pub const TABLE: &[Metric] = &[
         "Open agent connections.",
     ),
     counter(
+        "tributary_bus_handshakes_failed_total",
+        Unit::Count,
+        &["reason"],
+        "Connections that did not come to TLS: not_tls, refused, broken, slow.",
+    ),
+    counter(
         "tributary_bus_sessions_ended_total",
         Unit::Count,
         &["reason"],

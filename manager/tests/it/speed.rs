@@ -38,7 +38,7 @@ fn step(number: u64) -> Value {
 
 /// Sends reports of one more agent, with streams of its own, one after the other.
 async fn one_agent(address: &str, agent: u64, reports: u32) {
-    let mut client = tributary_common::http::Client::new(address, None).unwrap();
+    let mut client = tributary_common::http::Client::new(address, None, None).unwrap();
     for number in 1..=u64::from(reports) {
         let mut told = step(number);
         told["reporter"]["id"] = format!("agent-{agent}").into();
@@ -59,7 +59,7 @@ async fn a_report_of_a_hundred_runs_is_cheap() {
     const REPORTS: u32 = 200;
     let rig = Rig::start().await;
     let address = format!("http://{}", rig.address);
-    let mut client = tributary_common::http::Client::new(&address, None).unwrap();
+    let mut client = tributary_common::http::Client::new(&address, None, None).unwrap();
     let bodies: Vec<Vec<u8>> = (1..=REPORTS)
         .map(|n| serde_json::to_vec(&step(n.into())).unwrap())
         .collect();

@@ -1,0 +1,257 @@
+//! TLS between the parts, with a stock client beside them: who is trusted comes in, who is not is told
+//! why, and certificates are renewed while lines flow.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use tributary_tests::{
+    certs::Authority,
+    child::Plan,
+    cluster::{Layout, glob_of},
+    kafka::{self, free_port},
+    ledger, poll,
+    product::{Node, Part},
+    scratch,
+    writer::{Background, Schedule, Writer},
+};
+
+const HOST: &str = "127.0.0.1";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What curl says of a URL, with extra arguments.
+fn curl(args: &[&str], url: &str) -> Result<std::process::Output> {
+    Plan::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "10"])
+        .args(args.iter().copied())
+        .args([url])
+        .run()
+}
+
+/// How often a part has logged some words.
+fn logged(node: &Node, words: &str) -> Result<usize> {
+    Ok(node.log()?.matches(words).count())
+}
+
+#[test]
+fn certificates_are_renewed_under_load_and_no_connection_drops() -> Result<()> {
+    let name = "tls-renewed";
+    scratch::scenario(name, |folder| {
+        let kafka = kafka::shared()?;
+        kafka.create_topic(name, 1)?;
+        let (first, second) = (
+            Authority::new(&folder.join("first"))?,
+            Authority::new(&folder.join("second"))?,
+        );
+        let trusted = folder.join("trusted.pem");
+        fs::copy(first.ca(), &trusted)?;
+        let bus = first.identity("bus", HOST)?;
+        let agent = first.identity("agent", "agent")?;
+        let writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let mut cluster = Layout::new(folder, name)
+            .delivers_to(&kafka.bootstrap(), &[])
+            .verbatim()
+            .agent(&[glob_of(&writer)])
+            .extra(
+                &format!("tls = {{ ca = {trusted:?}, {agent} }}"),
+                "",
+                &format!("tls = {{ {bus}, client_ca = {trusted:?} }}"),
+            )
+            .start()?;
+        let schedule = Schedule {
+            lines: 20_000,
+            per_second: 2_000,
+            rotations: Vec::new(),
+        };
+        let background = Background::start(writer, schedule);
+        poll::until("the agent to connect", LIMIT, || {
+            Ok((logged(&cluster.agents[0], "connected to the bus")? == 1).then_some(()))
+        })?;
+
+        // Both authorities are trusted for a while; then the bus has a certificate of the second.
+        let both = [fs::read(first.ca())?, fs::read(second.ca())?].concat();
+        fs::write(&trusted, both)?;
+        let files = folder.join("first");
+        second.sign(HOST, &files.join("bus.pem"), &files.join("bus.key"))?;
+        let url = format!("https://{}/healthz", cluster.listen);
+        let (cert, key) = (files.join("agent.pem"), files.join("agent.key"));
+        let ca = second.ca();
+        let stock = [
+            "--cacert",
+            &ca.display().to_string(),
+            "--cert",
+            &cert.display().to_string(),
+            "--key",
+            &key.display().to_string(),
+        ];
+        poll::until("the renewed certificate to count", LIMIT, || {
+            let answer = curl(&stock, &url)?;
+            Ok((answer.stdout == b"ok\n").then_some(()))
+        })?;
+        ensure!(
+            logged(&cluster.agents[0], "connected to the bus")? == 1,
+            "the agent had to connect again"
+        );
+        // The next connection has it.
+        cluster.bus.kill_and_start()?;
+        let written = background.finish()?.written().clone();
+        cluster.must_deliver(kafka, &[written])?;
+        cluster.stop()
+    })
+}
+
+/// A bus that takes nobody without a certificate, and an agent's word about it.
+fn is_told(folder: &Path, bus: &str, tls: &str, why: &str) -> Result<()> {
+    let admin = format!("{HOST}:{}", free_port()?);
+    let state = folder.join("state");
+    let config = format!(
+        "state_dir = {state:?}\nadmin = {admin:?}\n{tls}\n[[bus]]\nname = \"dc1\"\n\
+         nodes = [{bus:?}]\n[[task]]\nid = \"t\"\ntopic = \"t\"\npaths = [\"/nowhere/*\"]\n"
+    );
+    let mut agent = Node::new(Part::Agent, folder, &admin, &config)?;
+    agent.start()?;
+    let what = format!("the agent to say {why}");
+    let look = || Ok(agent.status()?.to_string());
+    poll::until_seen(&what, LIMIT, look, |status| status.contains(why))?;
+    agent.stop_cleanly()
+}
+
+/// What curl gets of that bus: words without TLS, and what it came for with a certificate.
+fn stock_clients_are_told(node: &Node, bus: &str, files: &Path) -> Result<()> {
+    let answer = curl(&[], &format!("http://{bus}/healthz"))?;
+    let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+    ensure!(text.contains("this port speaks TLS"), "{text}");
+    ensure!(node.metric("tributary_bus_handshakes_failed_total")? >= 3.0);
+
+    let file = |name: &str| files.join(name).display().to_string();
+    let (ca, cert, key) = (file("ca.pem"), file("agent.pem"), file("agent.key"));
+    let mut args = vec!["--cacert", &ca, "--cert", &cert, "--key", &key];
+    args.extend(["--fail", "--data-binary", "a line"]);
+    let posted = curl(&args, &format!("https://{bus}/v1/lines/t"))?;
+    let text = String::from_utf8_lossy(&posted.stdout).into_owned();
+    ensure!(text.contains("records"), "{text} {posted:?}");
+    Ok(())
+}
+
+#[test]
+fn who_is_not_trusted_is_told_why_and_stops_nothing() -> Result<()> {
+    scratch::scenario("tls-refused", |folder| {
+        let (ours, theirs) = (
+            Authority::new(&folder.join("ours"))?,
+            Authority::new(&folder.join("theirs"))?,
+        );
+        let (bus, admin) = (
+            format!("{HOST}:{}", free_port()?),
+            format!("{HOST}:{}", free_port()?),
+        );
+        let config = format!(
+            "zone = \"dc1\"\ncluster = \"dc1\"\nlisten = {bus:?}\nadmin = {admin:?}\ndata_dir = {:?}\n\
+             tls = {{ {}, client_ca = {:?} }}\n\
+             [[destination]]\nname = \"local\"\nkind = \"file\"\npath = {:?}\n\
+             [[route]]\ntopic = \"*\"\nto = [{{ destination = \"local\" }}]\n",
+            folder.join("bus/data"),
+            ours.identity("bus", HOST)?,
+            ours.ca(),
+            folder.join("out"),
+        );
+        let mut node = Node::new(Part::Bus, &folder.join("bus"), &admin, &config)?;
+        node.start()?;
+
+        let (ca, wrong_ca) = (ours.ca(), theirs.ca());
+        let (good, foreign) = (ours.identity("agent", "a")?, theirs.identity("agent", "a")?);
+        let cases = [
+            ("plain", String::new(), "answers 400"),
+            (
+                "untrusted",
+                format!("tls = {{ ca = {wrong_ca:?}, {good} }}"),
+                "UnknownIssuer",
+            ),
+            (
+                "bare",
+                format!("tls = {{ ca = {ca:?} }}"),
+                "CertificateRequired",
+            ),
+            (
+                "foreign",
+                format!("tls = {{ ca = {ca:?}, {foreign} }}"),
+                "it ended TLS",
+            ),
+        ];
+        for (name, tls, why) in cases {
+            is_told(&folder.join(name), &bus, &tls, why).context(name)?;
+        }
+
+        stock_clients_are_told(&node, &bus, &folder.join("ours"))?;
+        node.stop_cleanly()
+    })
+}
+
+#[test]
+fn agent_and_bus_report_to_a_manager_over_https() -> Result<()> {
+    scratch::scenario("tls-manager", |folder| {
+        let authority = Authority::new(&folder.join("ca"))?;
+        let (manager, bus, bus_admin, admin) = (
+            format!("{HOST}:{}", free_port()?),
+            format!("{HOST}:{}", free_port()?),
+            format!("{HOST}:{}", free_port()?),
+            format!("{HOST}:{}", free_port()?),
+        );
+        let ca = authority.ca();
+        let config = format!(
+            "listen = {manager:?}\ndatabase = \"sqlite://{}\"\ntls = {{ {} }}\n",
+            folder.join("manager/db.sqlite").display(),
+            authority.identity("manager", HOST)?,
+        );
+        let mut parts = vec![Node::new(
+            Part::Manager,
+            &folder.join("manager"),
+            &manager,
+            &config,
+        )?];
+        let config = format!(
+            "zone = \"dc1\"\ncluster = \"dc1\"\nlisten = {bus:?}\nadmin = {bus_admin:?}\ndata_dir = {:?}\n\
+             tls = {{ {} }}\n[manager]\nurl = \"https://{manager}\"\nca = {ca:?}\n\
+             [[destination]]\nname = \"local\"\nkind = \"file\"\npath = {:?}\n\
+             [[route]]\ntopic = \"*\"\nto = [{{ destination = \"local\" }}]\n",
+            folder.join("bus/data"),
+            authority.identity("bus", HOST)?,
+            folder.join("out/{topic}"),
+        );
+        parts.push(Node::new(
+            Part::Bus,
+            &folder.join("bus"),
+            &bus_admin,
+            &config,
+        )?);
+        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        writer.write(1_000)?;
+        let config = format!(
+            "state_dir = {:?}\nadmin = {admin:?}\ntls = {{ ca = {ca:?} }}\n\
+             [manager]\nurl = \"https://{manager}\"\n[[bus]]\nname = \"dc1\"\nnodes = [{bus:?}]\n\
+             [[task]]\nid = \"t\"\ntopic = \"secure\"\npaths = [{:?}]\n",
+            folder.join("agent/state"),
+            glob_of(&writer),
+        );
+        parts.push(Node::new(
+            Part::Agent,
+            &folder.join("agent"),
+            &admin,
+            &config,
+        )?);
+        for part in &mut parts {
+            part.launch()?;
+        }
+        let ca = ca.display().to_string();
+        let url = format!("https://{manager}/api/v1/topics");
+        // The manager may not be up yet.
+        let look = || {
+            let answer = curl(&["--cacert", &ca], &url)?;
+            Ok(String::from_utf8_lossy(&answer.stdout).into_owned())
+        };
+        let good = |text: &String| {
+            ledger::in_answer(text, "secure").is_ok_and(|counts| counts.all_went_through(1_000))
+        };
+        let what = "the manager to count all lines at every hop";
+        poll::until_seen(what, LIMIT, look, good)?;
+        parts.iter_mut().rev().try_for_each(Node::stop_cleanly)
+    })
+}
