@@ -6,7 +6,7 @@
 //! no dictionaries; what it would refuse is refused here.
 //!
 //! # Layout
-//! <https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md>. Written: blocks of 256 KiB, no
+//! <https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md>. Written: blocks of 64 KiB, no
 //! content size, no checksums beside the descriptor's, for the batch has its CRC-32C.
 //!
 //! Not for: anything but batches.
@@ -29,9 +29,11 @@ const CONTENT_SIZE: u8 = 1 << 3;
 const CONTENT_CHECKSUM: u8 = 1 << 2;
 const RESERVED: u8 = 1 << 1;
 const DICTIONARY: u8 = 1;
-/// BD for blocks of at most 256 KiB.
-const BD_256_KIB: u8 = 5 << 4;
-const BLOCK_BYTES: usize = 256 << 10;
+/// BD for blocks of at most 64 KiB.
+const BD_64_KIB: u8 = 4 << 4;
+/// As far as a match reaches back: a larger block is 2 % smaller, and costs a twelfth more CPU, since the
+/// table then looks at what is out of reach.
+const BLOCK_BYTES: usize = 64 << 10;
 /// Set in a block's size when its bytes are stored as they are.
 const STORED: u32 = 1 << 31;
 const WORD: usize = 4;
@@ -52,7 +54,7 @@ pub(super) fn compress(
     raw: &[u8],
     out: &mut [u8],
 ) -> Result<usize, CompressError> {
-    let descriptor = [VERSION | INDEPENDENT, BD_256_KIB];
+    let descriptor = [VERSION | INDEPENDENT, BD_64_KIB];
     out[..WORD].copy_from_slice(&MAGIC);
     out[WORD..WORD + 2].copy_from_slice(&descriptor);
     out[WORD + 2] = descriptor_checksum(&descriptor);
@@ -66,7 +68,7 @@ pub(super) fn compress(
             out[data..data + block.len()].copy_from_slice(block);
             (block.len(), STORED)
         };
-        let size = u32::try_from(len).expect("a block has at most 256 KiB") | flag;
+        let size = u32::try_from(len).expect("a block has at most 64 KiB") | flag;
         out[at..data].copy_from_slice(&size.to_le_bytes());
         at = data + len;
     }

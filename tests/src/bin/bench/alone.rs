@@ -33,14 +33,14 @@ pub(crate) struct Alone {
     pub(crate) delay: Option<Delay>,
 }
 
-fn start(folder: &Path, class: &str, counter: &Counter) -> Result<Child> {
+fn start(folder: &Path, class: &str, codec: &str, counter: &Counter) -> Result<Child> {
     fs::create_dir_all(folder.join("logs"))?;
     AgentPlan {
         folder,
         class,
         topic: "alone",
         bus_port: counter.port,
-        more: "",
+        more: &format!("compression = \"{codec}\"\n"),
     }
     .start()
 }
@@ -49,9 +49,14 @@ fn start(folder: &Path, class: &str, counter: &Counter) -> Result<Child> {
 ///
 /// # Errors
 /// When that takes too long.
-pub(crate) fn backlog(folder: &Path, file: &Path, (bytes, lines): (u64, u64)) -> Result<Alone> {
+pub(crate) fn backlog(
+    folder: &Path,
+    codec: &str,
+    file: &Path,
+    (bytes, lines): (u64, u64),
+) -> Result<Alone> {
     let counter = Counter::start(Manner::default())?;
-    let agent = start(folder, "P2", &counter)?;
+    let agent = start(folder, "P2", codec, &counter)?;
     let begun = Instant::now();
     fs::hard_link(file, folder.join("logs/backlog.log"))?;
     poll::until("the whole backlog to be counted", BACKLOG_LIMIT, || {
@@ -69,18 +74,18 @@ pub(crate) fn backlog(folder: &Path, file: &Path, (bytes, lines): (u64, u64)) ->
     })
 }
 
-/// A steady load of one class into one file.
+/// A steady load of one class into one file, in a codec.
 ///
 /// # Errors
 /// When a line does not arrive.
 pub(crate) fn steady(
     folder: &Path,
-    class: &str,
+    (class, codec): (&str, &str),
     bytes_per_s: u64,
     time: Duration,
 ) -> Result<Alone> {
     let counter = Counter::start(Manner::stamped())?;
-    let agent = start(folder, class, &counter)?;
+    let agent = start(folder, class, codec, &counter)?;
     let path = folder.join("logs/steady.log");
     let before = usage(agent.pid())?;
     let begun = Instant::now();

@@ -263,21 +263,29 @@ fn alone(
     size: (u64, u64),
     table: &mut Table,
 ) -> Result<()> {
-    say("the agent alone: the backlog");
-    let backlog = alone::backlog(&folder.join("b"), file, size)?;
-    table.alone("agent alone, backlog", &backlog, "bar 1.3 z");
-    for (class, bar) in [
-        ("P2", "bar 1.5 z, 30 MiB, p99 500 ms"),
-        ("P0", "bar 1.5 z, 30 MiB, p99 50 ms"),
+    for (codec, remark, bar) in [("zstd", "", "bar 1.3 z"), ("lz4", ", lz4", "bar 0.9 z")] {
+        say(&format!("the agent alone: the backlog, {codec}"));
+        let folder = folder.join(format!("b-{codec}"));
+        let backlog = alone::backlog(&folder, codec, file, size)?;
+        table.alone(&format!("agent alone, backlog{remark}"), &backlog, bar);
+    }
+    for (class, codec, remark, bar) in [
+        ("P2", "zstd", "", "bar 1.5 z, 30 MiB, p99 500 ms"),
+        ("P0", "zstd", "", "bar 1.5 z, 30 MiB, p99 50 ms"),
+        ("P2", "lz4", ", lz4", "30 MiB, p99 500 ms"),
     ] {
-        say(&format!("the agent alone: steady 10 MB/s, {class}"));
+        say(&format!("the agent alone: steady 10 MB/s, {class}{remark}"));
         let steady = alone::steady(
-            &folder.join(class),
-            class,
+            &folder.join(format!("{class}-{codec}")),
+            (class, codec),
             STEADY_BYTES_PER_S,
             args.steady_for,
         )?;
-        table.alone(&format!("agent alone, 10 MB/s, {class}"), &steady, bar);
+        table.alone(
+            &format!("agent alone, 10 MB/s, {class}{remark}"),
+            &steady,
+            bar,
+        );
     }
     Ok(())
 }
