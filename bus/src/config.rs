@@ -20,7 +20,7 @@ use tributary_common::{
 
 pub use crate::destination::kafka::{KafkaConfig, ProducerKind};
 use crate::{
-    destination::kafka,
+    destination::kafka::{self, security::Security},
     route::{Branch, Pattern, Route, Table},
     template::Template,
 };
@@ -117,7 +117,7 @@ static DESTINATION: Kind = Kind::OneOf {
                 Key::optional(
                     "producer",
                     Kind::choice(&["verbatim", "rdkafka"]),
-                    "Who produces: verbatim forwards batches as they came, at a tenth of the CPU; rdkafka opens them, and can TLS, SASL and another codec. Left out: verbatim, or rdkafka where the options need it.",
+                    "Who produces: verbatim forwards batches as they came, at a tenth of the CPU, over TLS and with SASL PLAIN or SCRAM where the options say so; rdkafka opens them, and has another codec and whatever else librdkafka can. Left out: verbatim, or rdkafka where the options need it.",
                 ),
                 Key::default(
                     "options",
@@ -495,24 +495,18 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
             producer,
             options,
         } => {
-            let secured = options
-                .iter()
-                .find(|(key, value)| kafka::needs_rdkafka(key, value));
+            let beyond = kafka::security::beyond(&options);
             let producer = match producer.as_deref() {
                 Some("rdkafka") => ProducerKind::Rdkafka,
-                None if secured.is_some() || options.contains_key(kafka::CODEC) => {
+                None if beyond.is_some() || options.contains_key(kafka::CODEC) => {
                     ProducerKind::Rdkafka
                 }
                 Some(_) | None => ProducerKind::Verbatim,
             };
-            if let Some((key, _value)) = secured.filter(|_one| producer == ProducerKind::Verbatim) {
-                checker.fault(
-                    &format!("destination[{at}].producer"),
-                    format!(
-                        "verbatim has no TLS and no SASL in this version, and the options have \
-                         {key:?}: use producer = \"rdkafka\""
-                    ),
-                );
+            if producer == ProducerKind::Verbatim
+                && let Err(error) = Security::of(&options)
+            {
+                checker.fault(&format!("destination[{at}].options"), error);
             }
             if producer == ProducerKind::Verbatim && options.contains_key(kafka::CODEC) {
                 checker.warn(

@@ -47,6 +47,7 @@ stamp() { mkdir -p "$TOOLS/stamps"; printf '%s\n' "$2" >"$TOOLS/stamps/$1"; }
 look_for_compilers() {
     need cc gcc; need c++ g++; need make make; need pkg-config pkg-config
     [ -e /usr/include/zlib.h ] || ask_for zlib1g-dev
+    [ -e /usr/include/openssl/ssl.h ] || ask_for libssl-dev
     need python3 python3
 }
 

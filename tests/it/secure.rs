@@ -3,12 +3,15 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use tributary_tests::{
     certs::Authority,
     child::Plan,
     cluster::{Layout, glob_of},
-    kafka::{self, free_port},
+    kafka::{
+        self, Kafka, free_port,
+        secured::{PASSWORD, USER},
+    },
     ledger, poll,
     product::{Node, Part},
     scratch,
@@ -253,5 +256,111 @@ fn agent_and_bus_report_to_a_manager_over_https() -> Result<()> {
         let what = "the manager to count all lines at every hop";
         poll::until_seen(what, LIMIT, look, good)?;
         parts.iter_mut().rev().try_for_each(Node::stop_cleanly)
+    })
+}
+
+/// A producer, and the options that bring it to a door.
+type Way = (&'static str, String, Vec<String>);
+
+/// Every way into a secured Kafka.
+fn ways(folder: &Path, doors: &kafka::secured::Doors, authority: &Authority) -> Result<Vec<Way>> {
+    let (ca, cert, key) = (
+        authority.ca(),
+        folder.join("ca/bus.pem"),
+        folder.join("ca/bus.key"),
+    );
+    authority.sign("bus", &cert, &key)?;
+    let login = |protocol: &str, mechanism: &str| {
+        vec![
+            format!("\"security.protocol\" = {protocol:?}"),
+            format!("\"sasl.mechanism\" = {mechanism:?}"),
+            format!("\"sasl.username\" = {USER:?}"),
+            format!("\"sasl.password\" = {PASSWORD:?}"),
+        ]
+    };
+    let trust = format!("\"ssl.ca.location\" = {ca:?}");
+    let mut plain = login("SASL_SSL", "PLAIN");
+    plain.push(trust.clone());
+    let tls = vec![
+        "\"security.protocol\" = \"SSL\"".to_owned(),
+        trust,
+        format!("\"ssl.certificate.location\" = {cert:?}"),
+        format!("\"ssl.key.location\" = {key:?}"),
+    ];
+    Ok(vec![
+        (
+            "scram256",
+            doors.scram.clone(),
+            login("SASL_PLAINTEXT", "SCRAM-SHA-256"),
+        ),
+        (
+            "scram512",
+            doors.scram.clone(),
+            login("SASL_PLAINTEXT", "SCRAM-SHA-512"),
+        ),
+        ("plain", doors.plain.clone(), plain),
+        ("tls", doors.tls.clone(), tls),
+    ])
+}
+
+/// Lines come into a topic of their own; with the wrong password first, if there is one.
+fn comes_in(kafka: &Kafka, folder: &Path, way: &Way, verbatim: bool) -> Result<()> {
+    let (name, door, options) = way;
+    let topic = format!("{name}-{}", if verbatim { "verbatim" } else { "rdkafka" });
+    let folder = folder.join(&topic);
+    kafka.create_topic(&topic, 2)?;
+    let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+    writer.write(2_000)?;
+    let layout = |options: &[String]| {
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let layout = Layout::new(&folder, &topic)
+            .delivers_to(door, &options)
+            .agent(&[glob_of(&writer)]);
+        if verbatim { layout.verbatim() } else { layout }
+    };
+    let wrong: Vec<String> = options
+        .iter()
+        .map(|option| option.replace(PASSWORD, "hunter2"))
+        .collect();
+    // One of each kind is enough.
+    if wrong != *options && verbatim != (*name == "plain") {
+        let mut cluster = layout(&wrong).start()?;
+        let why = "the bus to say that it is not let in";
+        let look = || Ok(cluster.bus.status()?.to_string().to_lowercase());
+        let good =
+            |status: &String| status.contains("authentication") && !status.contains("hunter2");
+        poll::until_seen(why, LIMIT, look, good)?;
+        cluster.stop()?;
+    }
+    let mut cluster = layout(options).start()?;
+    cluster.must_deliver(kafka, &[writer.written().clone()])?;
+    cluster.stop()
+}
+
+#[test]
+fn lines_come_into_a_secured_kafka_by_every_way_and_a_wrong_password_is_said() -> Result<()> {
+    scratch::scenario("secured", |folder| {
+        let authority = Authority::new(&folder.join("ca"))?;
+        let (kafka, doors) = Kafka::start_secured(&folder.join("kafka"), &authority)?;
+        let ways = ways(folder, &doors, &authority)?;
+        let (kafka, both) = (&kafka, [true, false]);
+        std::thread::scope(|scope| {
+            let runs = ways
+                .iter()
+                .flat_map(|way| both.map(|verbatim| (way, verbatim)));
+            let runs: Vec<_> = runs
+                .map(|(way, verbatim)| {
+                    let run = scope.spawn(move || comes_in(kafka, folder, way, verbatim));
+                    (run, way.0, verbatim)
+                })
+                .collect();
+            runs.into_iter().try_for_each(|(run, name, verbatim)| {
+                let ended = run.join().map_err(|_panic| anyhow!("panicked"));
+                ended
+                    .flatten()
+                    .with_context(|| format!("{name} verbatim={verbatim}"))
+            })
+        })?;
+        Ok(())
     })
 }

@@ -5,6 +5,7 @@
 
 mod consume;
 mod produce;
+pub mod secured;
 mod tools;
 
 use std::{
@@ -45,6 +46,13 @@ pub struct Kafka {
     /// Where the first broker of its cluster listens as the controller.
     controller: u16,
     process: Child,
+}
+
+/// What one broker has beside the others: lines of its properties, arguments of its formatting.
+#[derive(Debug, Default)]
+struct Extra {
+    lines: String,
+    format: Vec<String>,
 }
 
 /// The broker that all scenarios share which do not break it; started on first use, ended with the
@@ -98,7 +106,13 @@ impl Kafka {
     /// # Errors
     /// As [`Kafka::start`].
     pub fn start_at(folder: &Path, port: u16, advertised: &str) -> Result<Self> {
-        Self::start_node(folder, 1, (port, free_port()?), advertised)
+        Self::start_node(
+            folder,
+            1,
+            (port, free_port()?),
+            advertised,
+            &Extra::default(),
+        )
     }
 
     /// Starts a further broker of this cluster, with an id above 1. This one stays the only controller,
@@ -109,7 +123,8 @@ impl Kafka {
     pub fn join(&self, folder: &Path, id: u32) -> Result<Self> {
         let port = free_port()?;
         let advertised = format!("127.0.0.1:{port}");
-        Self::start_node(folder, id, (port, self.controller), &advertised)
+        let ports = (port, self.controller);
+        Self::start_node(folder, id, ports, &advertised, &Extra::default())
     }
 
     fn start_node(
@@ -117,9 +132,11 @@ impl Kafka {
         id: u32,
         (port, controller): (u16, u16),
         advertised: &str,
+        extra: &Extra,
     ) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let properties = properties(folder, id, (port, controller), advertised);
+        // What comes later counts.
+        let properties = properties(folder, id, (port, controller), advertised) + &extra.lines;
         fs::write(folder.join("server.properties"), properties)?;
         fs::write(folder.join("log4j2.properties"), LOG4J)?;
         // The tools print their answers; a log would stand between them.
@@ -127,11 +144,9 @@ impl Kafka {
             folder.join("quiet.properties"),
             LOG4J.replace("level=INFO", "level=OFF"),
         )?;
-        tools::run(
-            folder,
-            "kafka.tools.StorageTool",
-            &["format", "-t", CLUSTER_ID, "-c", "server.properties"],
-        )?;
+        let mut format = vec!["format", "-t", CLUSTER_ID, "-c", "server.properties"];
+        format.extend(extra.format.iter().map(String::as_str));
+        tools::run(folder, "kafka.tools.StorageTool", &format)?;
         let process = launch(folder)?;
         Ok(Self {
             folder: folder.to_owned(),

@@ -92,13 +92,16 @@ fn settings_on_which_the_guarantees_rest_are_refused() {
 }
 
 #[test]
-fn verbatim_is_a_producer_where_nothing_is_secured() {
+fn verbatim_is_the_producer_where_nothing_needs_librdkafka() {
     let text = GOOD.replace(
         "kind = \"kafka\"",
         "kind = \"kafka\"\nproducer = \"verbatim\"",
     );
     let faults = faults(&text);
-    assert!(faults.contains("has no TLS and no SASL"), "{faults}");
+    assert!(
+        faults.contains("\"GSSAPI\" is only for producer = \"rdkafka\""),
+        "{faults}"
+    );
     let producer_of = |text: &str| {
         let loaded = parse(text, "bus.toml").unwrap();
         match &loaded.value.destinations[0].kind {
@@ -109,6 +112,11 @@ fn verbatim_is_a_producer_where_nothing_is_secured() {
     let options = |options: &str| GOOD.replace("\"security.protocol\" = \"SASL_SSL\"", options);
     assert_eq!(producer_of(GOOD), ProducerKind::Rdkafka);
     assert_eq!(producer_of(&options("")), ProducerKind::Verbatim);
+    let login = options(
+        "\"security.protocol\" = \"SASL_PLAINTEXT\", \"sasl.mechanism\" = \"PLAIN\", \
+         \"sasl.username\" = \"u\", \"sasl.password\" = \"p\"",
+    );
+    assert_eq!(producer_of(&login), ProducerKind::Verbatim);
     let lz4 = options("\"compression.type\" = \"lz4\"");
     assert_eq!(producer_of(&lz4), ProducerKind::Rdkafka);
     let both = lz4.replace(

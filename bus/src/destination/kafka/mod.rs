@@ -52,13 +52,16 @@ use tributary_common::{
     report::DestinationHealth,
 };
 
-pub(crate) use self::settings::{CODEC, is_ours, needs_rdkafka};
 use self::{
     open::Opener,
     owner::{KEYED, Message, Work, Worker},
     produced::{Context, Producer},
     topic::Topic,
     watch::{Health, Watcher},
+};
+pub(crate) use self::{
+    settings::{CODEC, is_ours},
+    verbatim::security,
 };
 use super::{Failure, Job};
 use crate::{
@@ -362,7 +365,7 @@ impl Kafka {
         };
         start("watch", Box::new(|| watcher.run()))?;
         if let Some(unstarted) = unstarted {
-            threads.extend(unstarted.start(&shared, bootstrap)?);
+            threads.extend(unstarted.start(&shared, (bootstrap, options))?);
         }
         Ok(Self {
             shared,

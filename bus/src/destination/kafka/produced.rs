@@ -285,13 +285,18 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => self.shared.health().fatal = true,
+        let code = error.rdkafka_error_code();
+        {
+            let mut health = self.shared.health();
+            health.fatal |= code == Some(RDKafkaErrorCode::Fatal);
             // Brokers also close connections that were idle: the next look tells which it was.
-            Some(RDKafkaErrorCode::AllBrokersDown) => self.shared.health().look = true,
-            Some(_) | None => {}
+            let all_down = code == Some(RDKafkaErrorCode::AllBrokersDown);
+            health.look |= all_down;
+            // That follows whatever was wrong with each of them, which says more.
+            if !all_down || health.last_error.is_empty() {
+                reason.clone_into(&mut health.last_error);
+            }
         }
-        self.shared.health().last_error = reason.to_owned();
         tracing::debug!(destination = %self.shared.name, %error, reason, "librdkafka reports an error");
     }
 }

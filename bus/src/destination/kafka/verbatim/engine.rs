@@ -26,6 +26,7 @@ use super::{
     meaning::Meaning,
     proto::{self, Versions},
     says::Command,
+    security::Security,
 };
 
 /// Answers and ends of connections that wait to be looked at.
@@ -53,6 +54,7 @@ struct Task {
 /// The thread's state.
 pub(super) struct Engine {
     shared: Arc<Shared>,
+    security: Arc<Security>,
     orders: mpsc::UnboundedReceiver<Order>,
     cluster: Cluster<Arc<Cargo>>,
     links: HashMap<LinkNo, Task>,
@@ -65,12 +67,13 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(
         shared: Arc<Shared>,
-        bootstrap: &[String],
+        (bootstrap, security): (&[String], Arc<Security>),
         orders: mpsc::UnboundedReceiver<Order>,
     ) -> Self {
         let (hear, heard) = mpsc::channel(HEARD);
         Self {
             shared,
+            security,
             orders,
             cluster: Cluster::new(bootstrap, fastrand::Rng::new(), Instant::now()),
             links: HashMap::new(),
@@ -371,7 +374,12 @@ impl Engine {
 
     fn dial(&mut self, link: LinkNo, addr: String) {
         let (requests, to_write) = mpsc::channel(link::MAX_WAITING);
-        let task = link::run(link, addr, to_write, self.hear.clone());
+        let task = link::run(
+            link,
+            (addr, Arc::clone(&self.security)),
+            to_write,
+            self.hear.clone(),
+        );
         let abort = self.tasks.spawn(task);
         self.links.insert(
             link,

@@ -3,21 +3,21 @@
 //! Writes and reads go beside each other, so that a broker that takes nothing still can answer. Not
 //! for: what is in the frames (see [`super::proto`]).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split},
     sync::mpsc::{Receiver, Sender},
     time::timeout,
 };
-use tributary_common::net;
+use tributary_common::{net, tls::Stream};
 
 use super::{
     cluster::LinkNo,
     proto::{self, Versions},
+    security::Security,
 };
 
 /// A connection and the agreement on versions take at most this long.
@@ -41,11 +41,11 @@ pub(super) enum Heard {
 /// Lives until the connection ends or `requests` is closed. Whole frames go in and out.
 pub(super) async fn run(
     link: LinkNo,
-    addr: String,
+    (addr, security): (String, Arc<Security>),
     requests: Receiver<Bytes>,
     heard: Sender<(LinkNo, Heard)>,
 ) {
-    let ended = talk(link, &addr, requests, &heard).await;
+    let ended = talk(link, (&addr, &security), requests, &heard).await;
     let why = match ended {
         Ok(()) => format!("the connection to {addr} was ended"),
         Err(error) => format!("{addr}: {error:#}"),
@@ -56,15 +56,22 @@ pub(super) async fn run(
 
 async fn talk(
     link: LinkNo,
-    addr: &str,
+    (addr, security): (&str, &Security),
     requests: Receiver<Bytes>,
     heard: &Sender<(LinkNo, Heard)>,
 ) -> Result<()> {
     let connect = async {
         let stream = net::dial(addr, CONNECT_WITHIN).await?;
-        let (mut reading, mut writing) = stream.into_split();
-        writing.write_all(&proto::hello()?).await?;
-        let versions = proto::negotiate(read(&mut reading).await?)?;
+        let mut stream = match &security.tls {
+            Some(tls) => tls.secure(stream, addr).await?,
+            None => Stream::plain(stream),
+        };
+        write(&mut stream, &proto::hello()?).await?;
+        let versions = proto::negotiate(read(&mut stream).await?)?;
+        if let Some(login) = &security.login {
+            login.run(&mut stream).await?;
+        }
+        let (reading, writing) = split(stream);
         anyhow::Ok((reading, writing, versions))
     };
     let connected = timeout(CONNECT_WITHIN, connect).await;
@@ -77,16 +84,18 @@ async fn talk(
     }
 }
 
-async fn write_all(mut writing: OwnedWriteHalf, mut requests: Receiver<Bytes>) -> Result<()> {
+async fn write_all(mut writing: WriteHalf<Stream>, mut requests: Receiver<Bytes>) -> Result<()> {
     while let Some(request) = requests.recv().await {
         writing.write_all(&request).await?;
+        // TLS may hold the end of it back.
+        writing.flush().await?;
     }
     Ok(())
 }
 
 async fn read_all(
     link: LinkNo,
-    mut reading: OwnedReadHalf,
+    mut reading: ReadHalf<Stream>,
     heard: &Sender<(LinkNo, Heard)>,
 ) -> Result<()> {
     loop {
@@ -96,12 +105,19 @@ async fn read_all(
     }
 }
 
-async fn read(reading: &mut OwnedReadHalf) -> Result<Bytes> {
+/// Writes a whole frame.
+pub(super) async fn write(stream: &mut Stream, frame: &[u8]) -> Result<()> {
+    stream.write_all(frame).await?;
+    Ok(stream.flush().await?)
+}
+
+/// Reads an answer, without its length.
+pub(super) async fn read<R: AsyncRead + Unpin>(reading: &mut R) -> Result<Bytes> {
     let len = reading.read_u32().await?;
     let len = usize::try_from(len)?;
     ensure!(
         (4..=MAX_ANSWER).contains(&len),
-        "an answer of {len} bytes; is it Kafka, without TLS?"
+        "an answer of {len} bytes; is it Kafka, and with TLS or without as we are?"
     );
     let mut answer = BytesMut::zeroed(len);
     reading.read_exact(&mut answer).await?;

@@ -17,7 +17,7 @@
 //! opens topics, looks what is in them and watches the cluster.
 //!
 //! Rooms: [`engine`], [`cargo`], [`keys`], [`cluster`], [`broker`], [`lane`],
-//! [`meaning`], [`says`], [`proto`], [`link`].
+//! [`meaning`], [`says`], [`proto`], [`link`], [`security`], [`sasl`].
 
 mod broker;
 mod cargo;
@@ -30,14 +30,19 @@ mod meaning;
 #[cfg(test)]
 mod model;
 mod proto;
+mod sasl;
 mod says;
+pub(crate) mod security;
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{collections::BTreeMap, sync::Arc, thread::JoinHandle};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use self::engine::{Engine, Order};
+use self::{
+    engine::{Engine, Order},
+    security::Security,
+};
 use super::{Shared, owner::Work};
 
 /// The way to the producer's threads.
@@ -92,13 +97,14 @@ impl Unstarted {
     pub(super) fn start(
         self,
         shared: &Arc<Shared>,
-        bootstrap: &[String],
+        (bootstrap, options): (&[String], &BTreeMap<String, String>),
     ) -> anyhow::Result<Vec<JoinHandle<()>>> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("failed to start a runtime")?;
-        let engine = Engine::new(Arc::clone(shared), bootstrap, self.orders);
+        let security = Arc::new(Security::of(options)?);
+        let engine = Engine::new(Arc::clone(shared), (bootstrap, security), self.orders);
         let (keys, parcels) = (Arc::clone(shared), self.own);
         let name = &shared.name;
         let thread = |role: &str| std::thread::Builder::new().name(format!("kafka-{role}-{name}"));

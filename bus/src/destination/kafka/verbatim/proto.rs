@@ -11,7 +11,8 @@ use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, InitProducerIdRequest,
         InitProducerIdResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
-        RequestHeader, ResponseHeader, TopicName,
+        RequestHeader, ResponseHeader, SaslAuthenticateRequest, SaslAuthenticateResponse,
+        SaslHandshakeRequest, SaslHandshakeResponse, TopicName,
         metadata_request::MetadataRequestTopic,
         produce_request::{PartitionProduceData, TopicProduceData},
     },
@@ -92,6 +93,49 @@ pub(super) fn negotiate(answer: Bytes) -> Result<Versions> {
         metadata: common(&METADATA)?,
         producer: common(&INIT_PRODUCER_ID)?,
     })
+}
+
+/// The name of a way to log in. Every broker that is new enough for zstd has these versions.
+pub(super) fn sasl_handshake(mechanism: &str) -> Result<Bytes> {
+    let mechanism = StrBytes::from_string(mechanism.to_owned());
+    let body = SaslHandshakeRequest::default().with_mechanism(mechanism);
+    frame(ApiKey::SaslHandshake, 1, 0, &body)
+}
+
+/// The answer to [`sasl_handshake`].
+///
+/// # Errors
+/// With what the broker has instead.
+pub(super) fn sasl_agreed(mechanism: &str, answer: Bytes) -> Result<()> {
+    let answer: SaslHandshakeResponse = checked(answer, 1, 0)?;
+    let known: Vec<&str> = answer.mechanisms.iter().map(|name| &**name).collect();
+    ensure!(
+        answer.error_code == 0,
+        "the broker does not take {mechanism}, but {}",
+        known.join(", ")
+    );
+    Ok(())
+}
+
+/// One word of a login.
+pub(super) fn sasl_token(token: Bytes) -> Result<Bytes> {
+    let body = SaslAuthenticateRequest::default().with_auth_bytes(token);
+    frame(ApiKey::SaslAuthenticate, 0, 0, &body)
+}
+
+/// The answer to [`sasl_token`].
+///
+/// # Errors
+/// What the broker says against it.
+pub(super) fn sasl_answer(answer: Bytes) -> Result<Bytes> {
+    let answer: SaslAuthenticateResponse = checked(answer, 0, 0)?;
+    let why = answer.error_message.unwrap_or_default();
+    ensure!(
+        answer.error_code == 0,
+        "{}: {why}",
+        words(answer.error_code)
+    );
+    Ok(answer.auth_bytes)
 }
 
 /// A batch in a request: its topic, its partition, its bytes.
