@@ -18,6 +18,7 @@ mod hunt;
 mod make;
 mod near;
 mod newcomers;
+mod open;
 mod opened;
 mod pace;
 mod packed;
@@ -49,7 +50,7 @@ use self::{
     pace::Pace,
     spooling::Spooling,
 };
-pub(crate) use self::{spooling::SpoolWiring, turn::open_file};
+pub(crate) use self::{open::open_file, spooling::SpoolWiring};
 use crate::{
     checkpoint::{Checkpoint, Record, as_gauge},
     close::Closer,

@@ -27,6 +27,8 @@ pub const KEYED_VERSION: u8 = 2;
 
 /// The longest encoded header, in bytes: what `u16 header length` of a frame can say.
 pub const MAX_BYTES: usize = u16::MAX as usize;
+/// What a header of a few minutes takes, with a path: no growing while it is written.
+const USUAL_BYTES: usize = 256;
 
 /// Why bytes are not a header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,7 +116,9 @@ impl BatchHeader {
             true => KEYED_VERSION,
             false => VERSION,
         };
-        let bytes = postcard::to_extend(self, vec![version])
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
+        bytes.push(version);
+        let bytes = postcard::to_extend(self, bytes)
             .map_err(|error| HeaderError::Malformed(error.to_string()))?;
         if bytes.len() > MAX_BYTES {
             return Err(HeaderError::TooLong(bytes.len()));

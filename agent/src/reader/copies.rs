@@ -19,10 +19,7 @@ use tributary_common::{
     span::Span,
 };
 
-use super::{
-    CutOff, Reader,
-    turn::{Step, open_file},
-};
+use super::{CutOff, Reader, open::open_file, turn::Step};
 use crate::{
     checkpoint::{GenerationRecord, Record, State},
     clock,

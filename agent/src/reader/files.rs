@@ -563,7 +563,7 @@ impl Reader {
 
 /// Begins after the last whole line of a file.
 fn begin_at_end(path: &Path, tail: &mut Tail, label: Label) -> io::Result<()> {
-    let file: File = super::turn::open_file(path)?;
+    let file: File = super::open::open_file(path)?;
     let size = handle::extent(&file)?.size;
     let from = size.saturating_sub(LAST_LINE_BYTES);
     let mut bytes = vec![0; usize::try_from(size - from).unwrap_or(0)];

@@ -15,11 +15,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{
-    Reader,
-    copies::folder_of,
-    turn::{Step, open_file},
-};
+use super::{Reader, copies::folder_of, open::open_file, turn::Step};
 use crate::{
     content::Content,
     discover::is_absence,

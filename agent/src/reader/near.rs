@@ -17,7 +17,7 @@ use tributary_common::ids::GenerationId;
 use super::{
     Reader,
     copies::{MAX_COMPARED, UNLIKE, folder_of, stem_of},
-    turn::open_file,
+    open::open_file,
 };
 use crate::{
     content::Content,

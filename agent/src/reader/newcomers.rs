@@ -19,7 +19,7 @@ use super::{
     Reader,
     copies::{Copy, UNLIKE, folder_of},
     near::like_beginning,
-    turn::open_file,
+    open::open_file,
 };
 use crate::{
     checkpoint::Record,

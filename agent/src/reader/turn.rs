@@ -2,13 +2,14 @@
 //!
 //! Not for: making a batch of the block (see [`super::cut`]).
 
-use std::{fs::File, io, path::Path, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tributary_common::ids::GenerationId;
 
 use super::{
-    BLOCK_BYTES, Next, Reader, Stream, follow::PATIENCE_WHEN_FOLLOWED, opened::OPEN_AGAIN,
+    BLOCK_BYTES, Next, Reader, Stream, follow::PATIENCE_WHEN_FOLLOWED, open::open_file,
+    opened::OPEN_AGAIN,
 };
 use crate::{
     content::Content,
@@ -603,16 +604,6 @@ fn source_of(need: u64) -> usize {
     let both = need.saturating_sub(BATCH_OVERHEAD_BYTES);
     let source = (both / 2).max(both.saturating_sub(BLOCK_BYTES as u64));
     usize::try_from(source).unwrap_or(usize::MAX)
-}
-
-/// Opens a file to read, without waiting for anybody (a pipe in its place would).
-pub(crate) fn open_file(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
 }
 
 /// Fills the block from the marked bytes before `offset` on, with `want` new bytes at most.

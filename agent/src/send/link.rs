@@ -260,6 +260,9 @@ impl Writer {
             return;
         }
         self.bytes += head.len() + payload.len();
+        if self.gathered.capacity() == 0 {
+            self.gathered.reserve(GATHERED_BYTES);
+        }
         self.gathered.extend_from_slice(&head);
         self.gathered.extend_from_slice(&payload);
         if self.gathered.len() >= GATHERED_BYTES {
