@@ -38,7 +38,7 @@ pub(crate) use self::{
     inspect::last_state,
     ledger::Series,
     log::Recovery,
-    record::{Account, Cut, End, GenerationRecord, MadeBy, Record, Told},
+    record::{Account, Cut, End, FileEnd, GenerationRecord, Joint, MadeBy, Record, Told},
     state::State,
     stream::StreamState,
 };

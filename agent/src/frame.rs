@@ -208,6 +208,32 @@ impl Framer {
         self.text.resolved(carry.has(Carry::BIG))
     }
 
+    /// Bytes of the byte order mark that a file to which this is carried begins with.
+    pub(crate) fn mark_bytes(&self, carry: Carry, bytes: &[u8]) -> usize {
+        self.text_of(carry).mark_bytes(bytes)
+    }
+
+    /// Whether a source ends where the group within it is whole: the line at `at` begins the next one.
+    /// False while that line has no end.
+    pub(crate) fn is_whole_at(&self, source: Source<'_>, at: usize) -> bool {
+        let text = self.text_of(source.carry);
+        let line = source.bytes.get(at..).unwrap_or_default();
+        let newline = match text {
+            Text::Utf8 | Text::Ascii(_) => memchr::memchr(b'\n', line),
+            Text::Utf16 { big } => text::newlines_of_utf16(line, source.at + at as u64, big).next(),
+        };
+        let Some(newline) = newline else {
+            return false;
+        };
+        let end = at + newline + text.width();
+        let source = Source {
+            bytes: source.bytes.get(..end).unwrap_or_default(),
+            tail: Tail::Leave,
+            ..source
+        };
+        self.frame(source, |_| true).used == at
+    }
+
     /// So many bytes always hold the end of a record, or enough to cut it.
     pub(crate) fn look_bytes(&self) -> usize {
         let longest = match &self.kind {

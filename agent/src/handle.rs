@@ -185,6 +185,14 @@ pub(crate) fn extent(file: &File) -> io::Result<Extent> {
     })
 }
 
+/// When an open file was made, in ns since 1970; `None` where its file system does not know.
+pub(crate) fn born_ns(file: &File) -> Option<i64> {
+    let stat = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+    let seconds = stat.stx_btime.tv_sec.saturating_mul(1_000_000_000);
+    let is_known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+    is_known.then(|| seconds.saturating_add(stat.stx_btime.tv_nsec.into()))
+}
+
 fn mask() -> StatxFlags {
     StatxFlags::BASIC_STATS | StatxFlags::BTIME
 }

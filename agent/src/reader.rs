@@ -15,6 +15,7 @@ mod files;
 mod follow;
 mod holes;
 mod hunt;
+mod join;
 mod make;
 mod near;
 mod newcomers;
@@ -22,6 +23,7 @@ mod open;
 mod opened;
 mod pace;
 mod packed;
+mod run;
 mod spooling;
 mod turn;
 

@@ -132,7 +132,16 @@ impl Container {
         fs::rename(&live, &rotated)?;
         // The runtime goes on in the renamed file until it is told to open the new one.
         self.write(3)?;
+        // It may be told so between two pieces of a line: of each stream, here.
+        let halves = ["stdout", "stderr"].map(|stream| self.line(stream));
+        let mut rests = Vec::new();
+        for pieces in halves {
+            let mut pieces = pieces?;
+            rests.extend(pieces.split_off(pieces.len() / 2));
+            self.out.write_all(pieces.concat().as_bytes())?;
+        }
         self.out = open(&live)?;
+        self.out.write_all(rests.concat().as_bytes())?;
         self.written.generations.push(0);
         if let Some(previous) = self.rotated.last_mut() {
             *previous = compress(previous)?;

@@ -38,6 +38,11 @@ pub struct Summary {
     pub unacknowledged_batches: u64,
     /// Their records.
     pub unacknowledged_records: u64,
+    /// Those of them that begin with the ends of files before their own: a record went on in the next
+    /// file.
+    pub joined_batches: u64,
+    /// Bytes of these ends.
+    pub joined_bytes: u64,
     /// Batches whose facts were not yet told to the manager.
     pub untold_batches: u64,
     /// Losses that were not yet told.
@@ -169,6 +174,8 @@ fn summary(file: PathBuf, content: &Content) -> Summary {
         epoch: state.epoch.0,
         unacknowledged_batches: state.cuts.len() as u64,
         unacknowledged_records: state.cuts.values().map(|cut| u64::from(cut.records)).sum(),
+        joined_batches: state.joints.len() as u64,
+        joined_bytes: state.joint_bytes() as u64,
         untold_batches: untold.sum(),
         untold_losses: state.ledger.losses.len() as u64,
         losses: state.ledger.losses.iter().cloned().collect(),
@@ -180,10 +187,15 @@ fn summary(file: PathBuf, content: &Content) -> Summary {
 fn streams(state: &State) -> Vec<StreamSummary> {
     let text = |path: &crate::path::LogPath| String::from_utf8_lossy(path.as_bytes()).into_owned();
     let mut unended: HashMap<_, u64> = HashMap::new();
-    for cut in state.cuts.values() {
-        let start = unended.entry((cut.id.stream, cut.generation));
-        let start = start.or_insert(cut.span.start);
-        *start = cut.span.start.min(*start);
+    let cuts = state.cuts.values();
+    let cuts = cuts.map(|cut| (cut.id.stream, cut.generation, cut.span));
+    let joints = state.joints.iter().flat_map(|(batch, joint)| {
+        let ends = joint.from.iter();
+        ends.map(|end| (batch.stream, end.generation, end.span))
+    });
+    for (stream, generation, span) in cuts.chain(joints) {
+        let start = unended.entry((stream, generation)).or_insert(span.start);
+        *start = span.start.min(*start);
     }
     let generation = |known: &GenerationRecord| {
         let unended = unended.get(&(known.stream, known.generation)).copied();

@@ -35,9 +35,11 @@ use crate::{
 /// The first bytes of every checkpoint file.
 pub(crate) const MAGIC: [u8; 8] = *b"TRIBCKPT";
 /// The version that this build writes.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// The oldest version that it reads.
 const OLDEST: u32 = 1;
+/// The version before this one: it lacked the records of joined batches, all else is the same.
+const WITHOUT_JOINTS: u32 = 2;
 /// Bytes of the file header: magic, version, CRC-32C of both.
 pub(crate) const HEADER_BYTES: usize = 16;
 /// Bytes before each record: length and sum.
@@ -73,6 +75,28 @@ pub(crate) struct Cut {
     pub(crate) before: Carry,
     /// What it carries to the bytes behind it.
     pub(crate) after: Carry,
+}
+
+/// What of the files before its own a batch begins with: a record that began there goes on in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Joint {
+    /// Whose ends the bytes are, oldest first.
+    pub(crate) from: Vec<FileEnd>,
+    /// The bytes.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// The end of a file whose last record goes on in the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileEnd {
+    /// Which file.
+    pub(crate) generation: GenerationId,
+    /// Its bytes; all that it has from here on.
+    pub(crate) span: Span,
+    /// So many of them, the first ones, are a byte order mark and left out.
+    pub(crate) skipped: u8,
+    /// Hash of the bytes before the end of the span.
+    pub(crate) mark: u64,
 }
 
 /// What made the records of a cut.
@@ -254,6 +278,20 @@ pub(crate) enum Record {
         /// Its bytes.
         loss: Loss,
     },
+    /// A batch was cut whose first record began in the files before: these are read to their end.
+    Joined {
+        /// The batch.
+        cut: Cut,
+        /// What it has of the files before.
+        joint: Joint,
+    },
+    /// The same of a cut that has not ended, in a snapshot, behind its `Open`.
+    Joint {
+        /// The batch.
+        batch: BatchId,
+        /// What it has of the files before.
+        joint: Joint,
+    },
 }
 
 /// Why a file is no checkpoint.
@@ -361,7 +399,7 @@ impl<'a> Frames<'a> {
             return Err(Fault::Damaged);
         }
         let decoded = match self.version {
-            VERSION => postcard::take_from_bytes(body),
+            VERSION | WITHOUT_JOINTS => postcard::take_from_bytes(body),
             _older => postcard::take_from_bytes::<v1::Record>(body)
                 .map(|(record, rest)| (record.into(), rest)),
         };
@@ -493,7 +531,7 @@ mod tests {
         bytes[12..].copy_from_slice(&sum);
         assert_eq!(
             check_header(&bytes).unwrap_err().to_string(),
-            "it has checkpoint version 9; this build reads versions 1 to 2"
+            "it has checkpoint version 9; this build reads versions 1 to 3"
         );
         assert_eq!(check_header(b"TRIBCKP"), Err(FormatError::Magic));
     }

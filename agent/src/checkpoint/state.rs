@@ -15,7 +15,7 @@ use tributary_common::{
 
 use super::{
     ledger::Ledger,
-    record::{Cut, GenerationRecord, MadeBy, Record},
+    record::{Cut, End, GenerationRecord, Joint, MadeBy, Record},
     stream::StreamState,
 };
 use crate::{identify::Mark, recipe::Recipe};
@@ -46,6 +46,8 @@ pub(crate) struct State {
     pub(crate) recipes: BTreeMap<u32, Recipe>,
     /// Cuts that have not ended.
     pub(crate) cuts: BTreeMap<BatchId, Cut>,
+    /// What some of them begin with of the files before their own. Few, for short.
+    pub(crate) joints: BTreeMap<BatchId, Joint>,
     /// What is to be told.
     pub(crate) ledger: Ledger,
     /// Whether anybody is to be told.
@@ -74,12 +76,7 @@ impl State {
             }
             Record::Generation(record) => self.set_generation(record)?,
             Record::Cut(cut) => self.cut(cut)?,
-            Record::Ended { batch, end } => {
-                self.cuts.remove(&batch);
-                if self.keep_accounts {
-                    self.ledger.ended(batch, end);
-                }
-            }
+            Record::Ended { batch, end } => self.end(batch, end),
             Record::Skipped {
                 stream,
                 generation,
@@ -110,6 +107,11 @@ impl State {
                 self.known_recipe(&cut)?;
                 self.cuts.insert(cut.id, cut);
             }
+            Record::Joined { cut, joint } => self.join(cut, joint)?,
+            Record::Joint { batch, joint } => {
+                self.cuts.get(&batch).ok_or(Contradiction)?;
+                self.joints.insert(batch, joint);
+            }
             Record::Told(told) => self.ledger.told(&told),
             Record::LossesTold(count) => self.ledger.losses_told(count),
             Record::Accounts {
@@ -125,6 +127,15 @@ impl State {
             Record::Accounts { .. } | Record::SnapshotEnd => {}
         }
         Ok(())
+    }
+
+    /// A batch ended.
+    fn end(&mut self, batch: BatchId, end: End) {
+        self.cuts.remove(&batch);
+        self.joints.remove(&batch);
+        if self.keep_accounts {
+            self.ledger.ended(batch, end);
+        }
     }
 
     /// Bytes were lost, which may have become a batch.
@@ -205,6 +216,34 @@ impl State {
         }
         self.cuts.insert(cut.id, cut);
         Ok(())
+    }
+
+    /// A batch was cut that begins with the ends of the files before its own.
+    fn join(&mut self, cut: Cut, joint: Joint) -> Result<(), Contradiction> {
+        let batch = cut.id;
+        for end in &joint.from {
+            let known = self.known(batch.stream, end.generation)?;
+            // A hole would be bytes that nobody sends.
+            if end.span.start > known.mark.offset || end.span.end < known.mark.offset {
+                return Err(Contradiction);
+            }
+        }
+        self.cut(cut)?;
+        for end in &joint.from {
+            let known = self.known(batch.stream, end.generation)?;
+            known.mark = Mark {
+                offset: end.span.end,
+                hash: end.mark,
+            };
+            known.carry = known.carry.behind_joined();
+        }
+        self.joints.insert(batch, joint);
+        Ok(())
+    }
+
+    /// Bytes of files before their own that cuts hold.
+    pub(crate) fn joint_bytes(&self) -> usize {
+        self.joints.values().map(|joint| joint.bytes.len()).sum()
     }
 
     /// Forgets generations that ended long ago, and streams without any.
@@ -357,9 +396,12 @@ impl State {
             let recipe = recipe.clone();
             out(&Record::Recipe { no, recipe });
         }
-        self.cuts
-            .values()
-            .for_each(|cut| out(&Record::Open(cut.clone())));
+        for (&batch, cut) in &self.cuts {
+            out(&Record::Open(cut.clone()));
+            if let Some(joint) = self.joints.get(&batch).cloned() {
+                out(&Record::Joint { batch, joint });
+            }
+        }
         self.ledger.snapshot(out);
         out(&Record::SnapshotEnd);
     }

@@ -12,7 +12,10 @@ use tributary_common::{
     span::Span,
 };
 
-use super::{Checkpoint, Cut, End, GenerationRecord, MadeBy, Record, State, Told, inspect, log};
+use super::{
+    Checkpoint, Cut, End, FileEnd, GenerationRecord, Joint, MadeBy, Record, State, Told, inspect,
+    log,
+};
 use crate::{
     frame::{Carry, LongLine, Rule},
     handle::FileKey,
@@ -23,6 +26,8 @@ use crate::{
 
 const STREAM: StreamId = StreamId(7);
 const GENERATION: GenerationId = GenerationId(8);
+/// The file before it, to whose end a batch may reach back.
+const BEFORE: GenerationId = GenerationId(6);
 
 fn beginning() -> Vec<Record> {
     let stream = Record::Stream {
@@ -31,24 +36,55 @@ fn beginning() -> Vec<Record> {
         topic: Topic::new("x").unwrap(),
         path: LogPath::of_bytes(b"/log"),
     };
-    let generation = Record::Generation(GenerationRecord {
-        stream: STREAM,
-        generation: GENERATION,
-        key: FileKey(1),
-        inode: 2,
-        truncations: 0,
-        path: LogPath::of_bytes(b"/log"),
-        prefix: Prefix::default(),
-        mark: Mark::default(),
-        carry: Carry::default(),
-        mtime_ns: 0,
-        ended_ms: None,
-    });
+    let generation = |generation, key| {
+        Record::Generation(GenerationRecord {
+            stream: STREAM,
+            generation,
+            key: FileKey(key),
+            inode: 2,
+            truncations: 0,
+            path: LogPath::of_bytes(b"/log"),
+            prefix: Prefix::default(),
+            mark: Mark::default(),
+            carry: Carry::default(),
+            mtime_ns: 0,
+            ended_ms: None,
+        })
+    };
     let recipe = Record::Recipe {
         no: 1,
         recipe: of_lines(100),
     };
-    vec![recipe, stream, generation]
+    let files = [generation(GENERATION, 1), generation(BEFORE, 3)];
+    [recipe, stream].into_iter().chain(files).collect()
+}
+
+/// A cut as [`next_cut`] makes it, with the next seven bytes of the file before.
+fn joined(state: &State, cut: Cut) -> Record {
+    let at = state.generation(STREAM, BEFORE).unwrap().mark.offset;
+    let end = FileEnd {
+        generation: BEFORE,
+        span: Span {
+            start: at,
+            end: at + 7,
+        },
+        skipped: 0,
+        mark: at,
+    };
+    let joint = Joint {
+        from: vec![end],
+        bytes: at.to_le_bytes()[..7].to_vec(),
+    };
+    Record::Joined { cut, joint }
+}
+
+/// Every third batch begins in the file before its own.
+fn cut_or_joined(state: &State, cut: Cut) -> Record {
+    if cut.id.seq.is_multiple_of(3) {
+        joined(state, cut)
+    } else {
+        Record::Cut(cut)
+    }
 }
 
 fn cut(epoch: Epoch, seq: u64) -> Cut {
@@ -130,6 +166,92 @@ fn a_hole_is_a_contradiction_and_ends_what_is_used() {
 }
 
 #[test]
+fn a_joined_batch_moves_all_its_files_at_once_and_is_held_until_it_ends() {
+    let mut state = State::default();
+    for record in beginning() {
+        state.apply(record).unwrap();
+    }
+    let offsets = |state: &State| {
+        [BEFORE, GENERATION].map(|of| state.generation(STREAM, of).unwrap().mark.offset)
+    };
+    let cut = next_cut(&state, 1);
+    let batch = cut.id;
+    // A hole in either file is none of what was read.
+    let hole = |from: u64, own: u64| {
+        let mut cut = next_cut(&state, 1);
+        (cut.span.start, cut.span.end) = (own, own + 1);
+        let Record::Joined { cut, mut joint } = joined(&state, cut) else {
+            panic!("it is joined");
+        };
+        joint.from[0].span.start = from;
+        let mut state = state.clone();
+        assert!(state.apply(Record::Joined { cut, joint }).is_err());
+        assert_eq!((offsets(&state), state.cuts.len()), ([0, 0], 0));
+    };
+    hole(1, 0);
+    hole(0, 1);
+    state.apply(joined(&state, cut)).unwrap();
+    assert_eq!((offsets(&state), state.joint_bytes()), ([7, 10], 7));
+    let mut again = State::default();
+    state.snapshot(&mut |record| again.apply(record.clone()).unwrap());
+    assert_eq!(again, state);
+    let end = End::Delivered;
+    state.apply(Record::Ended { batch, end }).unwrap();
+    assert_eq!((state.joint_bytes(), state.cuts.len()), (0, 0));
+    // What nobody has cut has no beginning.
+    let joint = again.joints.remove(&batch).unwrap();
+    assert!(state.apply(Record::Joint { batch, joint }).is_err());
+}
+
+#[test]
+fn the_watermark_of_a_file_whose_end_is_in_a_joined_batch_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = open(dir.path(), 1);
+    checkpoint.write(beginning());
+    let seen = || {
+        let known = inspect(dir.path()).unwrap();
+        let marks = known.streams[0].generations.iter();
+        let marks: Vec<_> = marks.map(|of| (of.read_to, of.watermark)).collect();
+        (known.joined_batches, known.joined_bytes, marks)
+    };
+    let cut = checkpoint.read(|state| next_cut(state, 1));
+    let (batch, end) = (cut.id, End::Delivered);
+    checkpoint.write(vec![checkpoint.read(|state| joined(state, cut))]);
+    assert_eq!(seen(), (1, 7, vec![(10, 0), (7, 0)]));
+    checkpoint.write(vec![Record::Ended { batch, end }]);
+    assert_eq!(seen(), (0, 0, vec![(10, 10), (7, 7)]));
+}
+
+#[test]
+fn a_file_of_version_2_is_read_and_goes_on_as_version_3() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join(super::FOLDER);
+    fs::create_dir_all(&folder).unwrap();
+    let kept = include_bytes!("../../tests/fixtures/checkpoint-v2.bin");
+    assert_eq!(kept[8], 2);
+    fs::write(folder.join("0000000000000001.log"), kept).unwrap();
+    let check = |state: &State| {
+        let cuts: Vec<_> = state
+            .cuts
+            .values()
+            .map(|cut| (cut.id.seq, cut.span.start))
+            .collect();
+        assert_eq!(cuts, [(2, 10), (3, 20)]);
+        assert_eq!(
+            state.generation(STREAM, GENERATION).unwrap().mark.offset,
+            30
+        );
+        assert_eq!((state.recipes.len(), state.joints.len()), (1, 0));
+    };
+    let (checkpoint, recovery) = Checkpoint::open(dir.path(), true, 3000).unwrap();
+    assert_eq!((recovery.torn_bytes, recovery.damaged.len()), (0, 0));
+    checkpoint.read(check);
+    drop(checkpoint);
+    assert_eq!(fs::read(newest(dir.path())).unwrap()[8], 3);
+    open(dir.path(), 4000).read(check);
+}
+
+#[test]
 fn another_version_stops_the_start_and_stays_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path(), 1));
@@ -143,14 +265,14 @@ fn another_version_stops_the_start_and_stays_as_it_is() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("has checkpoint version 9; this build reads versions 1 to 2"),
+        error.contains("has checkpoint version 9; this build reads versions 1 to 3"),
         "{error}"
     );
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }
 
 #[test]
-fn a_file_of_version_1_is_read_and_goes_on_as_version_2() {
+fn a_file_of_version_1_is_read_and_goes_on_as_version_3() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join(super::FOLDER);
     fs::create_dir_all(&folder).unwrap();
@@ -185,7 +307,7 @@ fn a_file_of_version_1_is_read_and_goes_on_as_version_2() {
     drop(checkpoint);
     // Read from a file of this version now.
     let bytes = fs::read(newest(dir.path())).unwrap();
-    assert_eq!(bytes[8], 2);
+    assert_eq!(bytes[8], 3);
     open(dir.path(), 4000).read(check);
 }
 
@@ -339,17 +461,20 @@ proptest! {
     fn reopening_gives_what_was_or_an_earlier_state(acts in acts()) {
         let dir = tempfile::tempdir().unwrap();
         let mut checkpoint = open(dir.path(), 1);
-        checkpoint.write(beginning());
         let mut seqs: BTreeMap<Epoch, u64> = BTreeMap::new();
-        let mut past = vec![checkpoint.read(Clone::clone)];
+        let mut past = Vec::new();
+        for record in beginning() {
+            checkpoint.write(vec![record]);
+            past.push(checkpoint.read(Clone::clone));
+        }
         for act in acts {
             match act {
                 Act::Cut => {
                     let epoch = checkpoint.read(|state| state.epoch);
                     let seq = seqs.entry(epoch).or_insert(0);
                     *seq += 1;
-                    let cut = checkpoint.read(|state| next_cut(state, *seq));
-                    checkpoint.write(vec![Record::Cut(cut)]);
+                    let cut = checkpoint.read(|state| cut_or_joined(state, next_cut(state, *seq)));
+                    checkpoint.write(vec![cut]);
                 }
                 Act::End(back, lost) => {
                     let cuts = checkpoint.read(|state| state.cuts.keys().copied().collect::<Vec<_>>());
@@ -382,8 +507,11 @@ proptest! {
                             || after.streams.is_empty()),
                         _ => prop_assert_eq!(with_epoch(before.epoch), before),
                     }
-                    if after.generations().next().is_none() {
-                        checkpoint.write(beginning());
+                    if after.generations().count() < 2 {
+                        for record in beginning() {
+                            checkpoint.write(vec![record]);
+                            past.push(checkpoint.read(Clone::clone));
+                        }
                     }
                 }
             }

@@ -54,6 +54,12 @@ impl Carry {
         Self(self.0 & (Self::REST.0 | out.0 | err.0 | other.0))
     }
 
+    /// What is carried on where the last record of a file went on in the next one.
+    #[must_use]
+    pub(crate) fn behind_joined(self) -> Self {
+        Self(self.0 & Self::BIG.0)
+    }
+
     /// Whether the rest of a record is to be dropped before anything else.
     pub(crate) fn is_dropping(self) -> bool {
         self.has(Self::DROPPING)

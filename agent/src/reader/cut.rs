@@ -20,10 +20,11 @@ use tributary_common::{
 use super::{
     Channel, Reader,
     make::{Made, Making},
+    run::again,
     turn::{Block, Step, fill},
 };
 use crate::{
-    checkpoint::{Cut, End, MadeBy, Record},
+    checkpoint::{Cut, End, Joint, MadeBy, Record},
     clock,
     content::Content,
     frame::{Carry, Framed, Source, Tail as Unfinished, text::Label},
@@ -92,6 +93,7 @@ impl Reader {
                 carry,
                 tail: unfinished,
             },
+            seams: &[],
         };
         let made = self.maker.make(recipe, making);
         if made.framed.used == 0 {
@@ -331,13 +333,16 @@ impl Reader {
             return Step::Nothing(None);
         };
         let file = shown(&tail.path);
+        let joint = self.joint_of(cut.id);
+        let joint = joint.as_deref();
         let bytes = usize::try_from(cut.span.bytes()).unwrap_or(usize::MAX);
+        let bytes = bytes.saturating_add(joint.map_or(0, |joint| joint.bytes.len()));
         let Some(mut permit) = self.permit(stream, bytes, bytes) else {
             return Step::Blocked;
         };
         self.turn_bytes += cut.span.bytes();
         let again = match self.recipe_of(stream, &cut) {
-            Some(recipe) => match self.make_again(stream, at, &cut, &recipe) {
+            Some(recipe) => match self.make_again(stream, at, (&cut, joint), &recipe) {
                 Ok(again) => again.ok_or("changed-unsent"),
                 Err(wait) => return self.hold(stream, at, Some(now + wait), now),
             },
@@ -376,7 +381,7 @@ impl Reader {
         &mut self,
         stream: usize,
         at: usize,
-        cut: &Cut,
+        (cut, joint): (&Cut, Option<&Joint>),
         recipe: &Compiled,
     ) -> Result<Option<Encoded>, Duration> {
         let known = self.streams.get(stream);
@@ -389,16 +394,20 @@ impl Reader {
             Some(Ok(None)) => return Ok(None),
             Some(Err(_)) | None => return Err(REPLAY_AGAIN),
         };
+        let own = self.block.get(block.before..block.len).unwrap_or_default();
+        let joined = joint.map(|joint| again(joint, own, cut.before, recipe));
+        let joined = joined.as_ref();
         let making = Making {
             id: cut.id,
             read_ms: cut.read_ms,
             file: path.as_bytes(),
             source: Source {
-                bytes: self.block.get(block.before..block.len).unwrap_or_default(),
-                at: cut.span.start,
+                bytes: joined.map_or(own, |joined| &joined.bytes),
+                at: joined.map_or(cut.span.start, |joined| joined.at),
                 carry: cut.before,
                 tail: Unfinished::Again(cut.after),
             },
+            seams: joined.map_or(&[], |joined| &joined.seams),
         };
         let Made { encoded, .. } = self.maker.make(recipe, making);
         Ok(encoded.filter(|encoded| {
@@ -408,6 +417,11 @@ impl Reader {
 
     /// A batch of an earlier life can never be sent again.
     pub(super) fn lose_cut(&mut self, stream: usize, cut: &Cut, file: String, reason: &str) {
+        let joint = self.joint_of(cut.id);
+        for end in joint.iter().flat_map(|joint| &joint.from) {
+            let file = self.name_of(stream, end.generation);
+            self.lose(stream, end.generation, file, end.span, reason, None);
+        }
         self.wiring.checkpoint.write(vec![Record::Ended {
             batch: cut.id,
             end: End::Lost,
@@ -477,7 +491,7 @@ impl Reader {
 
     /// Puts a batch to those for the sender. They go when they are enough, or urgent, and before the
     /// thread rests.
-    fn queue(&mut self, outgoing: Outgoing) {
+    pub(super) fn queue(&mut self, outgoing: Outgoing) {
         let urgent = outgoing.header.class == Class::P0;
         self.handing_bytes += outgoing.payload.len();
         self.handing.push(outgoing);
@@ -515,7 +529,7 @@ fn read_span(file: &Content, span: Span, block: &mut Vec<u8>) -> std::io::Result
 }
 
 /// Lets the evidence of the beginning grow, in few steps, so that a slow file writes few records.
-fn grow_prefix(tail: &mut Tail) -> bool {
+pub(super) fn grow_prefix(tail: &mut Tail) -> bool {
     let (known, offset) = (tail.evidence.prefix.len, tail.offset());
     let grown = offset >= PREFIX_BYTES || offset >= known * 2;
     if known == PREFIX_BYTES || !grown {
@@ -532,7 +546,12 @@ fn grow_prefix(tail: &mut Tail) -> bool {
 }
 
 /// What is carried to the new bytes of a block; `None` when the file cannot be asked.
-fn carry_to(tail: &Tail, recipe: &Compiled, bytes: &[u8], block: Block) -> Option<Carry> {
+pub(super) fn carry_to(
+    tail: &Tail,
+    recipe: &Compiled,
+    bytes: &[u8],
+    block: Block,
+) -> Option<Carry> {
     let before = bytes.get(..block.before).unwrap_or_default();
     let is_big = match recipe.label {
         Label::Is(_) => recipe.label.is_big(&[]),
@@ -548,7 +567,7 @@ fn carry_to(tail: &Tail, recipe: &Compiled, bytes: &[u8], block: Block) -> Optio
     Some(recipe.carry(tail.carry, tail.offset(), before, is_big))
 }
 
-fn header(
+pub(super) fn header(
     agent: &tributary_common::ids::AgentId,
     channel: &Channel,
     cut: &Cut,

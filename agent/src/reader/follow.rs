@@ -1,9 +1,9 @@
 //! Records that begin in one generation and go on in the next: a rotation in the middle of a stack
 //! trace, or between the pieces of a container's long line.
 //!
-//! They stay two records, since a batch is a span of one file (ADR 0016). But they say so: the next
-//! generation waits a moment for the end of the one before, whose last record is `cut` when it is not
-//! whole, and what goes on with it `continues`.
+//! The next generation waits a moment for the end of the one before. Then they are joined (see
+//! [`super::join`]). What cannot be joined stays two records that say so: the first is `cut`, and what
+//! goes on with it `continues`.
 //!
 //! Not for: framing (see [`crate::frame`]). Called by [`super::turn`].
 

@@ -30,6 +30,23 @@ pub(super) struct Making<'a> {
     pub(super) file: &'a [u8],
     /// Its bytes.
     pub(super) source: Source<'a>,
+    /// Where the bytes are of several files, where each begins; empty otherwise.
+    pub(super) seams: &'a [Seam],
+}
+
+/// Where bytes of a file begin among those of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seam {
+    /// Their first one, among all bytes.
+    pub(super) at: usize,
+    /// Its offset in its file.
+    pub(super) offset: u64,
+}
+
+/// Where a byte stands in its file; `None` without seams.
+fn offset_by(seams: &[Seam], at: usize) -> Option<u64> {
+    let seam = seams.iter().rfind(|seam| seam.at <= at)?;
+    Some(seam.offset + (at - seam.at) as u64)
 }
 
 /// What was made.
@@ -123,7 +140,7 @@ impl Maker {
             let timed = recipe.time.of(value, piece.time, read_ms);
             let shaped = shaper.shape(&Line {
                 text: value,
-                offset: at,
+                offset: offset_by(making.seams, piece.at).unwrap_or(at),
                 timed,
                 stream: piece.stream,
                 flags: &flags,

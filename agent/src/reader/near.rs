@@ -146,6 +146,10 @@ pub(super) fn like_beginning(tail: &Tail, file: &File, info: &FileInfo) -> io::R
         Some(original) => original,
         None => {
             opened = open_file(&tail.path)?;
+            // Its name is the newcomer's by now, say: that is like itself, and no copy.
+            if handle::of_file(&opened)?.key != tail.key {
+                return Ok(UNLIKE);
+            }
             &opened
         }
     };

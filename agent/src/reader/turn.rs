@@ -8,8 +8,7 @@ use tokio::time::Instant;
 use tributary_common::ids::GenerationId;
 
 use super::{
-    BLOCK_BYTES, Next, Reader, Stream, follow::PATIENCE_WHEN_FOLLOWED, open::open_file,
-    opened::OPEN_AGAIN,
+    BLOCK_BYTES, Next, Reader, follow::PATIENCE_WHEN_FOLLOWED, open::open_file, opened::OPEN_AGAIN,
 };
 use crate::{
     content::Content,
@@ -23,7 +22,7 @@ use crate::{
 };
 
 /// A file that cannot be opened or read is tried again after this long.
-const TRY_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// Younger generations wait so long for one that can be neither read nor given up.
 const HOLD_YOUNGER: Duration = Duration::from_secs(10);
 /// A file without a name in the task is looked at this often after it grew, then less and less.
@@ -37,6 +36,8 @@ const CRUMB_BYTES: usize = 4 << 10;
 const RATE_PART: u64 = 4;
 /// With a low bandwidth a batch takes at most this part of a second, even if it does not compress.
 const BANDWIDTH_PART: u64 = 5;
+/// What is due is looked at again after this long at the earliest.
+pub(super) const MOMENT: Duration = Duration::from_millis(1);
 /// The most that is read when it is the last of a file for now: a batch of its own would cost more.
 const LARGE_BLOCK_BYTES: usize = BLOCK_BYTES + BLOCK_BYTES / 2;
 
@@ -57,7 +58,7 @@ pub(super) enum Step {
 
 /// What a look at a file said.
 #[derive(Debug, Clone, Copy)]
-struct Looked {
+pub(super) struct Looked {
     size: u64,
     links: u64,
     /// It is the file itself, not what the spool has of it.
@@ -182,7 +183,12 @@ impl Reader {
 
     /// Looks at the file of a generation, which is opened when it is not. The error is what happens
     /// instead of reading it: it was cut off, say.
-    fn look_at(&mut self, stream: usize, at: usize, now: Instant) -> Result<Looked, Step> {
+    pub(super) fn look_at(
+        &mut self,
+        stream: usize,
+        at: usize,
+        now: Instant,
+    ) -> Result<Looked, Step> {
         self.open(stream, at, now)?;
         let since = self
             .streams
@@ -250,8 +256,13 @@ impl Reader {
             return;
         }
         tail.doubted = true;
-        // What is wrong with it otherwise is seen again in its turn.
+        let stuck_since = tail.stuck_since;
+        // What is wrong with it otherwise is seen again in its turn, and counts from then.
         drop(self.look_at(stream, at, now));
+        let at = self.place_of(stream, generation);
+        if let Some(tail) = at.and_then(|at| self.tail(stream, at)) {
+            tail.stuck_since = stuck_since;
+        }
         self.make_ready(stream);
     }
 
@@ -456,10 +467,8 @@ impl Reader {
             return Step::Blocked;
         };
         let want = source_of(permit.bytes()).clamp(least, want);
-        let Some(Stream { tails, .. }) = self.streams.get_mut(stream) else {
-            return Step::Nothing(None);
-        };
-        let Some(tail) = tails.get_mut(at) else {
+        let known = self.streams.get_mut(stream);
+        let Some(tail) = known.and_then(|known| known.tails.get_mut(at)) else {
             return Step::Nothing(None);
         };
         let Some(file) = &tail.file else {
@@ -482,8 +491,10 @@ impl Reader {
         let end = tail.offset() + (block.len - block.before) as u64;
         let within_line = recipe.framer.text_of(tail.carry).is_mid_line(end, read);
         let (unfinished_at, then) = patience_with(tail, recipe, within_line, followed, now);
-        if now >= unfinished_at && !more {
-            unfinished = then;
+        let is_over = now >= unfinished_at && !more;
+        let may_join = is_over && followed && !within_line && !tail.carry.is_dropping();
+        if is_over {
+            unfinished = if may_join { Unfinished::Leave } else { then };
         }
         let step = if tail.carry.is_dropping() {
             drop(permit);
@@ -492,6 +503,8 @@ impl Reader {
             return step;
         } else if self.cut(stream, at, block, unfinished, permit, now) {
             Step::Did
+        } else if may_join {
+            return self.end_of_file(stream, at, block, recipe, then, now);
         } else {
             Step::Hold(None)
         };
@@ -506,7 +519,7 @@ impl Reader {
         tail.unread_since = Some(now);
         let close_at = tail.close_at(links);
         let until = close_at.map_or(unfinished_at, |close_at| close_at.min(unfinished_at));
-        let until = Some(until.max(now + Duration::from_millis(1)));
+        let until = Some(until.max(now + MOMENT));
         if joins && self.holds_next(stream, at, followed, now) {
             return Step::Hold(until);
         }
@@ -557,7 +570,7 @@ impl Reader {
 
 /// How much is read at once for a task with this rate, at this bandwidth: as much as that takes a
 /// moment, so that nobody is behind a batch for long.
-fn piece_bytes(rate: Option<u64>, bandwidth: Option<u64>) -> usize {
+pub(super) fn piece_bytes(rate: Option<u64>, bandwidth: Option<u64>) -> usize {
     let part = |bytes: u64| usize::try_from(bytes).unwrap_or(BLOCK_BYTES);
     let by_rate = rate.map_or(BLOCK_BYTES, |rate| part(rate / RATE_PART));
     let by_bandwidth = bandwidth.map_or(BLOCK_BYTES, |bandwidth| {
@@ -567,7 +580,7 @@ fn piece_bytes(rate: Option<u64>, bandwidth: Option<u64>) -> usize {
 }
 
 /// Until when what is unfinished at the end of a file may wait for more, and what is taken then.
-fn patience_with(
+pub(super) fn patience_with(
     tail: &Tail,
     recipe: &Compiled,
     within_line: bool,

@@ -1,6 +1,8 @@
 //! Records of several lines, of containers, of other encodings: across rotations, restarts and
 //! crashes, through the whole agent.
 
+mod joined;
+
 use std::{fs, io::Write as _, path::Path, time::Duration};
 
 use tokio::time::sleep;
@@ -76,7 +78,7 @@ async fn traces_are_whole_across_rotations_and_crashes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_trace_that_goes_on_in_the_next_file_is_two_records() {
+async fn a_trace_whose_time_was_over_before_its_file_was_rotated_is_two_records() {
     let place = Place::new().await;
     let agent = Agent::start(&place.config("app.log*", TRACES));
     write(&place.log("app.log"), b"[1] one\n\tat a\n");
@@ -89,86 +91,6 @@ async fn a_trace_that_goes_on_in_the_next_file_is_two_records() {
         .await;
     agent.stop().await;
     assert_eq!(place.bus.flags(), ["cut", "continues", "cut"]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_trace_that_goes_on_in_the_next_file_says_so_in_both_records() {
-    for (first, second, flags) in [
-        (
-            "[1] one\n\tat a\n",
-            "\tat b\n[2] two\n",
-            ["cut", "continues", "cut"],
-        ),
-        ("[1] one\n\tat a\n", "[2] two\n\tat b\n", ["cut", "", "cut"]),
-    ] {
-        let place = Place::new().await;
-        let agent = Agent::start(&place.config("app.log*", TRACES));
-        write(&place.log("app.log"), b"[0] before\n");
-        place.bus.expect(&owned(&["[0] before"])).await;
-        write(&place.log("app.log"), first.as_bytes());
-        fs::rename(place.log("app.log"), place.log("app.log.1")).unwrap();
-        let mut more = second.to_owned();
-        if flags[1].is_empty() {
-            more += "[3] three\n";
-        }
-        write(&place.log("app.log"), more.as_bytes());
-        place.bus.wait(|lines| lines.len() >= 4).await;
-        agent.stop().await;
-        let (lines, told) = (place.bus.lines(), place.bus.flags());
-        assert_eq!(lines[1], "[1] one\n\tat a");
-        assert_eq!(lines.len(), 4);
-        assert_eq!(told[1..], flags);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_pieces_of_a_containers_line_in_two_files_say_what_they_are_also_after_a_restart() {
-    let cri = |stream: &str, tag: &str, text: &str| {
-        format!("2026-11-21T04:30:01.5Z {stream} {tag} {text}\n")
-    };
-    let docker = |stream: &str, tag: &str, text: &str| {
-        let end = if tag == "P" { "" } else { "\\n" };
-        let time = "2026-11-21T04:30:01.5Z";
-        format!("{{\"log\":\"{text}{end}\",\"stream\":\"{stream}\",\"time\":\"{time}\"}}\n")
-    };
-    type Line<'a> = &'a dyn Fn(&str, &str, &str) -> String;
-    let kinds: [(&str, Line<'_>); 2] = [("cri", &cri), ("docker-json", &docker)];
-    for (kind, line) in kinds {
-        for restart in [false, true] {
-            let place = Place::new().await;
-            let config = place.config("0.log*", &format!("framing = {{ kind = \"{kind}\" }}"));
-            let log = place.log("0.log");
-            let mut agent = Agent::start(&config);
-            write(&log, line("stdout", "F", "before").as_bytes());
-            place.bus.expect(&owned(&["before"])).await;
-            if restart {
-                agent.stop().await;
-                agent = Agent::start(&config);
-            }
-            let first = [line("stdout", "P", "begun"), line("stderr", "F", "other")];
-            write(&log, first.concat().as_bytes());
-            fs::rename(&log, place.log("0.log.1")).unwrap();
-            let second = [
-                line("stderr", "F", "more"),
-                line("stdout", "P", " and on"),
-                line("stdout", "F", " to its end"),
-                line("stdout", "F", "next"),
-            ];
-            write(&log, second.concat().as_bytes());
-            let wanted = [
-                "before",
-                "other",
-                "begun",
-                "more",
-                " and on to its end",
-                "next",
-            ];
-            place.bus.expect(&owned(&wanted)).await;
-            agent.stop().await;
-            let flags = ["", "", "cut", "", "continues", ""];
-            assert_eq!(place.bus.flags(), flags, "{kind}, restart: {restart}");
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

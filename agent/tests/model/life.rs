@@ -14,7 +14,7 @@ use crate::{
 /// What arrives late on a busy machine is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// Facts are kept for a manager; nobody listens there, so all of them are in the checkpoint.
-const MANAGER: &str = "[manager]\nurl = \"http://127.0.0.1:9\"";
+pub(crate) const MANAGER: &str = "[manager]\nurl = \"http://127.0.0.1:9\"";
 
 struct Life {
     place: Place,

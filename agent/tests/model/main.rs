@@ -5,7 +5,9 @@
 //! What arrives equals what was written, byte for byte. A batch comes again only as the same batch.
 //! Bytes are missing only where nature loses them, and then a loss says exactly which.
 //!
-//! `PROPTEST_CASES` sets how many random lives are lived (48 without it), `MODEL_SEED` which. Those
+//! A second model has records of several lines, and files that change in the middle of them.
+//!
+//! `PROPTEST_CASES` sets how many random lives are lived (48 and 24 without it), `MODEL_SEED` which. Those
 //! that failed once stand in `known` and are lived first, on every run: put a new one there.
 
 #![expect(
@@ -16,6 +18,7 @@
 )]
 
 mod check;
+mod framed;
 mod known;
 mod life;
 #[path = "../rig/mod.rs"]
@@ -30,6 +33,8 @@ use proptest::{
 
 /// Lives that are lived when nobody says otherwise.
 const CASES: u32 = 48;
+/// The same of a log whose records have several lines.
+const FRAMED_CASES: u32 = 24;
 /// Lives at a time: they mostly wait.
 const AT_ONCE: usize = 6;
 /// A failed life takes long: it is made shorter so many times only.
@@ -113,8 +118,13 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// Lives `cases` lives of one seed, and says which one failed.
-fn live(seed: u64, names: Names, cases: u32) -> Result<(), String> {
+/// Lives `cases` lives of one seed that are made of `acts`, and says which one failed.
+fn live<A: std::fmt::Debug + Clone>(
+    (seed, cases): (u64, u32),
+    act: impl Strategy<Value = A>,
+    kind: impl std::fmt::Debug,
+    live: impl Fn(&[A]) -> Result<(), String>,
+) -> Result<(), String> {
     let usual = Config::default();
     let config = Config {
         cases,
@@ -126,17 +136,17 @@ fn live(seed: u64, names: Names, cases: u32) -> Result<(), String> {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let lives = proptest::collection::vec(act(), 4..26);
+    let lives = proptest::collection::vec(act, 4..26);
     let result = runner.run(&lives, |acts| {
-        life::live(&acts, names).map_err(|why| {
+        live(&acts).map_err(|why| {
             // Said before the life is made shorter: that takes long.
-            println!("seed {seed}, {names:?}: {why}\n{acts:?}");
+            println!("seed {seed}, {kind:?}: {why}\n{acts:?}");
             TestCaseError::fail(why)
         })
     });
     match result {
         Ok(()) => Ok(()),
-        Err(TestError::Fail(why, acts)) => Err(format!("seed {seed}, {names:?}: {why}\n{acts:#?}")),
+        Err(TestError::Fail(why, acts)) => Err(format!("seed {seed}, {kind:?}: {why}\n{acts:#?}")),
         Err(TestError::Abort(why)) => Err(why.to_string()),
     }
 }
@@ -160,13 +170,34 @@ fn live_known() -> Vec<String> {
 fn what_arrives_is_what_was_written_whatever_happens_to_the_files() {
     let failed = live_known();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
-    let cases = std::env::var("PROPTEST_CASES").map_or(CASES, |text| text.parse().unwrap());
+    must_live(CASES, &Names::ALL, |names, seed| {
+        live(seed, act(), names, |acts| life::live(acts, names))
+    });
+}
+
+#[test]
+fn records_that_go_on_in_the_next_file_are_whole_whatever_happens_meanwhile() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| framed::live(framed::KNOWN, framed::Kind::Groups).unwrap());
+        must_live(FRAMED_CASES, &framed::Kind::ALL, |kind, seed| {
+            live(seed, framed::act(), kind, |acts| framed::live(acts, kind))
+        });
+    });
+}
+
+/// Lives so many lives, several at a time.
+fn must_live<K: Copy + Send>(
+    cases: u32,
+    kinds: &[K],
+    live: impl Fn(K, (u64, u32)) -> Result<(), String> + Copy + Send,
+) {
+    let cases = std::env::var("PROPTEST_CASES").map_or(cases, |text| text.parse().unwrap());
     let first: u64 = std::env::var("MODEL_SEED").map_or(0, |text| text.parse().unwrap());
     let mine = cases.div_ceil(u32::try_from(AT_ONCE).unwrap());
     let failed: Vec<String> = std::thread::scope(|scope| {
         let threads: Vec<_> = (first..)
-            .zip(Names::ALL.into_iter().cycle().take(AT_ONCE))
-            .map(|(seed, names)| scope.spawn(move || live(seed, names, mine)))
+            .zip(kinds.iter().copied().cycle().take(AT_ONCE))
+            .map(|(seed, kind)| scope.spawn(move || live(kind, (seed, mine))))
             .collect();
         let results = threads.into_iter().map(|thread| thread.join().unwrap());
         results.filter_map(Result::err).collect()

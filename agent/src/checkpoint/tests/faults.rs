@@ -156,7 +156,7 @@ impl<'a> Story<'a> {
                 batch: cut.id,
                 end: End::Delivered,
             };
-            let cut = vec![Record::Cut(cut)];
+            let cut = vec![cut_or_joined(&self.model, cut)];
             match seq % 9 {
                 // What happens while the next file is being written.
                 4 => {
