@@ -190,22 +190,22 @@ impl Life {
 
     /// Begins a record, and goes on with it in the next file, and the next.
     async fn rotate(&mut self, rotated: Rotated, times: u8) -> Result<(), String> {
-        let times = if rotated == Rotated::Renamed {
-            usize::from(times)
-        } else {
+        // The time of a container's record is fixed: nothing is waited for within one.
+        let is_once = rotated == Rotated::Copied || self.kind == Kind::Cri;
+        let times = if is_once { 1 } else { usize::from(times) };
+        if rotated == Rotated::Copied {
             self.write(2);
-            1
-        };
+        }
         let lines = self.record(2 + times);
         for (at, line) in lines.iter().enumerate() {
-            if (1..=times).contains(&at) {
-                if self.agent.is_some() {
-                    self.place.bus.end_silence();
-                    self.until_it_may_rotate(rotated).await?;
-                }
-                if self.may_rotate(rotated) {
-                    self.next_file(rotated);
-                }
+            let changes = (1..=times).contains(&at);
+            let waits = if is_once { at == 0 } else { changes };
+            if waits && self.agent.is_some() {
+                self.place.bus.end_silence();
+                self.until_it_may_rotate(rotated).await?;
+            }
+            if changes && self.may_rotate(rotated) {
+                self.next_file(rotated);
             }
             append(&self.log(), std::slice::from_ref(line));
         }
