@@ -283,13 +283,8 @@ fn tell_series(
             sent.add(seq);
         }
         match untold.end {
-            Some(End::Delivered | End::Duplicate) => {
-                tell(Hop::Delivered);
-                ends.add(seq);
-            }
-            // Its bytes are told apart.
-            Some(End::Lost) => {
-                tell(Hop::Lost);
+            Some(end) => {
+                tell(hop_of(end));
                 ends.add(seq);
             }
             None if !account.end_told => {
@@ -324,6 +319,16 @@ fn tell_series(
             ends: ends.0,
             sent: sent.0,
         });
+    }
+}
+
+/// Where a batch has come to, as its end says.
+fn hop_of(end: End) -> Hop {
+    match end {
+        End::Delivered | End::Duplicate => Hop::Delivered,
+        End::Spilled => Hop::Spilled,
+        // Its bytes are told apart.
+        End::Lost => Hop::Lost,
     }
 }
 

@@ -548,6 +548,7 @@ impl Sender {
             let end = match receipt.outcome {
                 Outcome::Delivered(_) => End::Delivered,
                 Outcome::Duplicate => End::Duplicate,
+                Outcome::Spilled => End::Spilled,
             };
             records.push(Record::Ended {
                 batch: receipt.batch,

@@ -52,6 +52,13 @@ impl Budget {
         Permit { _bytes: permit }
     }
 
+    /// Takes `bytes` when they are free now.
+    pub(crate) fn try_take(&self, bytes: u64) -> Option<Permit> {
+        let bytes = u32::try_from(bytes.min(self.limit)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
+        Some(Permit { _bytes: permit })
+    }
+
     /// Bytes that are taken now.
     pub(crate) fn used(&self) -> u64 {
         self.limit - self.bytes.available_permits() as u64

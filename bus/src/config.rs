@@ -46,28 +46,30 @@ static LIMITS: Schema = Schema::new(
     ],
 );
 
-const NO_SPILL: &str = "this version has no spill: while a destination is down the answer is Busy and the agents hold the data";
-
 static SPILL: Schema = Schema::new(
-    "Disk space for data that no destination takes. Not in this version.",
+    "Disk space for what a destination does not take now, below data_dir/spill.",
     &[
-        Key::optional("max", Kind::size("1MiB", "1024TiB"), "Most bytes on disk.")
-            .ignored(NO_SPILL),
-        Key::optional(
+        Key::default(
+            "max",
+            Kind::size("0B", "1024TiB"),
+            "10GiB",
+            "Most bytes on disk. 0B: no spill; while a destination is down the answer is Busy and the agents hold the data.",
+        ),
+        Key::default(
             "min_free",
             Kind::Percent {
                 min: 0.0,
                 max: 100.0,
             },
+            "5%",
             "Free disk space that is left alone.",
-        )
-        .ignored(NO_SPILL),
-        Key::optional(
+        ),
+        Key::default(
             "when_full",
             Kind::choice(&["busy", "drop-oldest"]),
-            "What a full spill does.",
-        )
-        .ignored(NO_SPILL),
+            "busy",
+            "What a full spill does. busy: the agents hold the data. drop-oldest: the oldest batches are lost, counted.",
+        ),
     ],
 );
 
@@ -259,13 +261,29 @@ struct Raw {
     admin: String,
     data_dir: PathBuf,
     limits: Limits,
-    #[serde(rename = "spill")]
-    _spill: serde::de::IgnoredAny,
+    spill: RawSpill,
     destination: Vec<RawDestination>,
     route: Vec<RawRoute>,
     manager: Option<Manager>,
     tls: Option<tls::AcceptorSettings>,
     log: Log,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawSpill {
+    max: u64,
+    min_free: f64,
+    when_full: WhenFull,
+}
+
+/// What a full spill does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    /// It takes nothing more; the agents hold the data.
+    Busy,
+    /// It gives up its oldest batches, and tells the manager which.
+    DropOldest,
 }
 
 #[derive(Debug, Deserialize)]
@@ -307,6 +325,17 @@ pub struct Limits {
     pub memory: u64,
     /// Most open connections.
     pub connections: usize,
+}
+
+/// The disk for what a destination does not take now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SpillLimits {
+    /// Most bytes on disk.
+    pub max: u64,
+    /// Percent of the disk that stay free.
+    pub min_free_percent: f64,
+    /// What it does when there is no room.
+    pub when_full: WhenFull,
 }
 
 /// The manager.
@@ -358,6 +387,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What it may use.
     pub limits: Limits,
+    /// Its spill, where it has one.
+    pub spill: Option<SpillLimits>,
     /// Where batches can go.
     pub destinations: Vec<DestinationConfig>,
     /// Which topics go where.
@@ -391,6 +422,11 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         Some(node) => Some(node),
         None => host_name(checker),
     };
+    let spill = (raw.spill.max > 0).then_some(SpillLimits {
+        max: raw.spill.max,
+        min_free_percent: raw.spill.min_free,
+        when_full: raw.spill.when_full,
+    });
     let numbers: HashMap<&Name, usize> = raw
         .destination
         .iter()
@@ -445,6 +481,7 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         admin: raw.admin,
         data_dir: raw.data_dir,
         limits: raw.limits,
+        spill,
         destinations,
         routes: Table::new(routes),
         manager: raw.manager,

@@ -19,7 +19,9 @@ use tributary_common::{
     wire::{Busy, Outcome, Place, Receipt, Refusal, RefuseReason, Scope},
 };
 
-use crate::{admit::DOWN_RETRY_MS, destination::Failure, order::Gate, session::Slot};
+use crate::{
+    admit::DOWN_RETRY_MS, destination::Failure, order::Gate, session::Slot, spill::Settled,
+};
 
 /// The answer to one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +92,8 @@ struct Flight {
     /// Destinations that have not answered.
     left: usize,
     places: Vec<Place>,
+    /// One of them does not have it: the node's disk has.
+    spilled: bool,
     failure: Option<Failure>,
 }
 
@@ -102,6 +106,15 @@ impl Flight {
     }
 }
 
+/// Where a batch is safe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Where {
+    /// At every destination.
+    Delivered(Vec<Place>),
+    /// On this node's disk, at least for one of them.
+    Spilled,
+}
+
 /// A flight that has landed.
 #[derive(Debug)]
 pub(crate) struct Landed {
@@ -112,7 +125,7 @@ pub(crate) struct Landed {
     /// How many repeats were removed.
     pub(crate) repeats: u32,
     /// Where it is, or why not.
-    pub(crate) outcome: Result<Vec<Place>, Failure>,
+    pub(crate) outcome: Result<Where, Failure>,
 }
 
 impl Landed {
@@ -120,9 +133,13 @@ impl Landed {
     pub(crate) fn answer(&self) -> Answer {
         let batch = self.header.id();
         match &self.outcome {
-            Ok(places) => Answer::Receipt(Receipt {
+            Ok(Where::Delivered(places)) => Answer::Receipt(Receipt {
                 batch,
                 outcome: Outcome::Delivered(places.clone()),
+            }),
+            Ok(Where::Spilled) => Answer::Receipt(Receipt {
+                batch,
+                outcome: Outcome::Spilled,
             }),
             Err(Failure::Unavailable(reason)) => Answer::Busy(Busy {
                 batch,
@@ -212,6 +229,7 @@ impl Flights {
                         repeats: 0,
                         left,
                         places: Vec::with_capacity(left),
+                        spilled: false,
                         failure: None,
                     });
                     Begun::Fresh
@@ -221,7 +239,11 @@ impl Flights {
     }
 
     /// A destination has answered. The landed flight is returned with the last answer.
-    pub(crate) fn settle(&self, batch: BatchId, outcome: Result<Place, Failure>) -> Option<Landed> {
+    pub(crate) fn settle(
+        &self,
+        batch: BatchId,
+        outcome: Result<Settled, Failure>,
+    ) -> Option<Landed> {
         let mut flights = self.lock();
         let Entry::Occupied(mut entry) = flights.entry(batch) else {
             debug_assert!(
@@ -234,7 +256,8 @@ impl Flights {
         debug_assert!(flight.left > 0, "every destination answers once");
         flight.left -= 1;
         match outcome {
-            Ok(place) => flight.places.push(place),
+            Ok(Settled::At(place)) => flight.places.push(place),
+            Ok(Settled::Spilled) => flight.spilled = true,
             Err(failure) => {
                 for waiter in &flight.waiters {
                     waiter.block(batch);
@@ -248,7 +271,11 @@ impl Flights {
         let flight = entry.remove();
         Some(Landed {
             header: flight.header,
-            outcome: flight.failure.map_or(Ok(flight.places), Err),
+            outcome: match (flight.failure, flight.spilled) {
+                (Some(failure), _) => Err(failure),
+                (None, true) => Ok(Where::Spilled),
+                (None, false) => Ok(Where::Delivered(flight.places)),
+            },
             waiters: flight.waiters,
             repeats: flight.repeats,
         })
@@ -308,6 +335,10 @@ mod tests {
         }
     }
 
+    fn at(first: i64) -> Settled {
+        Settled::At(place(first))
+    }
+
     fn waiter() -> (Waiter, oneshot::Receiver<Answer>) {
         let (sender, receiver) = oneshot::channel();
         (Waiter::Lines(sender), receiver)
@@ -320,7 +351,7 @@ mod tests {
         let ((first, mut told_first), (second, mut told_second)) = (waiter(), waiter());
         assert!(matches!(flights.begin(&batch, first, || 1), Begun::Fresh));
         assert!(matches!(flights.begin(&batch, second, || 1), Begun::Joined));
-        let landed = flights.settle(batch.id(), Ok(place(7))).unwrap();
+        let landed = flights.settle(batch.id(), Ok(at(7))).unwrap();
         assert_eq!(landed.repeats, 1);
         let answer = landed.answer();
         for waiter in landed.waiters {
@@ -341,14 +372,17 @@ mod tests {
             flights.begin(&batch, waiter().0, || 2),
             Begun::Fresh
         ));
-        assert!(flights.settle(batch.id(), Ok(place(1))).is_none());
-        let landed = flights.settle(batch.id(), Ok(place(2))).unwrap();
-        assert_eq!(landed.outcome, Ok(vec![place(1), place(2)]));
+        assert!(flights.settle(batch.id(), Ok(at(1))).is_none());
+        let landed = flights.settle(batch.id(), Ok(at(2))).unwrap();
+        assert_eq!(
+            landed.outcome,
+            Ok(Where::Delivered(vec![place(1), place(2)]))
+        );
     }
 
     #[test]
     fn the_worse_failure_is_told() {
-        let check = |outcomes: [Result<Place, Failure>; 2], want: &str| {
+        let check = |outcomes: [Result<Settled, Failure>; 2], want: &str| {
             let flights = Flights::default();
             let batch = header(1);
             assert!(matches!(
@@ -359,7 +393,7 @@ mod tests {
             assert!(flights.settle(batch.id(), first).is_none());
             let answer = flights.settle(batch.id(), second).unwrap().answer();
             let got = match answer {
-                Answer::Receipt(_) => "receipt".to_owned(),
+                Answer::Receipt(receipt) => format!("{:?}", receipt.outcome),
                 Answer::Busy(busy) => format!("busy: {}", busy.reason),
                 Answer::Refuse(refusal) => format!("refuse: {}", refusal.detail),
             };
@@ -372,7 +406,9 @@ mod tests {
                 "too large".into(),
             ))
         };
-        check([Ok(place(1)), down()], "busy: down");
+        check([Ok(at(1)), down()], "busy: down");
+        check([Ok(Settled::Spilled), down()], "busy: down");
+        check([Ok(at(1)), Ok(Settled::Spilled)], "Spilled");
         check([down(), large()], "refuse: too large");
         check([large(), down()], "refuse: too large");
     }

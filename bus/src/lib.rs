@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! listen -> session -> admit -> dedupe -> route -> destination(s) -> journal -> answer
-//!           lines   ---------------^                                    |
-//!                                                              report -> manager
+//!           lines   ---------------^        |          ^                |
+//!                                           '-> spill -'       report -> manager
 //! ```
 //!
 //! | room | what for |
@@ -18,6 +18,7 @@
 //! | `dedupe`, `done`, [`journal`] | what is on its way, what is delivered, and that on disk |
 //! | [`route`], [`template`] | which topic goes where, under which name |
 //! | `destination` | Kafka, files; the contract on one page |
+//! | [`spill`] | the node's disk in place of a destination that takes nothing |
 //! | `report`, `tally`, `status` | facts for the manager, figures, a page for people |
 //!
 //! [`run`] wires them. Stopping: not ready, no new connections, agents are asked to leave, what is
@@ -37,13 +38,14 @@ mod order;
 mod report;
 pub mod route;
 mod session;
+pub mod spill;
 mod status;
 mod tally;
 pub mod template;
 #[cfg(test)]
 mod testing;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -55,7 +57,7 @@ use tributary_common::{
     admin::{self, Admin},
     disk::{self, Lock},
     http::Client,
-    ids::AgentId,
+    ids::{AgentId, BatchId},
     net,
     tasks::Supervisor,
     tls::Dialer,
@@ -70,6 +72,7 @@ use crate::{
     listen::Door,
     node::{Identity, Node},
     report::Ledger,
+    spill::{Spill, Usage},
 };
 
 /// How long sessions and pages may take after the stop; with the two below it makes ten seconds.
@@ -119,6 +122,9 @@ pub async fn run_with(
 
     let (journal, owner) = open_journal(&config)?;
     let node = Arc::new(assemble(&config, journal, stop.clone()).await?);
+    for spill in node.spills() {
+        spill.start(&node)?;
+    }
     tracing::info!(node.id = %node.identity.node, node.epoch = %node.identity.epoch, listen = %addresses.listen, "the bus node is up");
     bound(addresses);
 
@@ -202,25 +208,71 @@ async fn assemble(
     let budget = Budget::new(config.limits.memory);
     let ledger = Ledger::new(config.manager.is_some());
     let table = config.routes.clone();
-    let (starting, config) = (journal.clone(), config.clone());
+    let (starting, its) = (journal.clone(), config.clone());
     let destinations = spawn_blocking(move || {
-        let started = config
+        let started = its
             .destinations
             .iter()
-            .map(|one| start(one, &config, &starting));
+            .map(|one| start(one, &its, &starting));
         started.collect::<anyhow::Result<Vec<_>>>()
     });
     let destinations = destinations
         .await
         .context("failed to start the destinations")??;
+    let destinations: Vec<_> = destinations.into_iter().map(Arc::new).collect();
+    let spills = open_spills(config, &destinations, &journal).await?;
     Ok(Node::new(
         identity,
         budget,
         journal,
         ledger,
         (table, destinations),
+        spills,
         stop,
     ))
+}
+
+type Spills = (Vec<Arc<Spill>>, HashSet<BatchId>);
+
+/// Opens the spill of each destination, where the node has room for one, and says what is in it.
+async fn open_spills(
+    config: &Config,
+    destinations: &[Arc<Destination>],
+    journal: &Journal,
+) -> anyhow::Result<Spills> {
+    let dir = config.data_dir.join("spill");
+    let Some(limits) = config.spill else {
+        if dir.is_dir() && !disk::list(&dir)?.is_empty() {
+            tracing::warn!(dir = %dir.display(), "there is a spill of an earlier life and no [spill] max in the configuration: what is in it is not delivered");
+        }
+        return Ok(Spills::default());
+    };
+    let names: Vec<_> = config
+        .destinations
+        .iter()
+        .map(|one| one.name.clone())
+        .collect();
+    let (destinations, journal) = (destinations.to_vec(), journal.clone());
+    let opening = spawn_blocking(move || {
+        disk::create_dir_all(&dir)?;
+        let usage = Arc::new(Usage::new(&dir, limits));
+        for left in disk::list(&dir)? {
+            if !names.iter().any(|name| left.ends_with(name.as_str())) {
+                tracing::warn!(dir = %left.display(), "there is a spill of a destination that is not configured: what is in it is not delivered");
+            }
+        }
+        let (mut spills, mut unfinished) = Spills::default();
+        for (name, destination) in names.iter().zip(destinations) {
+            let (spill, opened, found) =
+                Spill::open(&dir, &usage, (name, destination), &journal)
+                    .with_context(|| format!("failed to open the spill of destination {name}"))?;
+            opened.tell(name);
+            spills.push(spill);
+            unfinished.extend(found);
+        }
+        anyhow::Ok((spills, unfinished))
+    });
+    opening.await.context("failed to open the spill")?
 }
 
 fn start(
@@ -240,11 +292,17 @@ fn start(
 }
 
 fn close_destinations(node: &Node) {
+    for spill in node.spills() {
+        spill.stop();
+    }
     std::thread::scope(|scope| {
         for destination in node.destinations() {
             scope.spawn(|| destination.close(DESTINATION_GRACE));
         }
     });
+    for spill in node.spills() {
+        spill.close();
+    }
 }
 
 fn client(config: &Config) -> anyhow::Result<Option<Client>> {

@@ -20,8 +20,11 @@ use tributary_common::{
     backoff::Backoff,
     header::{BatchHeader, MinuteCount},
     http::Client,
-    ids::{Epoch, StreamId, Topic},
-    report::{Duplicates, Fact, Health, Hop, REPORTS_PATH, Report, ReportAnswer, Reporter, Run},
+    ids::{BatchId, Epoch, StreamId, Topic},
+    report::{
+        Duplicates, Fact, Health, Hop, Loss, Lost, REPORTS_PATH, Report, ReportAnswer, Reporter,
+        Run,
+    },
 };
 
 use crate::{
@@ -37,6 +40,8 @@ const MAX_BATCHES_A_REPORT: usize = 50_000;
 const MAX_WAITING_BATCHES: usize = 500_000;
 /// The most (topic, minute) pairs of removed repeats that wait.
 const MAX_DUPLICATE_MINUTES: usize = 100_000;
+/// The most losses of one report.
+const MAX_LOSSES_A_REPORT: usize = 5_000;
 /// How long the manager may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -54,6 +59,27 @@ struct Pending {
     gone: u64,
     batches: usize,
     duplicates: BTreeMap<(Topic, u32), u32>,
+    /// Bounded by what the spill may hold: it keeps each until it is told.
+    losses: VecDeque<SpillLoss>,
+}
+
+/// A batch that was acknowledged and cannot be delivered any more.
+#[derive(Debug)]
+struct SpillLoss {
+    batch: BatchId,
+    loss: Loss,
+    minutes: Vec<MinuteCount>,
+}
+
+/// What one report tells.
+#[derive(Debug, Default)]
+pub(crate) struct Telling {
+    /// What passed the hops.
+    pub(crate) facts: Vec<Fact>,
+    /// Removed repeats.
+    pub(crate) duplicates: Vec<Duplicates>,
+    /// What the spill has lost; of each the facts say so, too.
+    pub(crate) losses: Vec<Lost>,
 }
 
 /// Where facts gather. Without a manager it keeps nothing.
@@ -88,6 +114,34 @@ impl Ledger {
     /// Every destination has it.
     pub(crate) fn delivered(&self, header: &BatchHeader) {
         self.add(Hop::Delivered, header);
+    }
+
+    /// The node's disk has it, for a client without an agent.
+    pub(crate) fn spilled(&self, header: &BatchHeader) {
+        self.add(Hop::Spilled, header);
+    }
+
+    /// The node's disk has lost it. Whether it will be told: there is a manager.
+    pub(crate) fn spill_lost(&self, header: &BatchHeader, reason: &str) -> bool {
+        let Some(mut pending) = self.lock() else {
+            return false;
+        };
+        let loss = Loss {
+            topic: header.topic.clone(),
+            task: header.task.clone(),
+            file: header.file.clone(),
+            generation: header.generation,
+            span: header.span,
+            reason: reason.to_owned(),
+            records: Some(u64::from(header.records)),
+            minute: header.minutes.first().map_or(0, |first| first.minute),
+        };
+        pending.losses.push_back(SpillLoss {
+            batch: header.id(),
+            loss,
+            minutes: header.minutes.clone(),
+        });
+        true
     }
 
     /// The node itself cut, sent and received it, for a client without an agent.
@@ -164,9 +218,9 @@ impl Ledger {
     }
 
     /// Takes out what the next report tells.
-    fn take(&self) -> (Vec<Fact>, Vec<Duplicates>) {
+    pub(crate) fn take(&self) -> Telling {
         let Some(mut pending) = self.lock() else {
-            return Default::default();
+            return Telling::default();
         };
         let (mut facts, mut batches) = (Vec::new(), 0);
         while batches < MAX_BATCHES_A_REPORT {
@@ -190,12 +244,35 @@ impl Ledger {
                 }),
             }
         }
-        (facts, duplicates)
+        let count = pending.losses.len().min(MAX_LOSSES_A_REPORT);
+        let lost = pending.losses.drain(..count).map(|lost| {
+            facts.push(Fact {
+                hop: Hop::Lost,
+                run: Run {
+                    topic: lost.loss.topic.clone(),
+                    stream: lost.batch.stream,
+                    epoch: lost.batch.epoch,
+                    first_seq: lost.batch.seq,
+                    batches: vec![lost.minutes],
+                },
+            });
+            Lost {
+                loss: lost.loss,
+                batch: Some(lost.batch),
+            }
+        });
+        let losses = lost.collect();
+        Telling {
+            facts,
+            duplicates,
+            losses,
+        }
     }
 
     /// Whether nothing waits.
     fn is_empty(&self) -> bool {
-        self.lock().is_none_or(|pending| pending.facts.is_empty())
+        self.lock()
+            .is_none_or(|pending| pending.facts.is_empty() && pending.losses.is_empty())
     }
 }
 
@@ -270,6 +347,9 @@ pub(crate) async fn run(
             let after_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::info!(after_ms, "the manager takes reports again");
         }
+        for lost in &report.losses {
+            node.loss_told(lost.batch);
+        }
         if marked {
             let number = mark(&node, number);
             node.journal.commit(
@@ -298,7 +378,11 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
         // A journal that is gone answers as well; a report without a mark is only told twice.
         drop(written.await);
     }
-    let (facts, duplicates) = node.ledger.take();
+    let Telling {
+        facts,
+        duplicates,
+        losses,
+    } = node.ledger.take();
     let identity = &node.identity;
     let report = Report {
         reporter: Reporter::Bus {
@@ -311,7 +395,7 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
         sent_at_ms: now_ms(),
         facts,
         duplicates,
-        losses: Vec::new(),
+        losses,
         held: Vec::new(),
         health: Health {
             software: concat!("tributary-bus ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -354,7 +438,7 @@ mod tests {
     }
 
     fn runs(ledger: &Ledger) -> Vec<(Hop, u64, usize)> {
-        let (facts, _duplicates) = ledger.take();
+        let facts = ledger.take().facts;
         facts
             .iter()
             .map(|f| (f.hop, f.run.first_seq, f.run.batches.len()))
@@ -397,7 +481,7 @@ mod tests {
                 minutes(1),
             );
         }
-        let (facts, _duplicates) = ledger.take();
+        let facts = ledger.take().facts;
         assert_eq!(facts[0].run.first_seq, 2);
         assert_eq!(facts.len(), MAX_BATCHES_A_REPORT);
     }

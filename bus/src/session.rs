@@ -32,7 +32,7 @@ use crate::{
     budget,
     dedupe::{Answer, Waiter, refusal},
     destination::Accepted,
-    node::{Node, busy, duplicate},
+    node::{Node, busy},
     order::Gate,
 };
 
@@ -432,7 +432,7 @@ impl Session {
             Admission::Duplicate => {
                 self.gate.taken(id);
                 self.node.duplicate(&header, 1);
-                duplicate(id)
+                self.node.repeat(&header)
             }
             Admission::Busy {
                 retry_after_ms,
@@ -457,9 +457,9 @@ impl Session {
 
     /// The answer to a repeat whose first landed while its payload was thrown away.
     fn landed(&self, header: &BatchHeader) -> Answer {
-        if self.node.is_delivered(&header.topic, header.id()) {
+        if self.node.is_safe(&header.topic, header.id()) {
             self.node.duplicate(header, 1);
-            return duplicate(header.id());
+            return self.node.repeat(header);
         }
         self.gate.block(header.id());
         busy(

@@ -15,7 +15,9 @@ pub(crate) fn ready(node: &Node) -> Result<(), String> {
         return Err("this node is stopping".to_owned());
     }
     let down: Vec<_> = node.destinations().iter().map(|d| d.health()).collect();
-    if !down.is_empty() && down.iter().all(|health| health.state == "down") {
+    // With room on the disk it takes batches although every destination is down.
+    let spills = node.spills().iter().any(|spill| spill.room().is_ok());
+    if !down.is_empty() && !spills && down.iter().all(|health| health.state == "down") {
         let names: Vec<_> = down
             .iter()
             .map(|health| format!("{}: {}", health.name, health.detail))
@@ -37,6 +39,7 @@ pub(crate) fn status(node: &Node) -> Value {
             let counts = json!({
                 "received_records": counts.received,
                 "delivered_records": counts.delivered,
+                "spilled_records": counts.spilled,
                 "duplicate_records": counts.duplicate,
                 "refused_records": counts.refused,
             });
@@ -70,7 +73,24 @@ pub(crate) fn status(node: &Node) -> Value {
             "failing": node.journal.failing(),
             "streams": node.journal.memory().done.streams(),
         },
+        "spill": spill(node),
         "destinations": destinations,
         "topics": topics,
+    })
+}
+
+/// The spill: how much of the disk it has, and per destination what waits and how it leaves.
+fn spill(node: &Node) -> Value {
+    let Some(first) = node.spills().first() else {
+        return json!({ "enabled": false });
+    };
+    let (used, max) = first.disk_bytes();
+    let lanes: Vec<Value> = node.spills().iter().map(|spill| spill.status()).collect();
+    json!({
+        "enabled": true,
+        "used_bytes": used,
+        "max_bytes": max,
+        "full": first.room().err(),
+        "destinations": lanes,
     })
 }

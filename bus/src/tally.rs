@@ -24,6 +24,8 @@ pub(crate) struct Counts {
     pub(crate) received: u64,
     /// At every destination of the route.
     pub(crate) delivered: u64,
+    /// Acknowledged from this node's disk.
+    pub(crate) spilled: u64,
     /// Repeats that were removed.
     pub(crate) duplicate: u64,
     /// Refused, each batch once however often it came.
@@ -38,6 +40,7 @@ pub(crate) struct Tally {
     received_records: Counter,
     received_bytes: Counter,
     delivered_records: Counter,
+    spilled_records: Counter,
     duplicate_records: Counter,
 }
 
@@ -50,6 +53,7 @@ impl Tally {
             received_records: counter!("tributary_bus_received_records_total", "topic" => topic.clone()),
             received_bytes: counter!("tributary_bus_received_bytes_total", "topic" => topic.clone()),
             delivered_records: counter!("tributary_bus_delivered_records_total", "topic" => topic.clone()),
+            spilled_records: counter!("tributary_bus_spilled_records_total", "topic" => topic.clone()),
             duplicate_records: counter!("tributary_bus_duplicate_records_total", "topic" => topic),
         }
     }
@@ -65,6 +69,12 @@ impl Tally {
     pub(crate) fn delivered(&mut self, header: &BatchHeader) {
         self.counts.delivered += u64::from(header.records);
         self.delivered_records.increment(u64::from(header.records));
+    }
+
+    /// It was acknowledged from the disk.
+    pub(crate) fn spilled(&mut self, header: &BatchHeader) {
+        self.counts.spilled += u64::from(header.records);
+        self.spilled_records.increment(u64::from(header.records));
     }
 
     /// Repeats of it were removed.

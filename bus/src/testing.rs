@@ -1,6 +1,6 @@
 //! What the tests of several rooms share: batches, a node with scripted destinations.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -16,11 +16,13 @@ use tributary_common::{
 
 use crate::{
     budget::{self, Budget},
+    config::WhenFull,
     destination::{Accepted, Destination, memory::MemorySink},
     journal::{Journal, Owner},
     node::{Identity, Node},
     report::Ledger,
     route::{Branch, Pattern, Route, Table},
+    spill::{Spill, Usage},
     template::Template,
 };
 
@@ -107,11 +109,43 @@ pub(crate) struct Rig {
     pub(crate) dir: TempDir,
 }
 
+impl Rig {
+    /// Ends this life in order and gives the folder to the next one.
+    pub(crate) fn end(self) -> TempDir {
+        for spill in self.node.spills() {
+            spill.stop();
+        }
+        for destination in self.node.destinations() {
+            destination.close(std::time::Duration::ZERO);
+        }
+        for spill in self.node.spills() {
+            spill.close();
+        }
+        self.owner.close();
+        self.dir
+    }
+}
+
 pub(crate) fn rig() -> Rig {
     rig_in(TempDir::new().unwrap(), budget::MIN_BYTES)
 }
 
 pub(crate) fn rig_in(dir: TempDir, memory: u64) -> Rig {
+    assembled(dir, memory, None)
+}
+
+/// A node with a spill of so many bytes, in segments of so many.
+pub(crate) fn rig_with_spill(dir: TempDir, max: u64, segment_bytes: u64) -> Rig {
+    rig_that_drops(dir, (max, WhenFull::Busy), segment_bytes)
+}
+
+/// As [`rig_with_spill`], and what it does when it is full.
+pub(crate) fn rig_that_drops(dir: TempDir, max: (u64, WhenFull), segment_bytes: u64) -> Rig {
+    let usage = Usage::small(dir.path(), max, segment_bytes);
+    assembled(dir, 64 << 20, Some(Arc::new(usage)))
+}
+
+fn assembled(dir: TempDir, memory: u64, usage: Option<Arc<Usage>>) -> Rig {
     let (journal, owner, _opened) = Journal::open(dir.path(), true).unwrap();
     let sink = MemorySink::new("first", &journal);
     let second = MemorySink::new("second", &journal);
@@ -136,19 +170,35 @@ pub(crate) fn rig_in(dir: TempDir, memory: u64) -> Rig {
         lines_agent: AgentId::new("bus-bus1").unwrap(),
     };
     let destinations = vec![
-        Destination::Memory(sink.clone()),
-        Destination::Memory(second.clone()),
+        Arc::new(Destination::Memory(sink.clone())),
+        Arc::new(Destination::Memory(second.clone())),
     ];
+    let mut spills = (Vec::new(), HashSet::new());
+    if let Some(usage) = usage {
+        for (name, destination) in ["first", "second"].into_iter().zip(&destinations) {
+            let name = Name::new(name).unwrap();
+            let folder = dir.path().join("spill");
+            let (spill, _opened, found) =
+                Spill::open(&folder, &usage, (&name, Arc::clone(destination)), &journal).unwrap();
+            spills.0.push(spill);
+            spills.1.extend(found);
+        }
+    }
     let node = Node::new(
         identity,
         Budget::new(memory),
         journal,
         Ledger::new(true),
         (table, destinations),
+        spills,
         stop.clone(),
     );
+    let node = Arc::new(node);
+    for spill in node.spills() {
+        spill.start(&node).unwrap();
+    }
     Rig {
-        node: Arc::new(node),
+        node,
         sink,
         second,
         stop,

@@ -1,4 +1,4 @@
-//! `tributary inspect PATH`: what is in a checkpoint, a spool, a bus journal, or a file of captured frames.
+//! `tributary inspect PATH`: what is in a checkpoint, a spool, a bus journal or spill, or a file of captured frames.
 //!
 //! Offline and read only: it never locks, repairs or writes. The kind of a file is told by its
 //! magic, of a folder by what it holds. Not for: a running daemon (ask its `/status`).
@@ -59,6 +59,18 @@ pub(crate) enum What {
         #[arg(short, long, value_enum, default_value = "text")]
         output: Format,
     },
+    /// What a bus has on its disk for destinations that took nothing: destinations, segments, what is
+    /// drained, what is damaged. Fails when something is.
+    Spill {
+        /// `<data_dir>/spill`, or the folder of one destination in it.
+        dir: PathBuf,
+        /// Read every payload as well.
+        #[arg(long)]
+        verify: bool,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Format,
+    },
 }
 
 impl What {
@@ -80,6 +92,11 @@ impl What {
                 Ok(())
             }
             Self::Checkpoint { config, output } => run(&load(config)?.value.state_dir, *output),
+            Self::Spill {
+                dir,
+                verify,
+                output,
+            } => spill(dir, *verify, *output),
         }
     }
 }
@@ -116,6 +133,29 @@ pub(crate) fn run(path: &Path, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints a spill.
+///
+/// # Errors
+/// When it cannot be read, or is damaged.
+fn spill(dir: &Path, verify: bool, format: Format) -> anyhow::Result<()> {
+    if !tributary_bus::spill::inspect::is_spill(dir)? {
+        bail!(
+            "{} is no spill; name a bus's <data_dir>/spill, or a folder in it",
+            dir.display()
+        );
+    }
+    let found = tributary_bus::spill::inspect::inspect(dir, verify)?;
+    let value = serde_json::to_value(&found)?;
+    match format {
+        Format::Text => print_tree(&value, 0),
+        Format::Json => out::line(serde_json::to_string_pretty(&value)?),
+    }
+    match found.is_sound() {
+        true => Ok(()),
+        false => bail!("{} is damaged, see above", dir.display()),
+    }
+}
+
 /// A state folder of an agent, a data folder of a bus, or one of their parts.
 fn folder(path: &Path) -> anyhow::Result<serde_json::Value> {
     let inside = |name: &str| -> Option<PathBuf> { Some(path.join(name)).filter(|p| p.is_dir()) };
@@ -136,8 +176,12 @@ fn folder(path: &Path) -> anyhow::Result<serde_json::Value> {
             path,
         )?)?);
     }
+    if tributary_bus::spill::inspect::is_spill(path)? {
+        let found = tributary_bus::spill::inspect::inspect(path, false)?;
+        return Ok(serde_json::to_value(found)?);
+    }
     bail!(
-        "{} holds no agent's checkpoint or spool and no bus's journal; name a state_dir, a data_dir, \
+        "{} holds no agent's checkpoint or spool and no bus's journal or spill; name a state_dir, a data_dir, \
          or a folder or file in one of them",
         path.display()
     )

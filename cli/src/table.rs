@@ -22,6 +22,9 @@ pub(crate) struct Counts {
     pub(crate) received: i64,
     pub(crate) delivered: i64,
     pub(crate) in_flight: i64,
+    /// Of those in flight: on a bus node's disk.
+    #[serde(default)]
+    pub(crate) spilled: i64,
     pub(crate) duplicates_removed: i64,
     pub(crate) refused: i64,
     pub(crate) dropped: i64,
@@ -110,6 +113,7 @@ pub(crate) fn sum(topics: &[TopicCounts]) -> Counts {
             received: sum.received + row.received,
             delivered: sum.delivered + row.delivered,
             in_flight: sum.in_flight + row.in_flight,
+            spilled: sum.spilled + row.spilled,
             duplicates_removed: sum.duplicates_removed + row.duplicates_removed,
             refused: sum.refused + row.refused,
             dropped: sum.dropped + row.dropped,
@@ -119,15 +123,14 @@ pub(crate) fn sum(topics: &[TopicCounts]) -> Counts {
 }
 
 /// Refused records are still held by their agent: they count as in flight until somebody acts.
-/// Nothing spills before the spill store comes; its column says so truthfully.
+/// What is spilled stands in its own column only: it is in flight, and safe.
 fn cells(counts: &Counts) -> [String; 7] {
-    let spilled = 0;
     [
         counts.read,
         counts.sent,
         counts.delivered,
-        spilled,
-        counts.in_flight + counts.refused,
+        counts.spilled,
+        counts.in_flight - counts.spilled + counts.refused,
         counts.lost(),
         counts.doubled,
     ]

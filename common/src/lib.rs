@@ -24,10 +24,11 @@
 //! | watermark | the end of the longest acknowledged prefix of a generation, in bytes | [`span::AckedSpans`] |
 //! | checkpoint | the agent's durable record of cuts, acks and watermarks | |
 //! | lane | one route's way through a bus node: deliver, spill, drain | |
-//! | receipt | what became of a batch at the bus: delivered (where), duplicate, refused (why) | [`wire::Receipt`] |
+//! | spill, drain | write to the bus node's disk because the destination takes nothing; deliver that later, behind live traffic | |
+//! | receipt | what became of a batch at the bus: delivered (where), duplicate, spilled, refused (why) | [`wire::Receipt`] |
 //! | fact | what one hop did with one batch, with the batch's identity; stating it twice changes nothing | [`report::Fact`] |
 //! | ledger | the accounts: per topic, event minute and hop, what came in, went out, was lost, doubled | |
-//! | hop | a place where batches are counted: read, sent, received, delivered | [`report::Hop`] |
+//! | hop | a place where batches are counted: read, sent, received, spilled, delivered | [`report::Hop`] |
 
 pub mod admin;
 pub mod backoff;

@@ -31,14 +31,24 @@ pub enum Hop {
     Received,
     /// Every destination of its route has it.
     Delivered,
-    /// Its agent gave it up: its source is gone, and it had no acknowledgement. It may have been
-    /// delivered all the same, which then counts. Told by agents only.
+    /// It was given up: by its agent, when its source is gone and it had no acknowledgement; by a bus
+    /// node that acknowledged it from its disk, when it is damaged there or made room for newer ones.
+    /// It may have been delivered all the same, which then counts.
     Lost,
+    /// A bus node has it on its disk, and delivers it when the destination takes it again. Told by
+    /// whoever was acknowledged.
+    Spilled,
 }
 
 impl Hop {
-    /// All places in the order of a batch's way.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Sent, Self::Received, Self::Delivered];
+    /// All places where batches are counted; the last one is a stop on the way to the one before.
+    pub const ALL: [Self; 5] = [
+        Self::Read,
+        Self::Sent,
+        Self::Received,
+        Self::Delivered,
+        Self::Spilled,
+    ];
 
     /// The hop as text, as in JSON.
     #[must_use]
@@ -49,6 +59,7 @@ impl Hop {
             Self::Received => "received",
             Self::Delivered => "delivered",
             Self::Lost => "lost",
+            Self::Spilled => "spilled",
         }
     }
 }

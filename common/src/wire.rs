@@ -183,6 +183,9 @@ pub enum Outcome {
     Delivered(Vec<Place>),
     /// It was delivered before; this repeat was removed.
     Duplicate,
+    /// The node has it on its own disk, synced, because a destination does not take it now. The node
+    /// delivers it later and tells the manager.
+    Spilled,
 }
 
 /// The acknowledgement of one batch.

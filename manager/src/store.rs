@@ -48,6 +48,7 @@ fn migrations() -> Migrator {
             "lost_batches",
             include_str!("../migrations/0003_lost_batches.sql"),
         ),
+        step(4, "spilled", include_str!("../migrations/0004_spilled.sql")),
     ])
 }
 

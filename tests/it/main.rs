@@ -14,5 +14,6 @@ mod post;
 mod real_writers;
 mod secure;
 mod shapes;
+mod spill;
 mod tidy;
 mod web_server;

@@ -16,6 +16,7 @@ pub struct Counts {
     pub received: u64,
     pub delivered: u64,
     pub in_flight: u64,
+    pub spilled: u64,
     pub duplicates_removed: u64,
     pub refused: u64,
     pub dropped: u64,
@@ -55,6 +56,7 @@ impl Counts {
         self.received += other.received;
         self.delivered += other.delivered;
         self.in_flight += other.in_flight;
+        self.spilled += other.spilled;
         self.duplicates_removed += other.duplicates_removed;
         self.refused += other.refused;
         self.dropped += other.dropped;

@@ -38,7 +38,8 @@ pub(crate) const MAGIC: [u8; 8] = *b"TRIBCKPT";
 pub(crate) const VERSION: u32 = 3;
 /// The oldest version that it reads.
 const OLDEST: u32 = 1;
-/// The version before this one: it lacked the records of joined batches, all else is the same.
+/// The version before this one: it lacked the records of joined batches and the end
+/// of spilled ones, all else is the same.
 const WITHOUT_JOINTS: u32 = 2;
 /// Bytes of the file header: magic, version, CRC-32C of both.
 pub(crate) const HEADER_BYTES: usize = 16;
@@ -117,6 +118,8 @@ pub(crate) enum End {
     Duplicate,
     /// It can never be sent (again): its file is gone or changed. A loss says so.
     Lost,
+    /// The bus has it on its disk. It delivers it, and tells the manager when it has.
+    Spilled,
 }
 
 /// One physical file of a stream.

@@ -134,12 +134,28 @@ fn verbatim_is_the_producer_where_nothing_needs_librdkafka() {
 }
 
 #[test]
-fn what_is_ignored_warns() {
-    let text = format!("{GOOD}\n[spill]\nmax = \"1GiB\"\n");
-    let loaded = parse(&text, "bus.toml").unwrap();
-    let warnings: Vec<String> = loaded.warnings().iter().map(ToString::to_string).collect();
-    let all = warnings.join("\n");
-    assert!(all.contains("this version has no spill"), "{all}");
+fn a_node_spills_unless_it_is_told_not_to() {
+    let check = |text: &str, want: Option<(u64, f64, WhenFull)>| {
+        let config = parse(&format!("{GOOD}\n{text}\n"), "bus.toml")
+            .unwrap()
+            .value;
+        let limits = config
+            .spill
+            .map(|spill| (spill.max, spill.min_free_percent, spill.when_full));
+        assert_eq!(limits, want, "{text}");
+    };
+    check("", Some((10 << 30, 5.0, WhenFull::Busy)));
+    check(
+        "[spill]\nmax = \"1GiB\"",
+        Some((1 << 30, 5.0, WhenFull::Busy)),
+    );
+    check(
+        "[spill]\nmin_free = \"10%\"",
+        Some((10 << 30, 10.0, WhenFull::Busy)),
+    );
+    check("[spill]\nmax = \"0B\"", None);
+    let drops = Some((10 << 30, 5.0, WhenFull::DropOldest));
+    check("[spill]\nwhen_full = \"drop-oldest\"", drops);
 }
 
 #[test]

@@ -89,6 +89,7 @@ impl Agent {
                     let word = match &receipt.outcome {
                         Outcome::Delivered(places) => format!("delivered {}", places.len()),
                         Outcome::Duplicate => "duplicate".to_owned(),
+                        Outcome::Spilled => "spilled".to_owned(),
                     };
                     format!("{} {word}", receipt.batch.seq)
                 })),

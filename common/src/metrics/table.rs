@@ -425,6 +425,36 @@ pub const TABLE: &[Metric] = &[
         "Records that every destination of their route has.",
     ),
     counter(
+        "tributary_bus_spilled_records_total",
+        Unit::Records,
+        &["topic"],
+        "Records that were acknowledged from this node's disk.",
+    ),
+    counter(
+        "tributary_bus_drained_records_total",
+        Unit::Records,
+        &["destination"],
+        "Records that went from the disk to a destination.",
+    ),
+    gauge(
+        "tributary_bus_spill_backlog_bytes",
+        Unit::Bytes,
+        &["destination"],
+        "Bytes on the disk that wait for a destination.",
+    ),
+    counter(
+        "tributary_bus_spill_lost_records_total",
+        Unit::Records,
+        &["destination", "reason"],
+        "Acknowledged records that the disk has lost: spill-damaged, spill-full. Above 0 somebody must look.",
+    ),
+    counter(
+        "tributary_bus_spill_damaged_bytes_total",
+        Unit::Bytes,
+        &["destination"],
+        "Damaged bytes found in the spill at the start.",
+    ),
+    counter(
         "tributary_bus_duplicate_records_total",
         Unit::Records,
         &["topic"],

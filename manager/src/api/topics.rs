@@ -61,8 +61,11 @@ pub(crate) struct Counts {
     pub(crate) received: i64,
     /// In every destination of the topic's route.
     pub(crate) delivered: i64,
-    /// Read, not delivered, held by their agent: waiting to be sent or acknowledged.
+    /// Read, not delivered, held by their agent, waiting to be sent or acknowledged, or by a bus node
+    /// on its disk.
     pub(crate) in_flight: i64,
+    /// Of those in flight: acknowledged, on a bus node's disk.
+    pub(crate) spilled: i64,
     /// Repeats that a bus node recognised, acknowledged and did not forward.
     pub(crate) duplicates_removed: i64,
     /// Read, refused by the bus, held by their agent.
@@ -87,6 +90,7 @@ impl From<&Tally> for Counts {
             received: tally.received,
             delivered: tally.delivered,
             in_flight: tally.in_flight,
+            spilled: tally.spilled,
             duplicates_removed: tally.duplicates,
             refused: tally.refused,
             dropped: tally.dropped,

@@ -12,7 +12,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use tributary_common::report::{Hop, Lost, Report, Reporter, Run};
+use tributary_common::report::{Lost, Report, Reporter, Run};
 
 use super::{live::Live, rates::Rates};
 use crate::{
@@ -243,9 +243,6 @@ fn check(report: &Report) -> Result<(), String> {
     match &report.reporter {
         Reporter::Bus { .. } if !report.held.is_empty() => {
             Err("a bus node tells held batches; only agents hold batches".to_owned())
-        }
-        Reporter::Bus { .. } if report.facts.iter().any(|fact| fact.hop == Hop::Lost) => {
-            Err("a bus node tells lost batches; only agents give batches up".to_owned())
         }
         Reporter::Bus { .. } | Reporter::Agent { .. } => Ok(()),
     }

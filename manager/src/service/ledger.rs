@@ -24,8 +24,8 @@ use tributary_common::{header::MinuteCount, report::Hop, span::RangeSet};
 use super::tally::Tally;
 
 /// The version of a stored state that this build writes. It reads version 1 as well, which ends
-/// before [`StreamState::lost`].
-const VERSION: u8 = 2;
+/// before [`StreamState::lost`], and version 2, which ends before [`StreamState::spilled`].
+const VERSION: u8 = 3;
 /// Batches that were read and not delivered whose minutes a state remembers. An agent's window is
 /// far below; beyond it the oldest ones count as they stood when they were forgotten.
 const MAX_OPEN: usize = 100_000;
@@ -62,6 +62,8 @@ pub(crate) enum Teller {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     InFlight,
+    /// In flight on a bus node's disk.
+    Spilled,
     Refused,
     Dropped,
     Missing,
@@ -89,8 +91,10 @@ pub(crate) struct StreamState {
     refused: RangeSet,
     /// Read and not delivered, with the records per minute.
     open: BTreeMap<u64, Vec<MinuteCount>>,
-    /// Given up by the agent.
+    /// Given up, by the agent or by a bus node that had it on its disk.
     lost: RangeSet,
+    /// What a bus node has, or had, on its disk, acknowledged.
+    spilled: RangeSet,
 }
 
 fn count(deltas: &mut Deltas, minutes: &[MinuteCount], change: impl Fn(&mut Tally, i64)) {
@@ -106,6 +110,10 @@ fn count_fate(deltas: &mut Deltas, minutes: &[MinuteCount], fate: Fate, sign: i6
     count(deltas, minutes, |tally, records| {
         let place = match fate {
             Fate::InFlight => &mut tally.in_flight,
+            Fate::Spilled => {
+                tally.spilled += sign * records;
+                &mut tally.in_flight
+            }
             Fate::Refused => &mut tally.refused,
             Fate::Dropped => &mut tally.dropped,
             Fate::Missing => &mut tally.missing,
@@ -135,7 +143,7 @@ impl StreamState {
                 Hop::Read => self.read(seq, minutes, deltas),
                 Hop::Sent => self.sent(seq, minutes, deltas),
                 Hop::Received => self.received(seq, minutes, deltas),
-                Hop::Lost => self.given_up(seq, deltas),
+                Hop::Lost => self.refate(seq, deltas, |state| &mut state.lost),
                 Hop::Delivered => {
                     self.received(seq, minutes, deltas);
                     if self.delivered(seq, minutes, deltas) && self.lost.contains(seq) {
@@ -144,6 +152,10 @@ impl StreamState {
                     if let Teller::Bus(node) = teller {
                         self.delivered_by(node, seq, minutes, deltas);
                     }
+                }
+                Hop::Spilled => {
+                    self.received(seq, minutes, deltas);
+                    self.refate(seq, deltas, |state| &mut state.spilled);
                 }
             }
         }
@@ -189,12 +201,27 @@ impl StreamState {
     fn fate(&self, seq: u64) -> Fate {
         if self.lost.contains(seq) {
             Fate::Dropped
+        } else if self.spilled.contains(seq) {
+            Fate::Spilled
         } else if self.refused.contains(seq) {
             Fate::Refused
         } else if self.in_flight.contains(seq) {
             Fate::InFlight
         } else {
             Fate::Missing
+        }
+    }
+
+    /// Adds a batch to a set that decides its fate, and counts it where it stands then.
+    fn refate(&mut self, seq: u64, deltas: &mut Deltas, set: impl Fn(&mut Self) -> &mut RangeSet) {
+        let before = self.fate(seq);
+        set(self).insert(seq, seq + 1);
+        let after = self.fate(seq);
+        if before != after
+            && let Some(minutes) = self.open.get(&seq)
+        {
+            count_fate(deltas, minutes, before, -1);
+            count_fate(deltas, minutes, after, 1);
         }
     }
 
@@ -211,17 +238,6 @@ impl StreamState {
         } else {
             count_fate(deltas, minutes, self.fate(seq), 1);
             self.open.insert(seq, minutes.to_vec());
-        }
-    }
-
-    fn given_up(&mut self, seq: u64, deltas: &mut Deltas) {
-        let before = self.fate(seq);
-        if self.lost.insert(seq, seq + 1) == 0 {
-            return;
-        }
-        if let Some(minutes) = self.open.get(&seq) {
-            count_fate(deltas, minutes, before, -1);
-            count_fate(deltas, minutes, Fate::Dropped, 1);
         }
     }
 
@@ -297,8 +313,11 @@ impl StreamState {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         match bytes.split_first() {
             Some((&VERSION, body)) => Ok(postcard::from_bytes(body)?),
-            Some((1, body)) => {
-                let body = postcard::to_extend(&RangeSet::default(), body.to_vec())?;
+            Some((&version @ 1..VERSION, body)) => {
+                let mut body = body.to_vec();
+                for _set in version..VERSION {
+                    body = postcard::to_extend(&RangeSet::default(), body)?;
+                }
                 Ok(postcard::from_bytes(&body)?)
             }
             Some((&version, _)) => Err(StateError::Version(version)),
@@ -384,13 +403,39 @@ mod tests {
     }
 
     #[test]
-    fn a_state_of_version_1_is_read() {
+    fn what_a_bus_node_has_on_its_disk_is_in_flight_until_it_is_delivered_or_lost() {
+        let read = (Teller::Agent, Hop::Read, 1);
+        let spilled = (Teller::Agent, Hop::Spilled, 1);
+        let lost = (Teller::Bus(1), Hop::Lost, 1);
+        let delivered = (Teller::Bus(1), Hop::Delivered, 1);
+        let sums = |facts: &[_]| {
+            let tally = check(facts);
+            assert_eq!((tally.received, tally.missing), (10, 0));
+            (
+                tally.delivered,
+                tally.in_flight,
+                tally.spilled,
+                tally.dropped,
+            )
+        };
+        assert_eq!(sums(&[read, spilled, spilled]), (0, 10, 10, 0));
+        assert_eq!(sums(&[spilled, read]), (0, 10, 10, 0));
+        assert_eq!(sums(&[read, spilled, delivered]), (10, 0, 0, 0));
+        assert_eq!(sums(&[read, delivered, spilled]), (10, 0, 0, 0));
+        assert_eq!(sums(&[read, spilled, lost]), (0, 0, 0, 10));
+        assert_eq!(sums(&[lost, spilled, read]), (0, 0, 0, 10));
+    }
+
+    #[test]
+    fn states_of_older_versions_are_read() {
         let (mut state, mut deltas) = (StreamState::default(), Deltas::new());
         let _ = state.fact(Teller::Agent, Hop::Read, 1, &one(10), &mut deltas);
         let mut bytes = state.encode().unwrap();
-        assert_eq!((bytes[0], bytes.pop()), (2, Some(0)), "nothing is lost");
-        bytes[0] = 1;
-        assert_eq!(StreamState::decode(&bytes).unwrap(), state);
+        for version in (1..VERSION).rev() {
+            assert_eq!(bytes.pop(), Some(0), "an empty set");
+            bytes[0] = version;
+            assert_eq!(StreamState::decode(&bytes).unwrap(), state);
+        }
     }
 
     #[test]
@@ -460,7 +505,7 @@ mod tests {
         let error = StreamState::decode(&[9, 0]).unwrap_err().to_string();
         assert_eq!(
             error,
-            "stream state has version 9; this build reads versions 1 to 2"
+            "stream state has version 9; this build reads versions 1 to 3"
         );
         assert!(StreamState::decode(&[]).is_err());
     }
@@ -469,12 +514,13 @@ mod tests {
         /// Facts and snapshots in any order and number: the sums equal plain sets.
         #[test]
         fn the_sums_equal_plain_sets(
-            steps in prop::collection::vec((0u8..8, 1u64..20, 1u64..5), 0..60)
+            steps in prop::collection::vec((0u8..9, 1u64..20, 1u64..5), 0..60)
         ) {
             use std::collections::BTreeSet;
             let (mut state, mut deltas) = (StreamState::default(), Deltas::new());
             let mut sets: [BTreeSet<u64>; 4] = Default::default();
             let (mut in_flight, mut refused, mut lost) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+            let mut spilled = BTreeSet::new();
             for (kind, first, len) in steps {
                 let seqs = first..first + len;
                 let batches: Vec<_> = seqs.clone().flat_map(|seq| one(u32::try_from(seq).unwrap())).collect();
@@ -499,6 +545,11 @@ mod tests {
                         let _ = state.fact(Teller::Agent, Hop::Lost, first, &batches, &mut deltas);
                         lost.extend(seqs);
                     }
+                    7 => {
+                        let _ = state.fact(Teller::Agent, Hop::Spilled, first, &batches, &mut deltas);
+                        spilled.extend(seqs.clone());
+                        sets[2].extend(seqs);
+                    }
                     6 => {
                         state.hold(range(true), range(false), &mut deltas);
                         (in_flight, refused) = (seqs.collect(), BTreeSet::new());
@@ -520,8 +571,12 @@ mod tests {
             prop_assert_eq!(tally.sent, sum(&mut sent.iter().copied()));
             prop_assert_eq!(tally.received, sum(&mut received.iter().copied()));
             prop_assert_eq!(tally.delivered, sum(&mut delivered.iter().copied()));
-            prop_assert_eq!(tally.in_flight, sum(&mut open.intersection(&in_flight).copied()));
-            prop_assert_eq!(tally.refused, sum(&mut open.intersection(&refused).copied()));
+            let on_disk = |seq: &u64| spilled.contains(seq);
+            let held = |seq: &u64| in_flight.contains(seq) || on_disk(seq);
+            prop_assert_eq!(tally.spilled, sum(&mut open.iter().copied().filter(on_disk)));
+            prop_assert_eq!(tally.in_flight, sum(&mut open.iter().copied().filter(held)));
+            let refused = open.intersection(&refused).copied().filter(|seq| !on_disk(seq));
+            prop_assert_eq!(tally.refused, sum(&mut { refused }));
             prop_assert_eq!(tally.ahead, sum(&mut delivered.difference(read).copied()));
             prop_assert_eq!(
                 tally.read + tally.ahead,

@@ -13,7 +13,7 @@ pub(crate) struct Tally {
     pub(crate) received: i64,
     /// In every destination.
     pub(crate) delivered: i64,
-    /// Read, not delivered, held by the agent.
+    /// Read, not delivered, held by the agent or on a bus node's disk.
     pub(crate) in_flight: i64,
     /// Read, not delivered, refused by the bus and held by the agent.
     pub(crate) refused: i64,
@@ -27,11 +27,13 @@ pub(crate) struct Tally {
     pub(crate) doubled: i64,
     /// Lost with a known address and reason.
     pub(crate) dropped: i64,
+    /// Of those in flight: acknowledged, on a bus node's disk.
+    pub(crate) spilled: i64,
 }
 
 impl Tally {
     /// The columns in the order of the table.
-    pub(crate) const COLUMNS: usize = 11;
+    pub(crate) const COLUMNS: usize = 12;
 
     /// The numbers in the order of the table's columns.
     pub(crate) fn columns(&self) -> [i64; Self::COLUMNS] {
@@ -47,6 +49,7 @@ impl Tally {
             self.duplicates,
             self.doubled,
             self.dropped,
+            self.spilled,
         ]
     }
 
@@ -64,6 +67,7 @@ impl Tally {
             duplicates,
             doubled,
             dropped,
+            spilled,
         ] = columns;
         Self {
             read,
@@ -77,6 +81,7 @@ impl Tally {
             duplicates,
             doubled,
             dropped,
+            spilled,
         }
     }
 

@@ -19,7 +19,8 @@ macro_rules! sums {
             sums!(@ $row, "read"), ", ", sums!(@ $row, "sent"), ", ", sums!(@ $row, "received"), ", ",
             sums!(@ $row, "delivered"), ", ", sums!(@ $row, "in_flight"), ", ",
             sums!(@ $row, "refused"), ", ", sums!(@ $row, "missing"), ", ", sums!(@ $row, "ahead"), ", ",
-            sums!(@ $row, "duplicates"), ", ", sums!(@ $row, "doubled"), ", ", sums!(@ $row, "dropped")
+            sums!(@ $row, "duplicates"), ", ", sums!(@ $row, "doubled"), ", ", sums!(@ $row, "dropped"), ", ",
+            sums!(@ $row, "spilled")
         )
     };
     (@ $row:literal, $column:literal) => {
@@ -304,17 +305,19 @@ pub(crate) async fn add(
         .collect();
     sqlx::query(
         "INSERT INTO tallies (topic_id, grain, at, read, sent, received, delivered, in_flight,
-                              refused, missing, ahead, duplicates, doubled, dropped, touched_ms)
+                              refused, missing, ahead, duplicates, doubled, dropped, spilled,
+                              touched_ms)
          SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
                 value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11,
-                value ->> 12, value ->> 13, ?2 FROM json_each(?1) WHERE true
+                value ->> 12, value ->> 13, value ->> 14, ?2 FROM json_each(?1) WHERE true
          ON CONFLICT (topic_id, grain, at) DO UPDATE SET
             read = read + excluded.read, sent = sent + excluded.sent,
             received = received + excluded.received, delivered = delivered + excluded.delivered,
             in_flight = in_flight + excluded.in_flight, refused = refused + excluded.refused,
             missing = missing + excluded.missing, ahead = ahead + excluded.ahead,
             duplicates = duplicates + excluded.duplicates, doubled = doubled + excluded.doubled,
-            dropped = dropped + excluded.dropped, touched_ms = excluded.touched_ms",
+            dropped = dropped + excluded.dropped, spilled = spilled + excluded.spilled,
+            touched_ms = excluded.touched_ms",
     )
     .bind(serde_json::to_string(&json)?)
     .bind(now_ms)

@@ -217,7 +217,8 @@ export interface components {
             duplicates_removed: number;
             /**
              * Format: int64
-             * @description Read, not delivered, held by their agent: waiting to be sent or acknowledged.
+             * @description Read, not delivered, held by their agent, waiting to be sent or acknowledged, or by a bus node
+             *     on its disk.
              */
             in_flight: number;
             /**
@@ -240,6 +241,11 @@ export interface components {
              * @description Given to a connection at least once.
              */
             sent: number;
+            /**
+             * Format: int64
+             * @description Of those in flight: acknowledged, on a bus node's disk.
+             */
+            spilled: number;
             /**
              * Format: int64
              * @description Read, and neither delivered, nor held, nor told as lost. Compared by the identity of each

@@ -23,6 +23,7 @@ export const NO_COUNTS: Counts = {
   received: 0,
   delivered: 0,
   in_flight: 0,
+  spilled: 0,
   duplicates_removed: 0,
   refused: 0,
   dropped: 0,

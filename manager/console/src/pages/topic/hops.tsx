@@ -11,6 +11,8 @@ type Hop = (typeof HOPS)[number];
 
 /** What was read and is not delivered, and what should not be at all. */
 const REST = ['in_flight', 'refused', 'dropped', 'unexplained', 'doubled'] as const;
+/** Shown where there is something. */
+const SOMETIMES = ['spilled', 'ahead'] as const;
 
 /** The difference of a hop to the hop before, in words. */
 function difference(counts: Counts, hop: Hop, before: Hop, { t, fmt }: I18n): string {
@@ -23,7 +25,7 @@ function difference(counts: Counts, hop: Hop, before: Hop, { t, fmt }: I18n): st
 export function Hops({ topic, counts }: { topic: string; counts: Counts }) {
   const i18n = useI18n();
   const { t, fmt } = i18n;
-  const rest = counts.ahead === 0 ? REST : ([...REST, 'ahead'] as const);
+  const rest = [...REST, ...SOMETIMES.filter((name) => counts[name] !== 0)];
   return (
     <section className="panel hops-panel" aria-label={t('topic.hops')}>
       <ol className="hops">

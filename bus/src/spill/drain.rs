@@ -1,0 +1,214 @@
+//! The thread that delivers what is on the disk.
+//!
+//! It looks four times a second which targets are up, gives batches as long as the window (see
+//! [`super::pace`]) and the node's memory have room, and leaves half of that memory to what comes
+//! live. Not for: which batch is next (see [`super::queue`]).
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use crossbeam_channel::Receiver;
+use serde::Serialize;
+use tokio::time::Instant;
+use tributary_common::ids::BatchId;
+
+use super::{lane::Spill, pace::Pace, queue::Place};
+use crate::{budget, destination::Accepted};
+
+/// How often the targets are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a stream that the destination refuses is tried again.
+const UNSTICK_EVERY: Duration = Duration::from_secs(30);
+/// The rate of the drain is measured over this.
+const RATE_OVER: Duration = Duration::from_secs(5);
+/// What the drain leaves of the node's memory to live batches.
+const LIVE_PART: u64 = 2;
+
+/// How the drain goes on, for `/status`.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct Progress {
+    /// Bytes a second, over the last seconds.
+    pub(crate) bytes_per_s: u64,
+    /// When the disk will be empty, in seconds; `None` while nothing is drained.
+    pub(crate) eta_s: Option<u64>,
+    /// The window in bytes.
+    pub(crate) window_bytes: u64,
+}
+
+/// A batch on its way, as the pace sees it.
+struct OnTheWay {
+    batch: BatchId,
+    bytes: u64,
+    since: Instant,
+}
+
+/// What reading a batch back gave.
+enum Read {
+    Batch(Accepted),
+    /// There is no memory for it now.
+    NoRoom,
+    /// It is damaged, and told.
+    Lost,
+}
+
+/// The thread's state.
+pub(super) struct Drain {
+    spill: Arc<Spill>,
+    woken: Receiver<()>,
+    pace: Pace,
+    on_the_way: Vec<OnTheWay>,
+    rate: (Instant, u64),
+}
+
+impl Drain {
+    pub(super) fn new(spill: Arc<Spill>, woken: Receiver<()>) -> Self {
+        Self {
+            spill,
+            woken,
+            pace: Pace::new(),
+            on_the_way: Vec::new(),
+            rate: (Instant::now(), 0),
+        }
+    }
+
+    /// Works until the spill stops.
+    pub(super) fn run(mut self) {
+        let mut looked: Option<Instant> = None;
+        let mut unstuck = Instant::now();
+        while !self.spill.is_stopped() {
+            // Both ends live in the spill: the wait ends by a word or by its time.
+            let (Ok(()) | Err(_)) = self.woken.recv_timeout(LOOK_EVERY);
+            if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+                self.spill.look();
+                self.tell();
+                looked = Some(Instant::now());
+            }
+            if unstuck.elapsed() >= UNSTICK_EVERY {
+                self.spill.lock().unstick();
+                unstuck = Instant::now();
+            }
+            self.reckon();
+            while self.pace.has_room() && !self.spill.is_stopped() && self.one() {}
+        }
+    }
+
+    /// Tells the pace of what was answered meanwhile.
+    fn reckon(&mut self) {
+        if self.on_the_way.is_empty() {
+            return;
+        }
+        let queue = self.spill.lock();
+        let pace = &mut self.pace;
+        self.on_the_way.retain(|one| match queue.entry(one.batch) {
+            Some(entry) if entry.is_flying() => true,
+            answered => {
+                let took = answered.is_none().then(|| one.since.elapsed());
+                pace.answered(one.bytes, took);
+                false
+            }
+        });
+    }
+
+    /// Gives one batch; false when none is to be given now.
+    fn one(&mut self) -> bool {
+        let Some((id, target, place)) = self.spill.lock().next() else {
+            return false;
+        };
+        match self.read(id, place) {
+            Ok(Read::Batch(batch)) => {
+                let bytes = u64::from(place.bytes);
+                if self.spill.give(Arc::new(batch), &target) {
+                    self.pace.given(bytes);
+                    self.on_the_way.push(OnTheWay {
+                        batch: id,
+                        bytes,
+                        since: Instant::now(),
+                    });
+                }
+                true
+            }
+            Ok(Read::Lost) => true,
+            Ok(Read::NoRoom) => {
+                self.spill.lock().put_back(id);
+                false
+            }
+            Err(error) => {
+                tracing::error!(destination = %self.spill.name, error = format!("{error:#}"), "the spill cannot be read; its stream waits and is tried again");
+                let mut queue = self.spill.lock();
+                queue.put_back(id);
+                queue.stick(id.stream);
+                true
+            }
+        }
+    }
+
+    /// Reads a batch back.
+    fn read(&self, id: BatchId, place: Place) -> anyhow::Result<Read> {
+        let Some(node) = self.spill.node.get().and_then(std::sync::Weak::upgrade) else {
+            return Ok(Read::NoRoom);
+        };
+        let budget = &node.budget;
+        if budget.used() >= budget.limit() / LIVE_PART {
+            return Ok(Read::NoRoom);
+        }
+        let Some(reading) = budget.try_take(u64::from(place.bytes)) else {
+            return Ok(Read::NoRoom);
+        };
+        let (header, payload) = match self.spill.store.read(place)? {
+            Some((head, Some(payload))) => (head.header, payload),
+            Some((head, None)) => {
+                self.spill.lost(id, place, Some(head.header));
+                return Ok(Read::Lost);
+            }
+            None => {
+                self.spill.lost(id, place, None);
+                return Ok(Read::Lost);
+            }
+        };
+        drop(reading);
+        let cost = budget::cost(&header, payload.len());
+        Ok(match budget.try_take(cost) {
+            Some(permit) => Read::Batch(Accepted {
+                header: Arc::new(header),
+                payload,
+                _permit: permit,
+            }),
+            None => Read::NoRoom,
+        })
+    }
+
+    /// Says how it goes on.
+    fn tell(&mut self) {
+        use std::sync::atomic::Ordering;
+        let backlog = self.spill.backlog();
+        let name = || self.spill.name.to_string();
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        metrics::gauge!("tributary_bus_spill_backlog_bytes", "destination" => name())
+            .set(backlog.bytes as f64);
+        let (since, before) = self.rate;
+        let elapsed = since.elapsed();
+        let drained = self.spill.passed.drained_bytes.load(Ordering::Relaxed);
+        let mut progress = self
+            .spill
+            .progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if elapsed >= RATE_OVER || progress.bytes_per_s == 0 {
+            let ms = u64::try_from(elapsed.as_millis())
+                .unwrap_or(u64::MAX)
+                .max(1);
+            progress.bytes_per_s = (drained - before).saturating_mul(1000) / ms;
+            if elapsed >= RATE_OVER {
+                self.rate = (Instant::now(), drained);
+            }
+        }
+        progress.eta_s = match (backlog.bytes, progress.bytes_per_s) {
+            (0, _) => Some(0),
+            (_, 0) => None,
+            (bytes, rate) => Some(bytes.div_ceil(rate)),
+        };
+        progress.window_bytes = self.pace.window();
+    }
+}
