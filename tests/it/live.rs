@@ -80,11 +80,13 @@ fn a_new_configuration_counts_while_lines_flow_and_a_bad_one_never() -> Result<(
         })?;
 
         let other = good.replace("topic = \"one\"", "topic = \"two\"\nlabels = { a = \"b\" }");
-        agent.reload(&other)?;
+        agent.reload(&format!("{other}[limits]\nopen_files = 100\n"))?;
         let second = until_config(agent, "the second one to count", |config| {
             config["version"] != first["version"]
         })?;
         ensure!(second["fault"] == "", "{second}");
+        let open = agent.status()?["open_files"].clone();
+        ensure!(open["limit"] == 100 && open["open"].is_u64(), "{open}");
 
         let written = [background.finish()?.written().clone()];
         must_count_once(&manager, ["one", "two"], 20_000)?;
