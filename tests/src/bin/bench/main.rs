@@ -7,11 +7,13 @@
 //! Arguments: `--gb N` the size of the backlog (default 1), `--write FILE` keeps the table,
 //! `--options '{ "linger.ms" = "5" }'` settings for librdkafka, `--only backlog`, `--only alone` (the
 //! agent in front of a bus that only counts), `--only files` (many files; both without Kafka),
-//! `--only priority` (who waits for whom) or `--only limits` (how well limits hold; without Kafka),
+//! `--only priority` (who waits for whom), `--only limits` (how well limits hold; without Kafka) or
+//! `--only connections` (thousands of them at a bus; without Kafka),
 //! `--seconds N` how long a steady load lasts, `--programs FOLDER` measures programs that were built
 //! elsewhere.
 
 mod alone;
+mod connections;
 mod counter;
 mod cpu;
 mod files;
@@ -82,6 +84,8 @@ enum Part {
     Priority,
     /// Ceilings: no Kafka.
     Limits,
+    /// Many connections to a bus: no Kafka.
+    Connections,
 }
 
 fn arguments() -> Result<Args> {
@@ -106,6 +110,7 @@ fn arguments() -> Result<Args> {
             "--only" if value == "files" => parsed.part = Part::Files,
             "--only" if value == "priority" => parsed.part = Part::Priority,
             "--only" if value == "limits" => parsed.part = Part::Limits,
+            "--only" if value == "connections" => parsed.part = Part::Connections,
             "--seconds" => {
                 let seconds = value.parse().context("--seconds is a whole number")?;
                 parsed.steady_for = Duration::from_secs(seconds);
@@ -115,7 +120,7 @@ fn arguments() -> Result<Args> {
                 .map_err(|_path| anyhow!("--programs is given twice"))?,
             _ => bail!(
                 "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE, --seconds N, \
-                 --programs FOLDER and --only backlog, alone, files, priority or limits"
+                 --programs FOLDER and --only backlog, alone, files, priority, limits or connections"
             ),
         }
     }
@@ -130,6 +135,7 @@ fn main() -> Result<()> {
         Part::Files => many()?,
         Part::Priority => priority::measure(&folder.join("priority"), args.steady_for)?,
         Part::Limits => limits::measure(&folder.join("limits"))?,
+        Part::Connections => connections::measure(&folder.join("connections"))?,
         Part::All => {
             let many = many()?;
             format!("{}\n{many}", measure(&args, &folder)?)
