@@ -34,13 +34,17 @@ pub(crate) enum Answer {
     Refuse(Refusal),
 }
 
+/// An answer on its way to a connection's writer, with the place that it frees. Boxed: a channel takes the
+/// room of 32 of them at once, and thousands of connections have nothing to answer.
+pub(crate) type Answered = Box<(Answer, Slot)>;
+
 /// Who waits for a batch.
 #[derive(Debug)]
 pub(crate) enum Waiter {
     /// A connection of an agent.
     Session {
         /// Its answers; there is room for as many as it has slots.
-        answers: mpsc::Sender<(Answer, Slot)>,
+        answers: mpsc::Sender<Answered>,
         /// Its order rule.
         gate: Arc<Gate>,
         /// The batch's place in the window.
@@ -75,7 +79,7 @@ impl Waiter {
                 gate: _gate,
                 slot,
             } => {
-                drop(answers.try_send((answer, slot)));
+                drop(answers.try_send(Box::new((answer, slot))));
             }
             Self::Lines(waiting) => drop(waiting.send(answer)),
         }

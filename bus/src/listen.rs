@@ -86,7 +86,7 @@ pub(crate) async fn run(
                 let (node, lines) = (Arc::clone(&node), Arc::clone(&lines));
                 let tls = door.tls.clone();
                 open.spawn(async move {
-                    if let Some(stream) = enter(&node, stream, tls.as_deref()).await {
+                    if let Some(stream) = Box::pin(enter(&node, stream, tls.as_deref())).await {
                         converse(node, lines, stream).await;
                     }
                     drop(permit);
@@ -154,10 +154,21 @@ async fn enter(node: &Node, stream: TcpStream, tls: Option<&Acceptor>) -> Option
 
 /// One connection: HTTP until it ends or is upgraded, then the stream.
 async fn converse(node: Arc<Node>, lines: Arc<Lines>, stream: Stream) {
+    // What HTTP held is given back before the stream begins, which lasts for weeks.
+    let Some(upgrade) = Box::pin(requests(&node, lines, stream)).await else {
+        return;
+    };
+    match upgrade.await {
+        Ok(stream) => Box::pin(session::run(node, TokioIo::new(stream))).await,
+        Err(error) => tracing::debug!(%error, "an upgrade did not happen"),
+    }
+}
+
+/// The requests of a connection, and the upgrade that ended them, if one did.
+async fn requests(node: &Arc<Node>, lines: Arc<Lines>, stream: Stream) -> Option<OnUpgrade> {
     let upgraded = Arc::new(Mutex::new(None));
     let service = service_fn(|request| {
-        let (node, lines, upgraded) =
-            (Arc::clone(&node), Arc::clone(&lines), Arc::clone(&upgraded));
+        let (node, lines, upgraded) = (Arc::clone(node), Arc::clone(&lines), Arc::clone(&upgraded));
         async move { Ok::<_, Infallible>(answer(&node, &lines, &upgraded, request).await) }
     });
     let connection = http1::Builder::new()
@@ -177,15 +188,8 @@ async fn converse(node: Arc<Node>, lines: Arc<Lines>, stream: Stream) {
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended");
     }
-    let upgrade: Option<OnUpgrade> = upgraded
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
-    let Some(upgrade) = upgrade else { return };
-    match upgrade.await {
-        Ok(stream) => session::run(Arc::clone(&node), TokioIo::new(stream)).await,
-        Err(error) => tracing::debug!(%error, "an upgrade did not happen"),
-    }
+    let mut upgraded = upgraded.lock().unwrap_or_else(PoisonError::into_inner);
+    upgraded.take()
 }
 
 /// All routes of the port.

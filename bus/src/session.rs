@@ -30,7 +30,7 @@ use self::write::{Word, write};
 use crate::{
     admit::{self, Admission},
     budget,
-    dedupe::{Answer, Waiter, refusal},
+    dedupe::{Answer, Answered, Waiter, refusal},
     destination::Accepted,
     node::{Node, busy},
     order::Gate,
@@ -267,7 +267,7 @@ struct Session {
     gate: Arc<Gate>,
     batches: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    answers: mpsc::Sender<(Answer, Slot)>,
+    answers: mpsc::Sender<Answered>,
     words: mpsc::Sender<Word>,
     pings: u32,
 }

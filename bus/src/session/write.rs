@@ -12,8 +12,8 @@ use tokio::{
 };
 use tributary_common::wire::{self, Frame, MAX_RECEIPTS, Receipt, WireError};
 
-use super::{SessionError, Slot, WINDOW_BATCHES};
-use crate::dedupe::Answer;
+use super::{SessionError, WINDOW_BATCHES};
+use crate::dedupe::{Answer, Answered};
 
 /// A peer that takes no answers for this long is gone.
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
@@ -32,10 +32,11 @@ pub(super) enum Word {
 /// The writing half: sends all that is ready in one write, until nobody can answer any more.
 pub(super) async fn write<W: AsyncWrite + Unpin>(
     mut writer: W,
-    mut answers: mpsc::Receiver<(Answer, Slot)>,
+    mut answers: mpsc::Receiver<Answered>,
     mut words: mpsc::Receiver<Word>,
 ) -> Result<(), SessionError> {
-    let mut ready = Vec::with_capacity(WINDOW_BATCHES as usize);
+    // Empty as long as nothing is to be answered: an idle connection holds no room for it.
+    let mut ready = Vec::new();
     let (mut answers_open, mut words_open) = (true, true);
     while answers_open || words_open {
         let mut bytes = Vec::new();
@@ -78,10 +79,11 @@ async fn send<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> Result<(),
 }
 
 /// The frames of these answers, receipts together, in order; frees their slots.
-fn encode_answers(ready: &mut Vec<(Answer, Slot)>) -> Result<Vec<u8>, WireError> {
+fn encode_answers(ready: &mut Vec<Answered>) -> Result<Vec<u8>, WireError> {
     let mut bytes = Vec::new();
     let mut receipts: Vec<Receipt> = Vec::new();
-    for (answer, _slot) in ready.drain(..) {
+    for answered in ready.drain(..) {
+        let (answer, _slot) = *answered;
         let frame = match answer {
             Answer::Receipt(receipt) => {
                 receipts.push(receipt);

@@ -138,7 +138,8 @@ fn main() -> Result<()> {
         Part::Connections => connections::measure(&folder.join("connections"))?,
         Part::All => {
             let many = many()?;
-            format!("{}\n{many}", measure(&args, &folder)?)
+            let connections = connections::measure(&folder.join("connections"))?;
+            format!("{}\n{many}\n{connections}", measure(&args, &folder)?)
         }
         Part::Backlog | Part::Alone => measure(&args, &folder)?,
     };
