@@ -249,15 +249,22 @@ async fn the_status_says_what_a_person_asks_first() {
     let mut stream = agent(node.bound).await;
     send(&mut stream, batch("web", 1, 1, &["one", "two"])).await;
     let url = format!("http://{}/status", node.bound.admin);
-    let (status, body) = tributary_common::http::get(&url, None, Duration::from_secs(5))
-        .await
-        .unwrap();
-    assert!(status.is_success());
-    let page: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let ask = async || {
+        let limit = Duration::from_secs(5);
+        let (status, body) = tributary_common::http::get(&url, None, limit)
+            .await
+            .unwrap();
+        assert!(status.is_success());
+        serde_json::from_slice::<serde_json::Value>(&body).unwrap()
+    };
+    let mut page = ask().await;
+    // A batch is answered before its memory is given back.
+    while page["memory"]["used_bytes"] != 0 {
+        page = ask().await;
+    }
     assert_eq!(page["node"], "bus1");
     assert_eq!(page["connections"], 1);
     assert_eq!(page["destinations"][0]["state"], "up");
     assert_eq!(page["topics"]["web"]["delivered_records"], 2);
-    assert_eq!(page["memory"]["used_bytes"], 0);
     node.stop().await;
 }
