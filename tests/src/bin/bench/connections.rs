@@ -15,7 +15,7 @@ use tokio::{
 use tributary_common::{
     ids::{AgentId, Epoch, Zone},
     net,
-    tls::{Dialer, Stream},
+    tls::{Dialer, Identity, Stream},
     wire::{self, Frame, Hello, PRELUDE_BYTES, PROTOCOL, Prelude, STREAM_PATH},
 };
 use tributary_tests::{certs::Authority, kafka::free_port, say};
@@ -108,21 +108,7 @@ async fn one(folder: &Path, secure: bool) -> Result<Seen> {
         folder.join("out"),
     );
     let bus = start("bus", folder, admin, &config)?;
-    let dialer = match secure {
-        true => {
-            let _files = authority.identity("agent", "agent")?;
-            let at = |end: &str| folder.join(format!("ca/agent.{end}"));
-            let identity = tributary_common::tls::Identity {
-                cert: at("pem"),
-                key: at("key"),
-            };
-            Some(Arc::new(Dialer::new(
-                Some(&authority.ca()),
-                Some(identity),
-            )?))
-        }
-        false => None,
-    };
+    let dialer = secure.then(|| dialer(folder, &authority)).transpose()?;
 
     let before = (usage(bus.pid())?, resident_kib(bus.pid())?);
     let began = Instant::now();
@@ -154,6 +140,20 @@ async fn one(folder: &Path, secure: bool) -> Result<Seen> {
         come_ms_each: each(came.since(before.0).cpu_s() * 1000.0),
         came_in_s,
     })
+}
+
+/// Who trusts the authority, and has a certificate of it.
+fn dialer(folder: &Path, authority: &Authority) -> Result<Arc<Dialer>> {
+    let _files = authority.identity("agent", "agent")?;
+    let at = |end: &str| folder.join(format!("ca/agent.{end}"));
+    let identity = Identity {
+        cert: at("pem"),
+        key: at("key"),
+    };
+    Ok(Arc::new(Dialer::new(
+        Some(&authority.ca()),
+        Some(identity),
+    )?))
 }
 
 /// What an agent does before its first batch.
