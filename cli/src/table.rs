@@ -149,11 +149,12 @@ impl Screen {
         if !out::is_terminal() {
             let all = sum(topics);
             out::line(format_args!(
-                "{headline} · read {} sent {} delivered {} in flight {} lost {} doubled {}",
+                "{headline} · read {} sent {} delivered {} spilled {} in flight {} lost {} doubled {}",
                 out::count(all.read),
                 out::count(all.sent),
                 out::count(all.delivered),
-                out::count(all.in_flight + all.refused),
+                out::count(all.spilled),
+                out::count(all.in_flight - all.spilled + all.refused),
                 out::count(all.lost()),
                 out::count(all.doubled),
             ));

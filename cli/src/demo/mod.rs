@@ -206,7 +206,7 @@ impl Demo {
             }
             Step::TakeAway => {
                 fs::rename(&here, &away).context("failed to take the destination away")?;
-                self.say("the destination is gone: the agent holds, the log files are the buffer");
+                self.say("the destination is gone: the bus keeps what comes on its disk");
             }
             Step::GiveBack => {
                 fs::rename(&away, &here).context("failed to give the destination back")?;
