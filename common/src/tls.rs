@@ -29,6 +29,7 @@ use rustls::{
 use tokio::{
     net::TcpStream,
     sync::Semaphore,
+    task::yield_now,
     time::{Instant, timeout},
 };
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
@@ -43,8 +44,8 @@ pub use self::{
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A handshake takes at most this long from the first byte.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// Handshakes that are worked on at a time, of those who listen: when a whole site comes back, who is
-/// connected already keeps the CPU. Others wait; the TCP connection stands.
+/// Handshakes whose keys are worked out in one turn of who is connected: when a whole site comes back,
+/// others still get the CPU. Nobody has a place while it waits for the other side.
 const HANDSHAKES: usize = 64;
 /// The first byte of every handshake.
 const HANDSHAKE_BYTE: u8 = 22;
@@ -329,14 +330,18 @@ impl Acceptor {
         let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream)
             .await
             .map_err(broken)?;
-        let _place = self.handshakes.acquire().await;
+        let place = self.handshakes.acquire().await;
+        // Behind those who are connected already: the next step is what costs.
+        yield_now().await;
         let identity = &self.identity;
         let config = self.kept.current(
             || Stamps::of(self.client_ca.as_deref(), Some(identity)),
             || server_config(identity, self.client_ca.as_deref()),
         );
-        let stream = start.into_stream(config).await.map_err(broken)?;
-        Ok(Stream::tls(stream.into()))
+        let rest = start.into_stream(config);
+        // Whoever does not go on now holds up nobody else.
+        drop(place);
+        Ok(Stream::tls(rest.await.map_err(broken)?.into()))
     }
 }
 

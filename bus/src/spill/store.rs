@@ -3,10 +3,10 @@
 //!
 //! # Operation
 //! A folder for each destination, segments numbered upwards, the newest being written. Beside a
-//! segment lies what was acknowledged of it, written behind the acknowledgements: it is never
-//! needed, but names what damage took. And what is drained of it. A segment without anything to drain is removed some seconds
-//! later, when the journal's word on its batches is synced; one with damage is kept under another
-//! name for people to look at, and counts no more.
+//! segment lie a list of what is drained of it and, written behind the acknowledgements, one of what
+//! was acknowledged: that one is never needed, but names what damage took. A segment without anything
+//! to drain is removed some seconds later, when the journal's word on its batches is synced; one with
+//! damage is kept under another name for people to look at, and counts no more.
 //!
 //! Not for: writing records (see [`super::writer`]), what they mean (see [`super::queue`]).
 

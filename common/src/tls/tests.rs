@@ -217,6 +217,36 @@ async fn who_never_finishes_a_handshake_is_let_go() {
     ));
 }
 
+#[tokio::test]
+async fn who_stops_in_the_middle_of_a_handshake_holds_up_nobody() {
+    let authority = Authority::new();
+    let acceptor = Arc::new(authority.acceptor());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let config = Arc::new(client_config(Some(&authority.ca()), None).unwrap());
+    let mut stalled = tokio::task::JoinSet::new();
+    let mut clients = Vec::new();
+    for _client in 0..=HANDSHAKES {
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let mut hello = Vec::new();
+        let mut client = rustls::ClientConnection::new(Arc::clone(&config), name).unwrap();
+        client.write_tls(&mut hello).unwrap();
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(&hello).await.unwrap();
+        let (accepted, _peer) = listener.accept().await.unwrap();
+        let acceptor = Arc::clone(&acceptor);
+        stalled.spawn(async move { acceptor.secure(accepted).await });
+        // The answer is there, so its handshake has begun; it is never gone on with.
+        let begun = timeout(HANDSHAKE_WITHIN / 2, stream.read_u8()).await;
+        assert!(begun.is_ok_and(|byte| byte.is_ok()), "held up");
+        clients.push(stream);
+    }
+    let met = timeout(HANDSHAKE_WITHIN / 2, meet(&acceptor, &authority.dialer())).await;
+    let (listened, dialled) = met.unwrap();
+    listened.unwrap();
+    assert_eq!(dialled.unwrap(), "hello");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_renewed_certificate_counts_and_a_damaged_one_changes_nothing() {
     let authority = Authority::new();
