@@ -1,6 +1,6 @@
 //! What the tests of several rooms share: batches, a node with scripted destinations.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -116,7 +116,7 @@ impl Rig {
             spill.stop();
         }
         for destination in self.node.destinations() {
-            destination.close(std::time::Duration::ZERO);
+            destination.close(Duration::ZERO);
         }
         for spill in self.node.spills() {
             spill.close();
@@ -205,4 +205,15 @@ fn assembled(dir: TempDir, memory: u64, usage: Option<Arc<Usage>>) -> Rig {
         owner,
         dir,
     }
+}
+
+/// Waits until the condition holds, a minute at most.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _look in 0..6_000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not come");
 }

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process,
     sync::{
@@ -93,7 +94,11 @@ fn make_run_folder() -> Result<PathBuf> {
         let owner = entry.file_name().to_string_lossy().parse::<u32>();
         let alive = owner.is_ok_and(|pid| Path::new(&format!("/proc/{pid}")).is_dir());
         if !alive {
-            fs::remove_dir_all(entry.path())?;
+            match fs::remove_dir_all(entry.path()) {
+                // Another run that starts now is removing it, too.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => removed?,
+            }
         }
     }
     Ok(all.join(process::id().to_string()))

@@ -17,7 +17,7 @@ use crate::{
     config::WhenFull,
     dedupe::{Answer, Waiter},
     destination::{Accepted, memory::Script},
-    testing::{Rig, batch, rig_that_drops, rig_with_spill},
+    testing::{Rig, batch, rig_that_drops, rig_with_spill, until},
 };
 
 const MAX: u64 = 64 << 20;
@@ -68,17 +68,6 @@ async fn hear(answer: oneshot::Receiver<Answer>) -> String {
 
 async fn send(rig: &Rig, topic: &str, stream: u64, seq: u64) -> String {
     hear(give(rig, topic, stream, seq).await).await
-}
-
-/// Waits until the condition holds.
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _look in 0..3_000 {
-        if is_so() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what} did not come");
 }
 
 async fn drained(rig: &Rig) {

@@ -481,4 +481,6 @@ impl Kafka {
 }
 
 #[cfg(test)]
+mod fenced;
+#[cfg(test)]
 mod tests;

@@ -48,14 +48,14 @@ async fn topic_with(what: &str, bootstrap: &str, settings: &[(&str, &str)]) -> S
     name
 }
 
-struct Rig {
+pub(super) struct Rig {
     kafka: Kafka,
     owner: crate::journal::Owner,
     journal: Journal,
     dir: TempDir,
 }
 
-fn start(producer: ProducerKind, dir: TempDir, bootstrap: &str) -> Rig {
+pub(super) fn start(producer: ProducerKind, dir: TempDir, bootstrap: &str) -> Rig {
     let (journal, owner, _opened) = Journal::open(dir.path(), false).unwrap();
     let name = Name::new("kafka-main").unwrap();
     let cluster = KafkaConfig {
@@ -73,7 +73,7 @@ fn start(producer: ProducerKind, dir: TempDir, bootstrap: &str) -> Rig {
 }
 
 impl Rig {
-    fn deliver(&self, target: &str, batch: &Arc<Accepted>) -> mpsc::Receiver<Outcome> {
+    pub(super) fn deliver(&self, target: &str, batch: &Arc<Accepted>) -> mpsc::Receiver<Outcome> {
         let (told, outcome) = mpsc::channel();
         let done = Done::new(move |outcome| told.send(outcome).unwrap_or_default());
         self.kafka.deliver(Job {
@@ -84,8 +84,12 @@ impl Rig {
         outcome
     }
 
+    pub(super) fn is_down(&self, target: &str) -> bool {
+        self.kafka.down(target).is_some()
+    }
+
     /// Ends as a kill would: nothing is noted any more.
-    fn kill(self) -> TempDir {
+    pub(super) fn kill(self) -> TempDir {
         self.owner.close();
         drop(self.journal);
         self.kafka.close(Duration::ZERO);

@@ -2,7 +2,9 @@
 //!
 //! A producer is broken for good when it says so, and also when it stands still while the cluster
 //! has everything that a topic needs: librdkafka can lose a partition's leader and not look for it
-//! again (<https://github.com/confluentinc/librdkafka/issues/5430>).
+//! again (<https://github.com/confluentinc/librdkafka/issues/5430>). And when it gets no answer where
+//! a new client does: told once that a cluster has topics and no brokers, which a lone broker says
+//! while it is fenced, librdkafka forgets all of them and asks nobody any more.
 //!
 //! Looks four times a second. Not for: deciding what is answered (the node asks
 //! [`super::Kafka::down`]).
@@ -10,13 +12,15 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use rdkafka::{
+    client::Client,
     error::{KafkaError, KafkaResult},
     metadata::{Metadata, MetadataTopic},
     producer::{Producer as _, PurgeConfig},
+    types::RDKafkaType,
 };
 use tokio::time::Instant;
 
-use super::{Known, Producers, Shared, Slot};
+use super::{Known, Producers, Shared, Slot, readback::Quiet};
 
 /// How often is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -32,6 +36,8 @@ const REPLACE_EVERY: Duration = Duration::from_secs(1);
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 /// The same, once librdkafka has said that it lost a leader.
 const STUCK_AFTER_HINT: Duration = Duration::from_secs(5);
+/// A producer that gets no answer is compared with a new client this often.
+const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
 /// How the cluster is.
 #[derive(Debug, Default)]
@@ -85,6 +91,27 @@ impl Stuck {
     }
 }
 
+/// Since when a producer gets no answer, or was last compared with a new client.
+#[derive(Debug, Default)]
+struct Silence(Option<Instant>);
+
+impl Silence {
+    /// How a question ended; whether it is time to compare.
+    fn heard(&mut self, answered: bool) -> bool {
+        if answered {
+            self.0 = None;
+            return false;
+        }
+        let now = Instant::now();
+        let since = *self.0.get_or_insert(now);
+        let due = now.duration_since(since) >= COMPARE_EVERY;
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+}
+
 /// The thread's state.
 pub(super) struct Watcher {
     pub(super) shared: Arc<Shared>,
@@ -96,7 +123,7 @@ impl Watcher {
     pub(super) fn run(self) {
         let mut asked: Option<Instant> = None;
         let mut replaced: Option<Instant> = None;
-        let mut stuck = Stuck::default();
+        let (mut stuck, mut silence) = (Stuck::default(), Silence::default());
         while !self.shared.is_closing() {
             std::thread::sleep(LOOK_EVERY);
             let fatal = self.shared.health().fatal;
@@ -125,8 +152,14 @@ impl Watcher {
                     health.lost_leader
                 };
                 if stuck.answered(healthy, lost_leader) {
-                    self.give_up(suspect.as_deref().unwrap_or_default());
+                    let topic = suspect.as_deref().unwrap_or_default();
+                    self.give_up(&format!(
+                        "the cluster has a leader and all replicas of topic {topic}, and the producer does not go on with it"
+                    ));
                     stuck = Stuck::default();
+                }
+                if silence.heard(answer.is_ok()) && self.is_forsaken(suspect.as_deref()) {
+                    self.give_up("the cluster answers a new client, and the producer asks nobody");
                 }
                 answer.err().map(|error| error.to_string())
             } else if down && !all_stalled {
@@ -139,13 +172,32 @@ impl Watcher {
     }
 
     /// A producer that stands still for no reason of the cluster's is replaced, as a broken one.
-    fn give_up(&self, topic: &str) {
-        tracing::warn!(
-            destination = %self.shared.name,
-            topic,
-            "the cluster has a leader and all replicas of a topic, and the producer does not go on with it"
-        );
+    fn give_up(&self, why: &str) {
+        tracing::warn!(destination = %self.shared.name, "{why}");
         self.shared.health().fatal = true;
+    }
+
+    /// Whether a new client gets an answer, and after that the producer still does not.
+    fn is_forsaken(&self, topic: Option<&str>) -> bool {
+        let ask = || {
+            let mut config = self.shared.settings.clone();
+            // It only asks: it needs no producer id.
+            config.set("enable.idempotence", "false");
+            let native = config.create_native_config()?;
+            let context = Quiet {
+                destination: self.shared.name.to_string(),
+            };
+            let client = Client::new(&config, native, RDKafkaType::RD_KAFKA_PRODUCER, context)?;
+            client.fetch_metadata(self.any_topic(topic).as_deref(), ANSWER_WITHIN)
+        };
+        let answer: KafkaResult<Metadata> = ask();
+        answer.is_ok_and(|answer| !answer.brokers().is_empty()) && self.ask(topic).is_err()
+    }
+
+    /// The topic, or any that is known.
+    fn any_topic(&self, topic: Option<&str>) -> Option<Arc<str>> {
+        let any = || self.shared.topics().known.keys().next().cloned();
+        topic.map(Arc::from).or_else(any)
     }
 
     /// Notes the stalled topics; whether there are some and no topic is well.
@@ -180,11 +232,9 @@ impl Watcher {
         let Some(producer) = self.producer.get() else {
             return Err(KafkaError::Canceled);
         };
-        let any = || self.shared.topics().known.keys().next().cloned();
-        let name = topic.map(Arc::from).or_else(any);
         producer
             .client()
-            .fetch_metadata(name.as_deref(), ANSWER_WITHIN)
+            .fetch_metadata(self.any_topic(topic).as_deref(), ANSWER_WITHIN)
     }
 
     /// Takes the destination down or up, and says so once.
@@ -298,6 +348,22 @@ mod tests {
         assert!(stuck.answered(true, true));
         tokio::time::advance(STUCK_AFTER).await;
         assert!(stuck.answered(true, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_producer_is_compared_every_five_seconds_until_it_is_answered() {
+        let mut silence = Silence::default();
+        let due = async |silence: &mut Silence, seconds| {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            silence.heard(false)
+        };
+        assert!(!due(&mut silence, 100).await, "it was not asked before");
+        assert!(!due(&mut silence, 4).await);
+        assert!(due(&mut silence, 1).await);
+        assert!(!due(&mut silence, 4).await);
+        assert!(due(&mut silence, 1).await);
+        assert!(!silence.heard(true));
+        assert!(!due(&mut silence, 5).await);
     }
 
     #[tokio::test(start_paused = true)]
