@@ -289,6 +289,7 @@ impl Reader {
             self.shorter.push((stream, generation));
         }
         if !quiet
+            || self.opened.opens_quiet(info.mtime_ns, clock::now_ms())
             || self
                 .streams
                 .get(stream)

@@ -10,6 +10,9 @@
 //! The order is that of a clock with a second chance: a file that was read since the hand passed it is
 //! passed once more.
 //!
+//! At the start, files that nothing happened to since an earlier life need no descriptor yet; some of
+//! those that were written to lately get one all the same.
+//!
 //! To tell files apart, some are opened for a moment beside these: `limits.open_files` leaves room for
 //! them.
 //!
@@ -36,6 +39,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A file that finds no room is tried again after this long.
 pub(super) const OPEN_AGAIN: Duration = Duration::from_millis(200);
 
+/// A known file that was written to within this time before it is found at the start is opened at once:
+/// what is written to it and deleted in a moment is read all the same.
+const LATELY: Duration = Duration::from_secs(600);
+/// Of those that may be open, one in so many may be opened at the start although nothing happened to it.
+const LATELY_PART: usize = 8;
+
 /// Of those that may be open, so many are left for looks into files that are not read: a newcomer and
 /// what it may be a copy of, in the reader and in the spool's thread.
 const LOOKED_INTO: usize = 4;
@@ -47,6 +56,8 @@ pub(super) struct Opened {
     pub(super) count: usize,
     /// How many there may be, those looked into included.
     limit: usize,
+    /// How many files that were written to lately were opened at the start.
+    lately: usize,
     /// Streams that had a file open when the hand passed them last, or have since.
     clock: VecDeque<usize>,
     /// Nothing could be closed; until then it is not tried again.
@@ -79,6 +90,7 @@ impl Opened {
         Self {
             count: 0,
             limit,
+            lately: 0,
             clock: VecDeque::new(),
             stuck_until: None,
             starved_since: None,
@@ -88,6 +100,18 @@ impl Opened {
     /// Whether one more may be opened without closing another.
     pub(super) fn has_room(&self) -> bool {
         self.count < self.most()
+    }
+
+    /// Whether a file with this time of its last change is opened although nothing happened to it
+    /// since an earlier life.
+    pub(super) fn opens_quiet(&mut self, mtime_ns: i64, now_ms: u64) -> bool {
+        // A change in the future is one of a clock that was set back: of now, as far as anybody knows.
+        let changed_ms = u64::try_from(mtime_ns / 1_000_000).unwrap_or(0);
+        let ago = Duration::from_millis(now_ms.saturating_sub(changed_ms));
+        let is_late = ago < LATELY;
+        let opens = is_late && self.lately < self.most() / LATELY_PART;
+        self.lately += usize::from(opens);
+        opens
     }
 
     /// Whether files wait for others to be read to their end.

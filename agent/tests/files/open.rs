@@ -12,8 +12,8 @@ use std::{
 
 use crate::rig::{self, Agent, Place, append, lines};
 
-/// How many logs of a folder this process has open.
-fn open_in(folder: &Path) -> usize {
+/// How many logs of a folder, or at a path, this process has open.
+pub(super) fn open_in(folder: &Path) -> usize {
     let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
     open.filter_map(|entry| fs::read_link(entry.path()).ok())
         .filter(|path| path.starts_with(folder) && path.to_string_lossy().contains(".log"))

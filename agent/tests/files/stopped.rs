@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{rewrite, truncate};
+use super::{open::open_in, rewrite, truncate};
 use crate::rig::{Place, append, lines};
 
 /// An agent reads `a`, stops, `meanwhile` happens after `b` was written, and the next one must bring
@@ -111,5 +111,36 @@ async fn a_link_swapped_while_stopped_leaves_nothing_behind() {
     let agent = place.start("app.log");
     let wanted = [lines("one", 10), lines("late", 10), lines("two", 10)].concat();
     place.bus.expect(&wanted).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_log_written_to_and_deleted_right_after_a_start_is_read_to_its_end() {
+    let place = Place::new().await;
+    append(&place.log("app.log"), &lines("a", 300));
+    append(&place.log("old.log"), &lines("old", 3));
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let mut options = fs::OpenOptions::new();
+    let old = options.write(true).open(place.log("old.log")).unwrap();
+    old.set_modified(hour_ago).unwrap();
+    drop(old);
+    let agent = place.start("*.log");
+    let mut wanted = [lines("a", 300), lines("old", 3)].concat();
+    place.bus.expect_sorted(&wanted).await;
+    agent.stop().await;
+    let agent = place.start("*.log");
+    let is_open = || open_in(&place.dir.path().join("logs")) > 0;
+    for _look in 0..30_000 {
+        if is_open() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert!(is_open(), "it was written to lately");
+    append(&place.log("app.log"), &lines("b", 200));
+    fs::remove_file(place.log("app.log")).unwrap();
+    assert_eq!(open_in(&place.log("old.log")), 0, "nobody writes to it");
+    wanted.extend(lines("b", 200));
+    place.bus.expect_sorted(&wanted).await;
     agent.stop().await;
 }
