@@ -183,9 +183,15 @@ static ROUTE: Schema = Schema::new(
 );
 static ROUTE_TABLE: Kind = Kind::Table(&ROUTE);
 
+/// Keys that count at once when the configuration is loaded again; of `spill.max` only as long as there is
+/// a spill. Destinations, too, are a list of their own.
+pub(crate) const LIVE_KEYS: &[&str] = &["route", "spill.max", "spill.min_free", "spill.when_full"];
+/// The list that does.
+pub(crate) const LIVE_LIST: &str = "destination";
+
 /// All keys of `bus.toml`.
 pub static SCHEMA: Schema = Schema::new(
-    "A bus node.",
+    "A bus node. SIGHUP takes `[[route]]`, `[[destination]]` and `[spill]` anew; a document that changes anything else is refused as a whole until a restart.",
     &[
         Key::required(
             "zone",
@@ -274,6 +280,16 @@ struct RawSpill {
     max: u64,
     min_free: f64,
     when_full: WhenFull,
+}
+
+impl RawSpill {
+    fn limits(&self) -> Option<SpillLimits> {
+        (self.max > 0).then_some(SpillLimits {
+            max: self.max,
+            min_free_percent: self.min_free,
+            when_full: self.when_full,
+        })
+    }
 }
 
 /// What a full spill does.
@@ -373,6 +389,8 @@ pub enum DestinationKind {
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The document as it counts, for comparing.
+    pub effective: String,
     /// The data centre.
     pub zone: Zone,
     /// The cluster.
@@ -406,7 +424,7 @@ pub struct Config {
 /// # Errors
 /// All faults.
 pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
-    config::load("bus", &SCHEMA, path, env, check)
+    config::load("bus", &SCHEMA, path, env, check).map(with_text)
 }
 
 /// Loads the configuration from text; `name` stands in faults where a file's name would.
@@ -414,40 +432,27 @@ pub fn load(path: &Path, env: &Env) -> Result<Loaded<Config>, Faults> {
 /// # Errors
 /// All faults.
 pub fn parse(text: &str, name: &str) -> Result<Loaded<Config>, Faults> {
-    config::parse("bus", &SCHEMA, text, name, &Env::none(), check)
+    config::parse("bus", &SCHEMA, text, name, &Env::none(), check).map(with_text)
+}
+
+/// Settings that know how they were written.
+fn with_text(mut loaded: Loaded<Config>) -> Loaded<Config> {
+    loaded.value.effective = loaded.effective().to_owned();
+    loaded
 }
 
 fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
-    let node = match raw.node {
-        Some(node) => Some(node),
+    let node = match &raw.node {
+        Some(node) => Some(node.clone()),
         None => host_name(checker),
     };
-    let spill = (raw.spill.max > 0).then_some(SpillLimits {
-        max: raw.spill.max,
-        min_free_percent: raw.spill.min_free,
-        when_full: raw.spill.when_full,
-    });
     let numbers: HashMap<&Name, usize> = raw
         .destination
         .iter()
         .enumerate()
         .map(|(no, d)| (&d.name, no))
         .collect();
-    let mut routes = Vec::new();
-    for (at, route) in raw.route.iter().enumerate() {
-        let branches = route.to.iter().enumerate().filter_map(|(place, branch)| {
-            let key = format!("route[{at}].to[{place}].destination");
-            check_branch(branch, &key, &numbers, &raw.destination, checker)
-        });
-        let to: Vec<Branch> = branches.collect();
-        let mut seen = std::collections::HashSet::new();
-        if !to.iter().all(|branch| seen.insert(branch.destination)) {
-            checker.fault(&format!("route[{at}].to"), "names a destination twice");
-        }
-        if let Some(pattern) = Pattern::new(&route.topic) {
-            routes.push(Route { pattern, to });
-        }
-    }
+    let routes = check_routes(&raw, &numbers, checker);
     if raw.destination.is_empty() {
         checker.fault(
             "",
@@ -474,6 +479,7 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         None => None,
     };
     Some(Config {
+        effective: String::new(),
         zone: raw.zone,
         cluster: raw.cluster,
         node: node?,
@@ -481,13 +487,32 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         admin: raw.admin,
         data_dir: raw.data_dir,
         limits: raw.limits,
-        spill,
+        spill: raw.spill.limits(),
         destinations,
         routes: Table::new(routes),
         manager: raw.manager,
         tls,
         log: raw.log,
     })
+}
+
+fn check_routes(raw: &Raw, numbers: &HashMap<&Name, usize>, checker: &mut Checker) -> Vec<Route> {
+    let mut routes = Vec::new();
+    for (at, route) in raw.route.iter().enumerate() {
+        let branches = route.to.iter().enumerate().filter_map(|(place, branch)| {
+            let key = format!("route[{at}].to[{place}].destination");
+            check_branch(branch, &key, numbers, &raw.destination, checker)
+        });
+        let to: Vec<Branch> = branches.collect();
+        let mut seen = std::collections::HashSet::new();
+        if !to.iter().all(|branch| seen.insert(branch.destination)) {
+            checker.fault(&format!("route[{at}].to"), "names a destination twice");
+        }
+        if let Some(pattern) = Pattern::new(&route.topic) {
+            routes.push(Route { pattern, to });
+        }
+    }
+    routes
 }
 
 fn check_branch(

@@ -56,7 +56,7 @@ pub(crate) enum Waiter {
 
 impl Waiter {
     /// Blocks the stream behind a batch that failed, before anybody is told.
-    fn block(&self, batch: BatchId) {
+    pub(crate) fn block(&self, batch: BatchId) {
         match self {
             Self::Session { gate, .. } => gate.block(batch),
             Self::Lines(_answer) => {}
@@ -198,6 +198,11 @@ impl Flights {
     /// How many are on their way.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Everything that is on its way.
+    pub(crate) fn batches(&self) -> Vec<BatchId> {
+        self.lock().keys().copied().collect()
     }
 
     /// Lets a repeat wait for the batch on its way; gives the waiter back when it has landed.

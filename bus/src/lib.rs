@@ -17,6 +17,7 @@
 //! | `admit`, `order`, `budget` | take it, in which order, with how much memory |
 //! | `dedupe`, `done`, [`journal`] | what is on its way, what is delivered, and that on disk |
 //! | [`route`], [`template`] | which topic goes where, under which name |
+//! | `routing`, `site`, `moving`, `live` | the rules and destinations that count now, and how they are swapped |
 //! | `destination` | Kafka, files; the contract on one page |
 //! | [`spill`] | the node's disk in place of a destination that takes nothing |
 //! | `report`, `tally`, `status` | facts for the manager, figures, a page for people |
@@ -33,11 +34,15 @@ mod done;
 pub mod journal;
 mod lines;
 mod listen;
+mod live;
+mod moving;
 mod node;
 mod order;
 mod report;
 pub mod route;
+mod routing;
 mod session;
+mod site;
 pub mod spill;
 mod status;
 mod tally;
@@ -49,15 +54,17 @@ use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
+    sync::watch,
     task::{JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
     admin::{self, Admin},
+    daemon::Reload,
     disk::{self, Lock},
     http::Client,
-    ids::{AgentId, BatchId},
+    ids::AgentId,
     net,
     tasks::Supervisor,
     tls::Dialer,
@@ -65,20 +72,20 @@ use tributary_common::{
 
 use crate::{
     budget::Budget,
-    config::{Config, DestinationConfig, DestinationKind},
-    destination::{Destination, file::FileSink, kafka::Kafka},
+    config::Config,
     journal::Journal,
     lines::Lines,
     listen::Door,
+    live::Live,
     node::{Identity, Node},
     report::Ledger,
-    spill::{Spill, Usage},
+    routing::Routing,
+    site::{Workshop, close_all},
 };
 
-/// How long sessions and pages may take after the stop; with the two below it makes ten seconds.
+/// How long sessions and pages may take after the stop; with [`site::GRACE`] and the one below it makes
+/// ten seconds.
 const GRACE: Duration = Duration::from_secs(7);
-/// How long destinations may take to finish once the sessions are gone.
-const DESTINATION_GRACE: Duration = Duration::from_secs(2);
 /// How long the last report may take.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
 /// How often gauges are set.
@@ -99,15 +106,30 @@ pub struct Bound {
 /// What keeps it from starting (the data directory is held by another process, an address is in
 /// use, a destination's settings are wrong) or from going on.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
-    run_with(config, stop, |_bound| {}).await
+    let (_nobody, asked) = watch::channel(0);
+    let never = Reload::new(asked, || config::parse("", "nothing"));
+    run_live(config, never, stop).await
 }
 
-/// As [`run`]; `bound` is told the addresses once the node takes connections.
+/// As [`run`], and takes each configuration that `reload` gives while it runs.
+///
+/// # Errors
+/// As [`run`]; a configuration that cannot be taken is none.
+pub async fn run_live(
+    config: Config,
+    reload: Reload<Config>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    run_with(config, reload, stop, |_bound| {}).await
+}
+
+/// As [`run_live`]; `bound` is told the addresses once the node takes connections.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn run_with(
     config: Config,
+    reload: Reload<Config>,
     stop: CancellationToken,
     bound: impl FnOnce(Bound) + Send,
 ) -> anyhow::Result<()> {
@@ -121,9 +143,10 @@ pub async fn run_with(
     };
 
     let (journal, owner) = open_journal(&config)?;
-    let node = Arc::new(assemble(&config, journal, stop.clone()).await?);
-    for spill in node.spills() {
-        spill.start(&node)?;
+    let (node, workshop) = assemble(&config, journal, stop.clone()).await?;
+    let node = Arc::new(node);
+    for (site, _leaving) in node.routing().sites() {
+        site.start(&node)?;
     }
     tracing::info!(node.id = %node.identity.node, node.epoch = %node.identity.epoch, listen = %addresses.listen, "the bus node is up");
     bound(addresses);
@@ -140,6 +163,8 @@ pub async fn run_with(
         connections: config.limits.connections,
         tls: config.tls.clone(),
     };
+    let live = Live::new(config, Arc::clone(&node), workshop);
+    parts.spawn("config", live.run(reload, node.stop.clone()));
     parts.spawn(
         "listen",
         listen::run(Arc::clone(&node), lines, listener, door),
@@ -194,7 +219,7 @@ async fn assemble(
     config: &Config,
     journal: Journal,
     stop: CancellationToken,
-) -> anyhow::Result<Node> {
+) -> anyhow::Result<(Node, Workshop)> {
     let epoch = journal.memory().epoch;
     let lines_agent = AgentId::new(&format!("bus-{}", config.node))
         .or_else(|_too_long| AgentId::new(config.node.as_str()))?;
@@ -207,102 +232,37 @@ async fn assemble(
     };
     let budget = Budget::new(config.limits.memory);
     let ledger = Ledger::new(config.manager.is_some());
-    let table = config.routes.clone();
     let (starting, its) = (journal.clone(), config.clone());
-    let destinations = spawn_blocking(move || {
-        let started = its
-            .destinations
-            .iter()
-            .map(|one| start(one, &its, &starting));
-        started.collect::<anyhow::Result<Vec<_>>>()
+    let started = spawn_blocking(move || {
+        let workshop = Workshop::new(&its, &starting)?;
+        workshop.warn_of_strangers(&its)?;
+        let started = its.destinations.iter().map(|one| workshop.open(one));
+        anyhow::Ok((started.collect::<anyhow::Result<Vec<_>>>()?, workshop))
     });
-    let destinations = destinations
+    let (started, workshop) = started
         .await
         .context("failed to start the destinations")??;
-    let destinations: Vec<_> = destinations.into_iter().map(Arc::new).collect();
-    let spills = open_spills(config, &destinations, &journal).await?;
-    Ok(Node::new(
+    let (mut sites, mut unfinished) = (Vec::new(), HashSet::new());
+    for (site, found) in started {
+        sites.push(Arc::new(site));
+        unfinished.extend(found);
+    }
+    let routing = Routing::new(config.routes.clone(), sites);
+    let node = Node::new(
         identity,
         budget,
         journal,
         ledger,
-        (table, destinations),
-        spills,
+        (routing, unfinished),
         stop,
-    ))
-}
-
-type Spills = (Vec<Arc<Spill>>, HashSet<BatchId>);
-
-/// Opens the spill of each destination, where the node has room for one, and says what is in it.
-async fn open_spills(
-    config: &Config,
-    destinations: &[Arc<Destination>],
-    journal: &Journal,
-) -> anyhow::Result<Spills> {
-    let dir = config.data_dir.join("spill");
-    let Some(limits) = config.spill else {
-        if dir.is_dir() && !disk::list(&dir)?.is_empty() {
-            tracing::warn!(dir = %dir.display(), "there is a spill of an earlier life and no [spill] max in the configuration: what is in it is not delivered");
-        }
-        return Ok(Spills::default());
-    };
-    let names: Vec<_> = config
-        .destinations
-        .iter()
-        .map(|one| one.name.clone())
-        .collect();
-    let (destinations, journal) = (destinations.to_vec(), journal.clone());
-    let opening = spawn_blocking(move || {
-        disk::create_dir_all(&dir)?;
-        let usage = Arc::new(Usage::new(&dir, limits));
-        for left in disk::list(&dir)? {
-            if !names.iter().any(|name| left.ends_with(name.as_str())) {
-                tracing::warn!(dir = %left.display(), "there is a spill of a destination that is not configured: what is in it is not delivered");
-            }
-        }
-        let (mut spills, mut unfinished) = Spills::default();
-        for (name, destination) in names.iter().zip(destinations) {
-            let (spill, opened, found) =
-                Spill::open(&dir, &usage, (name, destination), &journal)
-                    .with_context(|| format!("failed to open the spill of destination {name}"))?;
-            opened.tell(name);
-            spills.push(spill);
-            unfinished.extend(found);
-        }
-        anyhow::Ok((spills, unfinished))
-    });
-    opening.await.context("failed to open the spill")?
-}
-
-fn start(
-    one: &DestinationConfig,
-    config: &Config,
-    journal: &Journal,
-) -> anyhow::Result<Destination> {
-    match &one.kind {
-        DestinationKind::Kafka(cluster) => {
-            let memory = config.limits.memory;
-            Kafka::start(&one.name, cluster, memory, journal).map(Destination::Kafka)
-        }
-        DestinationKind::File { path } => {
-            FileSink::start(&one.name, path, &config.node, journal).map(Destination::File)
-        }
-    }
+    );
+    Ok((node, workshop))
 }
 
 fn close_destinations(node: &Node) {
-    for spill in node.spills() {
-        spill.stop();
-    }
-    std::thread::scope(|scope| {
-        for destination in node.destinations() {
-            scope.spawn(|| destination.close(DESTINATION_GRACE));
-        }
-    });
-    for spill in node.spills() {
-        spill.close();
-    }
+    let routing = node.routing();
+    let sites: Vec<_> = routing.sites().map(|(site, _leaving)| &**site).collect();
+    close_all(&sites);
 }
 
 fn client(config: &Config) -> anyhow::Result<Option<Client>> {

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         load: tributary_bus::config::load,
         log: |config| &config.log,
     };
-    daemon::main(&part, |config, Signals { stop, reload: _ }| {
-        tributary_bus::run(config, stop)
+    daemon::main(&part, |config, Signals { stop, reload }| {
+        tributary_bus::run_live(config, reload, stop)
     })
 }

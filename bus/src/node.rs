@@ -1,13 +1,13 @@
 //! The way of a batch through the node: admit, dedupe, route, deliver, answer.
 //!
 //! The one place where the rooms meet; sessions and the lines handler call it, destinations call
-//! back into it. It holds no state of its own but theirs. Not for: sockets and frames (see
+//! back into it. It holds no state of its own but theirs, and by what it routes, which is replaced whole. Not for: sockets and frames (see
 //! [`crate::session`], [`crate::lines`]).
 
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_common::{
     header::BatchHeader,
     ids::{AgentId, BatchId, Epoch, Name, NodeId, Topic, Zone},
+    report::ConfigHealth,
     wire::{Busy, Outcome, Receipt, RefuseReason, Scope},
 };
 
@@ -23,12 +24,15 @@ use crate::{
     admit::{self, Admission, Facts},
     budget::{self, Budget},
     dedupe::{Answer, Begun, Flights, Landed, Waiter, Where, refusal},
-    destination::{Accepted, Destination, Done, Failure, Job},
+    destination::{Accepted, Done, Failure, Job},
     journal::Journal,
+    moving::Moving,
     order::Gate,
     report::Ledger,
-    route::{Branch, Table},
-    spill::{Landing, Settled, Spill},
+    route::Branch,
+    routing::Routing,
+    site::Site,
+    spill::{Landing, Settled},
     tally::{Counts, Tallies, Tally},
 };
 
@@ -62,10 +66,11 @@ pub(crate) struct Node {
     pub(crate) stop: CancellationToken,
     /// Open agent connections.
     pub(crate) connections: AtomicU64,
-    table: Table,
-    destinations: Vec<Arc<Destination>>,
-    /// The spill of each destination; none where there is no room for one.
-    spills: Vec<Arc<Spill>>,
+    /// The configuration that counts, and the last one that does not.
+    pub(crate) config: Mutex<ConfigHealth>,
+    routing: RwLock<Arc<Routing>>,
+    /// What is on its way by rules that counted before.
+    moving: Moving,
     /// Batches that were acknowledged as spilled and are not delivered everywhere.
     unfinished: Mutex<HashSet<BatchId>>,
     flights: Flights,
@@ -79,8 +84,7 @@ impl Node {
         budget: Budget,
         journal: Journal,
         ledger: Ledger,
-        (table, destinations): (Table, Vec<Arc<Destination>>),
-        (spills, unfinished): (Vec<Arc<Spill>>, HashSet<BatchId>),
+        (routing, unfinished): (Routing, HashSet<BatchId>),
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -90,30 +94,54 @@ impl Node {
             ledger,
             stop,
             connections: AtomicU64::new(0),
-            table,
-            destinations,
-            spills,
+            config: Mutex::default(),
+            routing: RwLock::new(Arc::new(routing)),
+            moving: Moving::default(),
             unfinished: Mutex::new(unfinished),
             flights: Flights::default(),
             tallies: Tallies::default(),
         }
     }
 
+    /// By what batches are routed now.
+    pub(crate) fn routing(&self) -> Arc<Routing> {
+        // It is replaced whole, so a panic elsewhere leaves it usable.
+        let routing = self.routing.read();
+        Arc::clone(&routing.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes by what batches are routed, for all that begin from now on. A stream that has something
+    /// on its way waits until that has landed, so that it cannot be overtaken where both ways meet.
+    pub(crate) fn reroute<T>(&self, change: impl FnOnce(&mut Routing) -> T) -> T {
+        let mut routing = self.routing.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(Arc::make_mut(&mut routing));
+        // Whoever begins holds the lock: all that is on its way began before.
+        self.moving.begin(|| self.flights.batches());
+        changed
+    }
+
+    /// Changes the destinations, not the rules.
+    pub(crate) fn put<T>(&self, change: impl FnOnce(&mut Routing) -> T) -> T {
+        let mut routing = self.routing.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut routing))
+    }
+
     /// Decides on a batch from its header.
     pub(crate) fn look(&self, header: &BatchHeader, gate: &Gate) -> Admission {
         let id = header.id();
-        let branches = self.table.find(&header.topic);
-        let missing = branches.map_or(0, |branches| self.missing(branches, id).count());
+        let routing = self.routing();
+        let missing = routing.missing(&self.journal, &header.topic, id);
+        let branches = routing.table().find(&header.topic);
         let down = branches
             .into_iter()
             .flatten()
-            .find_map(|branch| self.down(branch, header));
+            .find_map(|branch| down(&routing, branch, header));
         admit::admit(Facts {
             stopping: self.stop.is_cancelled(),
             routed: branches.is_some(),
-            done: branches.is_some() && missing == 0,
+            done: missing.is_some_and(|missing| missing.is_empty()),
             in_flight: self.flights.contains(id),
-            may_pass: gate.may_pass(id),
+            may_pass: gate.may_pass(id) && !self.moving.holds(id.stream),
             down: down.as_deref(),
             absurd: budget::absurd(header),
         })
@@ -121,7 +149,8 @@ impl Node {
 
     /// Whether the topic's destinations take something now, for requests with lines.
     pub(crate) fn look_at_topic(&self, topic: &Topic) -> Result<(), Failure> {
-        let Some(branches) = self.table.find(topic) else {
+        let routing = self.routing();
+        let Some(branches) = routing.table().find(topic) else {
             let detail = format!("no route matches the topic {topic}");
             return Err(Failure::Rejected(RefuseReason::NoRoute, detail));
         };
@@ -129,46 +158,14 @@ impl Node {
             return Err(Failure::Unavailable("this node is stopping".to_owned()));
         }
         let down = branches.iter().find_map(|branch| {
-            let destination = self.destinations.get(branch.destination)?;
-            let down = destination.down(&branch.target.render(topic, 0))?;
-            match self.spills.get(branch.destination) {
+            let site = routing.site(branch.destination)?;
+            let down = site.destination.down(&branch.target.render(topic, 0))?;
+            match &site.spill {
                 Some(spill) => spill.room().err(),
                 None => Some(down),
             }
         });
         down.map_or(Ok(()), |why| Err(Failure::Unavailable(why)))
-    }
-
-    /// Why a branch takes nothing of the batch now, not even for its disk.
-    fn down(&self, branch: &Branch, header: &BatchHeader) -> Option<String> {
-        let target = branch.target.render(&header.topic, minute_of(header));
-        let down = self.destinations.get(branch.destination)?.down(&target);
-        match self.spills.get(branch.destination) {
-            Some(spill) => spill.busy(header.id(), down.is_some()),
-            None => down,
-        }
-    }
-
-    /// The branches whose destination does not have the batch, nor the disk for it.
-    fn missing<'a>(
-        &'a self,
-        branches: &'a [Branch],
-        batch: BatchId,
-    ) -> impl Iterator<Item = (&'a Branch, &'a Arc<Destination>)> {
-        // The disk is asked before the journal: a batch that is drained in between is in one of them.
-        let not_spilled = branches.iter().filter(|branch| {
-            let spill = self.spills.get(branch.destination);
-            !spill.is_some_and(|spill| spill.holds(batch))
-        });
-        let not_spilled: Vec<&Branch> = not_spilled.collect();
-        let with_destination = not_spilled
-            .into_iter()
-            .filter_map(|b| Some((b, self.destinations.get(b.destination)?)));
-        let memory = self.journal.memory();
-        let missing: Vec<_> = with_destination
-            .filter(|(_branch, destination)| !memory.done.contains(destination.no(), batch))
-            .collect();
-        missing.into_iter()
     }
 
     /// Lets a repeat wait for the batch on its way. When that has landed in the meantime the
@@ -182,17 +179,35 @@ impl Node {
         let batch = Arc::new(batch);
         let header = Arc::clone(&batch.header);
         let id = header.id();
-        let Some(branches) = self.table.find(&header.topic) else {
-            let refused = refusal(id, RefuseReason::NoRoute, "no route matches the topic");
-            return waiter.tell(Answer::Refuse(refused));
-        };
-        let mut missing = Vec::new();
+        let routing = self.routing.read().unwrap_or_else(PoisonError::into_inner);
+        let of_agent = header.agent != self.identity.lines_agent;
+        if of_agent && self.moving.holds(id.stream) && !self.flights.contains(id) {
+            drop(routing);
+            waiter.block(id);
+            let why = admit::ORDER_REASON.to_owned();
+            return waiter.tell(busy(&header, admit::ORDER_RETRY_MS, false, why));
+        }
+        let (mut ways, mut is_routed) = (Vec::new(), true);
         let begun = self.flights.begin(&header, waiter, || {
-            missing = self.missing(branches, id).collect();
-            missing.len()
+            let Some(missing) = routing.missing(&self.journal, &header.topic, id) else {
+                is_routed = false;
+                return 0;
+            };
+            let way = |branch: &Branch| {
+                let target = branch.target.render(&header.topic, minute_of(&header));
+                Some((Arc::clone(routing.site(branch.destination)?), target))
+            };
+            ways.extend(missing.into_iter().filter_map(way));
+            ways.len()
         });
+        drop(routing);
         match begun {
             Begun::Joined => return,
+            Begun::Done(waiter) if !is_routed => {
+                waiter.block(id);
+                let refused = refusal(id, RefuseReason::NoRoute, "no route matches the topic");
+                return waiter.tell(Answer::Refuse(refused));
+            }
             Begun::Done(waiter) => {
                 self.duplicate(&header, 1);
                 return waiter.tell(self.repeat(&header));
@@ -204,17 +219,17 @@ impl Node {
         }
         self.tallies
             .of(&header.topic, |tally| tally.received(&header));
-        for (branch, destination) in missing {
+        for (site, target) in ways {
             let node = Arc::clone(self);
             let landing: Landing = Box::new(move |settled| {
                 if let Some(landed) = node.flights.settle(id, settled) {
+                    node.moving.landed(id);
                     node.land(landed);
                 }
             });
-            let target = branch.target.render(&header.topic, minute_of(&header));
-            match self.spills.get(branch.destination) {
+            match &site.spill {
                 Some(spill) => spill.take(Arc::clone(&batch), target, landing),
-                None => destination.deliver(Job {
+                None => site.destination.deliver(Job {
                     batch: Arc::clone(&batch),
                     target,
                     done: Done::new(move |outcome| landing(outcome.map(Settled::At))),
@@ -283,10 +298,14 @@ impl Node {
     /// A destination has a batch that was spilled. When no other one's disk holds it, it is delivered:
     /// also where the route leads elsewhere by now.
     pub(crate) fn drained(&self, header: &BatchHeader) {
+        let routing = self.routing();
         let last = {
             let mut unfinished = self.unfinished();
             let id = header.id();
-            !self.spills.iter().any(|spill| spill.holds(id)) && unfinished.remove(&id)
+            let held = |(site, _leaving): (&Arc<Site>, bool)| {
+                site.spill.as_ref().is_some_and(|spill| spill.holds(id))
+            };
+            !routing.sites().any(held) && unfinished.remove(&id)
         };
         if last {
             if header.agent == self.identity.lines_agent {
@@ -298,7 +317,7 @@ impl Node {
     }
 
     /// A batch that was acknowledged cannot be delivered from the disk any more. Whether the manager
-    /// is to be told, which [`Spill::loss_told`] then hears of.
+    /// is to be told, which [`Node::loss_told`] then hears of.
     pub(crate) fn spill_lost(&self, header: &BatchHeader, reason: &'static str) -> bool {
         self.unfinished().remove(&header.id());
         self.ledger.spill_lost(header, reason)
@@ -306,11 +325,17 @@ impl Node {
 
     /// The manager knows of a batch that the disk has lost.
     pub(crate) fn loss_told(&self, batch: Option<BatchId>) {
-        for spill in &self.spills {
-            if let Some(batch) = batch {
+        let routing = self.routing();
+        for (site, _leaving) in routing.sites() {
+            if let (Some(spill), Some(batch)) = (&site.spill, batch) {
                 spill.loss_told(batch);
             }
         }
+    }
+
+    /// A spill that was opened holds these, which were acknowledged.
+    pub(crate) fn found(&self, batches: Vec<BatchId>) {
+        self.unfinished().extend(batches);
     }
 
     /// The answer to a repeat of a batch that is safe.
@@ -363,38 +388,38 @@ impl Node {
         self.flights.len()
     }
 
-    /// The destinations in the order of the config.
-    pub(crate) fn destinations(&self) -> &[Arc<Destination>] {
-        &self.destinations
-    }
-
-    /// The spills of the destinations, in the same order; none without a spill.
-    pub(crate) fn spills(&self) -> &[Arc<Spill>] {
-        &self.spills
-    }
-
     /// Whether every destination of the batch's topic has it, by the journal.
     pub(crate) fn is_delivered(&self, topic: &Topic, batch: BatchId) -> bool {
-        let Some(branches) = self.table.find(topic) else {
-            return false;
-        };
-        let memory = self.journal.memory();
-        let mut numbers = branches
-            .iter()
-            .filter_map(|branch| self.destinations.get(branch.destination))
-            .map(|destination| destination.no());
-        numbers.all(|no| memory.done.contains(no, batch))
+        self.routing().is_delivered(&self.journal, topic, batch)
     }
 
     /// Whether every destination of the batch's topic has it, or the disk for it.
     pub(crate) fn is_safe(&self, topic: &Topic, batch: BatchId) -> bool {
-        let branches = self.table.find(topic);
-        branches.is_some_and(|branches| self.missing(branches, batch).next().is_none())
+        let routing = self.routing();
+        let missing = routing.missing(&self.journal, topic, batch);
+        missing.is_some_and(|missing| missing.is_empty())
+    }
+
+    /// The configuration that counts, and why the last one does not.
+    pub(crate) fn config_health(&self) -> ConfigHealth {
+        let config = self.config.lock();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Open agent connections.
     pub(crate) fn open_connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a branch takes nothing of the batch now, not even for its disk.
+fn down(routing: &Routing, branch: &Branch, header: &BatchHeader) -> Option<String> {
+    let target = branch.target.render(&header.topic, minute_of(header));
+    let site = routing.site(branch.destination)?;
+    let down = site.destination.down(&target);
+    match &site.spill {
+        Some(spill) => spill.busy(header.id(), down.is_some()),
+        None => down,
     }
 }
 

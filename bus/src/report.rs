@@ -401,9 +401,13 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
             software: concat!("tributary-bus ", env!("CARGO_PKG_VERSION")).to_owned(),
             memory_bytes: tributary_common::metrics::resident_bytes(),
             tasks: Vec::new(),
-            config: None,
+            config: Some(node.config_health()),
             connections: node.open_connections(),
-            destinations: node.destinations().iter().map(|d| d.health()).collect(),
+            destinations: node
+                .routing()
+                .sites()
+                .map(|(site, _leaving)| site.destination.health())
+                .collect(),
         },
     };
     (report, marked)

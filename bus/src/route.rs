@@ -44,7 +44,7 @@ impl Pattern {
 /// One destination of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Branch {
-    /// Its place among the configured destinations.
+    /// Its place among the destinations: those of the config, or those of the node's life.
     pub destination: usize,
     /// The physical topic or path there.
     pub target: Template,
@@ -79,6 +79,22 @@ impl Table {
             .iter()
             .find(|route| route.pattern.matches(topic.as_str()))
             .map(|route| route.to.as_slice())
+    }
+
+    /// The same rules for destinations that stand elsewhere: where the config has the n-th, `places`
+    /// says the place.
+    ///
+    /// # Panics
+    /// Never: a table names destinations that its config has.
+    #[must_use]
+    pub(crate) fn moved_to(mut self, places: &[usize]) -> Self {
+        for branch in self.routes.iter_mut().flat_map(|route| &mut route.to) {
+            branch.destination = places
+                .get(branch.destination)
+                .copied()
+                .expect("the config's check resolves every name in it");
+        }
+        self
     }
 }
 

@@ -3,8 +3,9 @@
 //! Called by the admin port and, for readiness, by the agents' port. Quick, never blocks.
 
 use serde_json::{Value, json};
+use tributary_common::report::ConfigHealth;
 
-use crate::node::Node;
+use crate::{node::Node, routing::Routing};
 
 /// Whether the node can do its work now.
 ///
@@ -14,9 +15,12 @@ pub(crate) fn ready(node: &Node) -> Result<(), String> {
     if node.stop.is_cancelled() {
         return Err("this node is stopping".to_owned());
     }
-    let down: Vec<_> = node.destinations().iter().map(|d| d.health()).collect();
+    let routing = node.routing();
+    let sites = || routing.sites().map(|(site, _leaving)| site);
+    let down: Vec<_> = sites().map(|site| site.destination.health()).collect();
     // With room on the disk it takes batches although every destination is down.
-    let spills = node.spills().iter().any(|spill| spill.room().is_ok());
+    let mut spills = sites().filter_map(|site| site.spill.as_ref());
+    let spills = spills.any(|spill| spill.room().is_ok());
     if !down.is_empty() && !spills && down.iter().all(|health| health.state == "down") {
         let names: Vec<_> = down
             .iter()
@@ -46,16 +50,17 @@ pub(crate) fn status(node: &Node) -> Value {
             (topic.to_string(), counts)
         })
         .collect();
-    let destinations: Vec<Value> = node
-        .destinations()
-        .iter()
-        .map(|destination| {
-            let health = destination.health();
+    let routing = node.routing();
+    let destinations: Vec<Value> = routing
+        .sites()
+        .map(|(site, leaving)| {
+            let health = site.destination.health();
             json!({
                 "name": health.name,
                 "kind": health.kind,
                 "state": health.state,
                 "detail": health.detail,
+                "leaving": leaving,
             })
         })
         .collect();
@@ -73,24 +78,36 @@ pub(crate) fn status(node: &Node) -> Value {
             "failing": node.journal.failing(),
             "streams": node.journal.memory().done.streams(),
         },
-        "spill": spill(node),
+        "spill": spill(&routing),
         "destinations": destinations,
+        "config": config(&node.config_health()),
         "topics": topics,
     })
 }
 
 /// The spill: how much of the disk it has, and per destination what waits and how it leaves.
-fn spill(node: &Node) -> Value {
-    let Some(first) = node.spills().first() else {
+fn spill(routing: &Routing) -> Value {
+    let spills = || routing.sites().filter_map(|(site, _)| site.spill.as_ref());
+    let Some(first) = spills().next() else {
         return json!({ "enabled": false });
     };
     let (used, max) = first.disk_bytes();
-    let lanes: Vec<Value> = node.spills().iter().map(|spill| spill.status()).collect();
+    let lanes: Vec<Value> = spills().map(|spill| spill.status()).collect();
     json!({
         "enabled": true,
         "used_bytes": used,
         "max_bytes": max,
         "full": first.room().err(),
         "destinations": lanes,
+    })
+}
+
+/// Which configuration counts, and why the last one does not.
+fn config(config: &ConfigHealth) -> Value {
+    json!({
+        "version": config.version,
+        "applied_ms": config.applied_ms,
+        "fault": config.fault,
+        "fault_ms": (config.fault_ms > 0).then_some(config.fault_ms),
     })
 }

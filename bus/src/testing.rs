@@ -22,6 +22,8 @@ use crate::{
     node::{Identity, Node},
     report::Ledger,
     route::{Branch, Pattern, Route, Table},
+    routing::Routing,
+    site::{Site, close_all},
     spill::{Spill, Usage},
     template::Template,
 };
@@ -99,6 +101,16 @@ pub(crate) async fn accepted((header, payload): (BatchHeader, Bytes)) -> Arc<Acc
     })
 }
 
+/// The batch as a node takes it.
+pub(crate) async fn accepted_by(node: &Node, (header, payload): (BatchHeader, Bytes)) -> Accepted {
+    let permit = node.budget.take(1).await;
+    Accepted {
+        header: Arc::new(header),
+        payload,
+        _permit: permit,
+    }
+}
+
 /// A node with one scripted destination for topics `web*` and two for `both*`.
 pub(crate) struct Rig {
     pub(crate) node: Arc<Node>,
@@ -110,17 +122,25 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
+    /// The spill of the first destination.
+    pub(crate) fn spill(&self) -> Arc<Spill> {
+        self.spills().remove(0)
+    }
+
+    /// The spills of all destinations.
+    pub(crate) fn spills(&self) -> Vec<Arc<Spill>> {
+        let routing = self.node.routing();
+        let spills = routing
+            .sites()
+            .filter_map(|(site, _leaving)| site.spill.clone());
+        spills.collect()
+    }
+
     /// Ends this life in order and gives the folder to the next one.
     pub(crate) fn end(self) -> TempDir {
-        for spill in self.node.spills() {
-            spill.stop();
-        }
-        for destination in self.node.destinations() {
-            destination.close(Duration::ZERO);
-        }
-        for spill in self.node.spills() {
-            spill.close();
-        }
+        let routing = self.node.routing();
+        let sites: Vec<_> = routing.sites().map(|(site, _leaving)| &**site).collect();
+        close_all(&sites);
         self.owner.close();
         self.dir
     }
@@ -142,10 +162,10 @@ pub(crate) fn rig_with_spill(dir: TempDir, max: u64, segment_bytes: u64) -> Rig 
 /// As [`rig_with_spill`], and what it does when it is full.
 pub(crate) fn rig_that_drops(dir: TempDir, max: (u64, WhenFull), segment_bytes: u64) -> Rig {
     let usage = Usage::small(dir.path(), max, segment_bytes);
-    assembled(dir, 64 << 20, Some(Arc::new(usage)))
+    assembled(dir, 64 << 20, Some(&Arc::new(usage)))
 }
 
-fn assembled(dir: TempDir, memory: u64, usage: Option<Arc<Usage>>) -> Rig {
+fn assembled(dir: TempDir, memory: u64, usage: Option<&Arc<Usage>>) -> Rig {
     let (journal, owner, _opened) = Journal::open(dir.path(), true).unwrap();
     let sink = MemorySink::new("first", &journal);
     let second = MemorySink::new("second", &journal);
@@ -169,33 +189,34 @@ fn assembled(dir: TempDir, memory: u64, usage: Option<Arc<Usage>>) -> Rig {
         epoch: journal.memory().epoch,
         lines_agent: AgentId::new("bus-bus1").unwrap(),
     };
-    let destinations = vec![
-        Arc::new(Destination::Memory(sink.clone())),
-        Arc::new(Destination::Memory(second.clone())),
-    ];
-    let mut spills = (Vec::new(), HashSet::new());
-    if let Some(usage) = usage {
-        for (name, destination) in ["first", "second"].into_iter().zip(&destinations) {
-            let name = Name::new(name).unwrap();
+    let (mut sites, mut unfinished) = (Vec::new(), HashSet::new());
+    for (name, sink) in [("first", &sink), ("second", &second)] {
+        let name = Name::new(name).unwrap();
+        let destination = Arc::new(Destination::Memory(sink.clone()));
+        let spill = usage.map(|usage| {
             let folder = dir.path().join("spill");
-            let (spill, _opened, found) =
-                Spill::open(&folder, &usage, (&name, Arc::clone(destination)), &journal).unwrap();
-            spills.0.push(spill);
-            spills.1.extend(found);
-        }
+            let its = (&name, Arc::clone(&destination));
+            let (spill, _opened, found) = Spill::open(&folder, usage, its, &journal).unwrap();
+            unfinished.extend(found);
+            spill
+        });
+        sites.push(Arc::new(Site {
+            name,
+            destination,
+            spill,
+        }));
     }
     let node = Node::new(
         identity,
         Budget::new(memory),
         journal,
         Ledger::new(true),
-        (table, destinations),
-        spills,
+        (Routing::new(table, sites), unfinished),
         stop.clone(),
     );
     let node = Arc::new(node);
-    for spill in node.spills() {
-        spill.start(&node).unwrap();
+    for (site, _leaving) in node.routing().sites() {
+        site.start(&node).unwrap();
     }
     Rig {
         node,

@@ -1,6 +1,6 @@
 //! A whole node over loopback: upgrade, admin pages, wrong requests, stop, restart.
 
-use std::path::Path;
+use std::{path::Path, sync::Mutex};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -23,12 +23,14 @@ use crate::testing::batch;
 struct Running {
     bound: Bound,
     stop: CancellationToken,
+    reload: Arc<Mutex<String>>,
+    asked: watch::Sender<u64>,
     ended: JoinSet<anyhow::Result<()>>,
 }
 
-fn config(dir: &Path) -> Config {
+fn text(dir: &Path) -> String {
     let dir = dir.display();
-    let text = format!(
+    format!(
         r#"
 zone = "dc1"
 cluster = "c"
@@ -44,8 +46,11 @@ path = "{dir}/out/{{topic}}"
 topic = "web*"
 to = [{{ destination = "local" }}]
 "#
-    );
-    config::parse(&text, "bus.toml").unwrap().value
+    )
+}
+
+fn config(dir: &Path) -> Config {
+    config::parse(&text(dir), "bus.toml").unwrap().value
 }
 
 async fn start(dir: &Path) -> Running {
@@ -53,12 +58,23 @@ async fn start(dir: &Path) -> Running {
     let (told, bound) = oneshot::channel();
     let mut ended = JoinSet::new();
     let token = stop.clone();
-    ended.spawn(run_with(config, token, move |bound| {
-        told.send(bound).unwrap();
-    }));
+    let (asked, hear) = watch::channel(0);
+    let reload = Arc::new(Mutex::new(String::new()));
+    let loads = Arc::clone(&reload);
+    let load = move || config::parse(&loads.lock().unwrap(), "bus.toml");
+    ended.spawn(run_with(
+        config,
+        Reload::new(hear, load),
+        token,
+        move |bound| {
+            told.send(bound).unwrap();
+        },
+    ));
     Running {
         bound: bound.await.unwrap(),
         stop,
+        reload,
+        asked,
         ended,
     }
 }
@@ -67,6 +83,36 @@ impl Running {
     async fn stop(mut self) {
         self.stop.cancel();
         self.ended.join_next().await.unwrap().unwrap().unwrap();
+    }
+
+    async fn status(&self) -> serde_json::Value {
+        let url = format!("http://{}/status", self.bound.admin);
+        let limit = Duration::from_secs(5);
+        let (status, body) = tributary_common::http::get(&url, None, limit)
+            .await
+            .unwrap();
+        assert!(status.is_success());
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    /// Gives it another configuration, and waits until it counts, or has this fault.
+    async fn reload(&self, text: &str, fault: &str) -> serde_json::Value {
+        let before = self.status().await["config"].clone();
+        text.clone_into(&mut self.reload.lock().unwrap());
+        self.asked.send_modify(|number| *number += 1);
+        for _look in 0..3_000 {
+            let page = self.status().await;
+            let said = page["config"]["fault"].as_str().unwrap();
+            let is_so = match fault {
+                "" => said.is_empty() && page["config"]["version"] != before["version"],
+                fault => said.contains(fault) && page["config"]["version"] == before["version"],
+            };
+            if is_so {
+                return page;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{fault:?} did not come: {}", self.status().await);
     }
 
     /// Sends a request as it is and returns all that comes back.
@@ -124,13 +170,17 @@ async fn hear(stream: &mut TcpStream) -> Option<Frame> {
     Some(wire::decode(prelude, Bytes::from(bytes)).unwrap())
 }
 
-async fn send(stream: &mut TcpStream, (header, payload): (BatchHeader, Bytes)) -> Outcome {
+async fn ask(stream: &mut TcpStream, (header, payload): (BatchHeader, Bytes)) -> Option<Frame> {
     let frame = Frame::Batch(Box::new(header), payload);
     stream
         .write_all(&wire::encode(&frame).unwrap())
         .await
         .unwrap();
-    match hear(stream).await {
+    hear(stream).await
+}
+
+async fn send(stream: &mut TcpStream, batch: (BatchHeader, Bytes)) -> Outcome {
+    match ask(stream, batch).await {
         Some(Frame::Receipts(mut receipts)) => receipts.remove(0).outcome,
         other => panic!("{other:?}"),
     }
@@ -248,23 +298,101 @@ async fn the_status_says_what_a_person_asks_first() {
     let node = start(dir.path()).await;
     let mut stream = agent(node.bound).await;
     send(&mut stream, batch("web", 1, 1, &["one", "two"])).await;
-    let url = format!("http://{}/status", node.bound.admin);
-    let ask = async || {
-        let limit = Duration::from_secs(5);
-        let (status, body) = tributary_common::http::get(&url, None, limit)
-            .await
-            .unwrap();
-        assert!(status.is_success());
-        serde_json::from_slice::<serde_json::Value>(&body).unwrap()
-    };
-    let mut page = ask().await;
+    let mut page = node.status().await;
     // A batch is answered before its memory is given back.
     while page["memory"]["used_bytes"] != 0 {
-        page = ask().await;
+        page = node.status().await;
     }
     assert_eq!(page["node"], "bus1");
     assert_eq!(page["connections"], 1);
     assert_eq!(page["destinations"][0]["state"], "up");
     assert_eq!(page["topics"]["web"]["delivered_records"], 2);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_and_destinations_change_while_the_node_runs() {
+    let dir = TempDir::new().unwrap();
+    let node = start(dir.path()).await;
+    let mut stream = agent(node.bound).await;
+    send(&mut stream, batch("web", 1, 1, &["one"])).await;
+    let refused = ask(&mut stream, batch("db", 2, 1, &["a"])).await;
+    assert!(
+        matches!(&refused, Some(Frame::Refuse(refusal)) if refusal.detail.contains("no route")),
+        "{refused:?}"
+    );
+
+    let path = dir.path().display();
+    let second = format!(
+        "\n[[destination]]\nname = \"second\"\nkind = \"file\"\npath = \"{path}/second/{{topic}}\"\n\
+         [[route]]\ntopic = \"db\"\nto = [{{ destination = \"second\" }}]\n"
+    );
+    node.reload(&(text(dir.path()) + &second), "").await;
+    let outcome = send(&mut stream, batch("db", 2, 1, &["a"])).await;
+    assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
+    let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
+    assert_eq!(read("second/db/bus1.log"), "a\n");
+
+    // "web" goes elsewhere, and "local" lies elsewhere.
+    let moved = (text(dir.path()) + &second)
+        .replace("destination = \"local\"", "destination = \"second\"")
+        .replace("/out/", "/other/");
+    node.reload(&moved, "").await;
+    let again = send(&mut stream, batch("web", 1, 1, &["one"])).await;
+    assert_eq!(again, Outcome::Duplicate, "it went the whole way before");
+    send(&mut stream, batch("web", 1, 2, &["two"])).await;
+    assert_eq!(read("second/web/bus1.log"), "two\n");
+
+    // Nothing leads to "local" any more: it goes, and comes back.
+    let local = moved.find("[[destination]]").unwrap()..moved.find("[[route]]").unwrap();
+    let mut without = moved.clone();
+    without.replace_range(local, "");
+    node.reload(&without, "").await;
+    while node.status().await["destinations"]
+        .as_array()
+        .unwrap()
+        .len()
+        > 1
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let page = node.reload(&text(dir.path()), "").await;
+    assert!(page["destinations"].to_string().contains("local"), "{page}");
+    send(&mut stream, batch("web", 1, 3, &["three"])).await;
+    assert_eq!(read("out/web/bus1.log"), "one\nthree\n");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_configuration_is_refused_whole_and_the_old_one_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let node = start(dir.path()).await;
+    let good = text(dir.path());
+    let route = "[[route]]\ntopic = \"db\"\nto = [{ destination = \"local\" }]\n";
+    let check = async |text: String, fault: &str| {
+        let page = node.reload(&text, fault).await;
+        assert_eq!(page["destinations"].as_array().unwrap().len(), 1, "{page}");
+    };
+    check(format!("{good}\n[[ruote]]\n"), "ruote: is unknown").await;
+    let key = "node: cannot change while the bus runs; restart it";
+    check(good.replace("\"bus1\"", "\"bus2\"") + route, key).await;
+    let spill = "cannot change from or to 0B while the bus runs";
+    check(format!("{good}{route}[spill]\nmax = \"0B\"\n"), spill).await;
+    let nowhere = "\n[[destination]]\nname = \"b\"\nkind = \"file\"\npath = \"/proc/no/{topic}\"\n";
+    check(
+        format!("{good}{nowhere}{route}"),
+        "failed to start destination b",
+    )
+    .await;
+
+    let mut stream = agent(node.bound).await;
+    let refused = ask(&mut stream, batch("db", 2, 1, &["a"])).await;
+    assert!(matches!(refused, Some(Frame::Refuse(_))), "{refused:?}");
+    send(&mut stream, batch("web", 1, 1, &["one"])).await;
+    let page = node
+        .reload(&format!("{good}{route}[spill]\nmax = \"1MiB\"\n"), "")
+        .await;
+    assert_eq!(page["spill"]["max_bytes"], 1 << 20);
+    send(&mut stream, batch("db", 2, 1, &["a"])).await;
     node.stop().await;
 }

@@ -231,7 +231,7 @@ pub struct Health {
     /// Agent only: its tasks.
     #[serde(default)]
     pub tasks: Vec<TaskHealth>,
-    /// Agent only: its configuration.
+    /// Agent and bus: its configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ConfigHealth>,
     /// Bus only: open agent connections.

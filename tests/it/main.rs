@@ -12,6 +12,7 @@ mod live;
 mod person;
 mod post;
 mod real_writers;
+mod routes;
 mod secure;
 mod shapes;
 mod spill;

@@ -58,6 +58,16 @@ pub(super) struct Kept {
     pub(super) landing: Option<Landing>,
 }
 
+impl Kept {
+    /// What was kept, with nothing left here.
+    fn given_back(&mut self) -> Self {
+        Self {
+            batch: self.batch.take(),
+            landing: self.landing.take(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Kept {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kept").finish_non_exhaustive()
@@ -503,8 +513,18 @@ impl Spill {
     }
 
     fn not_written(&self, id: BatchId, why: String, after: &mut After) {
-        if let Some(entry) = self.lock().not_stored(id) {
-            after.fail(entry.data, Failure::Unavailable(why));
+        let mut queue = self.lock();
+        let out = match queue.not_stored(id) {
+            Some(entry) => Some(entry.data),
+            // It is tried again, and after the end by nobody.
+            None if self.is_stopped() && !queue.entry(id).is_some_and(Entry::is_flying) => {
+                queue.data(id).map(Kept::given_back)
+            }
+            None => None,
+        };
+        drop(queue);
+        if let Some(kept) = out {
+            after.fail(kept, Failure::Unavailable(why));
         }
     }
 
@@ -586,6 +606,23 @@ impl Spill {
         // A thread that is gone has panicked; its join says so.
         drop(self.writes.send(Command::Close));
         self.join(&self.writer);
+    }
+
+    /// Whether nothing waits here, neither on the disk nor on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// After [`Spill::close`], where the node goes on: whoever still waits for a batch is told to come
+    /// again, and what is on the disk is counted by who opens it next.
+    pub(crate) fn give_back(self: &Arc<Self>) {
+        let mut after = After::default();
+        for kept in self.lock().all() {
+            let why = "the destination's settings change".to_owned();
+            after.fail(kept.given_back(), Failure::Unavailable(why));
+        }
+        self.finish(after);
+        self.store.leave();
     }
 
     fn join(&self, thread: &Mutex<Option<JoinHandle<()>>>) {

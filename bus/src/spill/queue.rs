@@ -248,6 +248,20 @@ impl<T> Queue<T> {
         Some(&mut entry.data)
     }
 
+    /// Whether there is no entry.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// The data of all entries.
+    pub(crate) fn all(&mut self) -> impl Iterator<Item = &mut T> {
+        let entries = self
+            .streams
+            .values_mut()
+            .flat_map(|state| state.entries.values_mut());
+        entries.map(|entry| &mut entry.data)
+    }
+
     /// The target takes something, or does not. Returns the batches that are on their way to a
     /// target that has gone down: they are to be written to the disk as copies.
     pub(crate) fn set_down(&mut self, target: &Arc<str>, down: bool) -> Vec<BatchId> {

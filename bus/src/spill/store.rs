@@ -239,6 +239,14 @@ impl Store {
         &self.usage
     }
 
+    /// What lies here does not count any more: somebody else opens it. After the end.
+    pub(super) fn leave(&self) {
+        for (_number, segment) in std::mem::take(&mut *self.lock()) {
+            self.usage.sub(segment.bytes);
+            self.usage.fewer_batches(segment.live);
+        }
+    }
+
     /// A new segment's number and path. It is made by the writer.
     pub(super) fn begin(&self) -> (u64, PathBuf) {
         let mut segments = self.lock();

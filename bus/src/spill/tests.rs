@@ -72,8 +72,7 @@ async fn send(rig: &Rig, topic: &str, stream: u64, seq: u64) -> String {
 
 async fn drained(rig: &Rig) {
     until("an empty spill", || {
-        rig.node
-            .spills()
+        rig.spills()
             .iter()
             .all(|spill| spill.backlog().batches == 0 && spill.mode() == Mode::Direct)
     })
@@ -106,7 +105,7 @@ async fn while_a_destination_is_down_batches_are_acknowledged_from_the_disk() {
         assert_eq!(send(&rig, "web", 1, seq).await, "spilled");
         assert_eq!(send(&rig, "web", 2, seq - 1).await, "spilled");
     }
-    assert_eq!(rig.node.spills()[0].mode(), Mode::Spilling);
+    assert_eq!(rig.spill().mode(), Mode::Spilling);
     assert_eq!(rig.node.counts()[&"web".parse().unwrap()].spilled, 38);
     assert_eq!(send(&rig, "web", 1, 5).await, "spilled", "a repeat");
     rig.sink.set_down(None);
@@ -131,7 +130,7 @@ async fn the_next_life_drains_what_the_last_one_spilled() {
     assert_eq!(arrived(&rig, 1), (1..=10).collect::<Vec<_>>());
     assert_eq!(send(&rig, "web", 1, 3).await, "duplicate");
     let rig = again(rig);
-    assert_eq!(rig.node.spills()[0].backlog().batches, 0);
+    assert_eq!(rig.spill().backlog().batches, 0);
     assert!(arrived(&rig, 1).is_empty());
 }
 

@@ -6,7 +6,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -29,9 +29,7 @@ const MAX_BATCHES: u64 = 2_000_000;
 #[derive(Debug)]
 pub(crate) struct Usage {
     dir: PathBuf,
-    max: u64,
-    min_free_percent: f64,
-    when_full: WhenFull,
+    limits: RwLock<SpillLimits>,
     /// Bytes of one segment.
     pub(super) segment_bytes: u64,
     pub(super) remove_after: Duration,
@@ -46,9 +44,7 @@ impl Usage {
     pub(crate) fn new(dir: &Path, limits: SpillLimits) -> Self {
         Self {
             dir: dir.to_owned(),
-            max: limits.max,
-            min_free_percent: limits.min_free_percent,
-            when_full: limits.when_full,
+            limits: RwLock::new(limits),
             segment_bytes: 64 << 20,
             remove_after: REMOVE_AFTER,
             used: AtomicU64::new(0),
@@ -72,6 +68,16 @@ impl Usage {
         }
     }
 
+    fn limits(&self) -> SpillLimits {
+        // They are set whole.
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Other limits count from now on. What is there stays, also where it is more.
+    pub(crate) fn limit(&self, limits: SpillLimits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
     /// Bytes on the disk.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
@@ -79,7 +85,7 @@ impl Usage {
 
     /// The most bytes on the disk.
     pub(crate) fn max(&self) -> u64 {
-        self.max
+        self.limits().max
     }
 
     pub(super) fn add(&self, bytes: u64) {
@@ -117,14 +123,14 @@ impl Usage {
         match recently.filter(|(at, _why)| at.elapsed() < FULL_FOR) {
             Some((_at, why)) => Err(why),
             // Room can be made; the writer tries.
-            None if self.when_full == WhenFull::DropOldest => Ok(()),
+            None if self.when_full() == WhenFull::DropOldest => Ok(()),
             None => self.room().map(drop),
         }
     }
 
     /// What it does when there is no room.
     pub(super) fn when_full(&self) -> WhenFull {
-        self.when_full
+        self.limits().when_full
     }
 
     /// How many bytes there is room for.
@@ -132,9 +138,10 @@ impl Usage {
     /// # Errors
     /// Why there is none.
     pub(crate) fn room(&self) -> Result<u64, String> {
-        let left = self.max.saturating_sub(self.used());
+        let limits = self.limits();
+        let left = limits.max.saturating_sub(self.used());
         if left == 0 {
-            return Err(format!("the spill is full: it holds {} bytes", self.max));
+            return Err(format!("the spill is full: it holds {} bytes", limits.max));
         }
         if self.batches.load(Ordering::Relaxed) >= MAX_BATCHES {
             return Err(format!("the spill is full: it holds {MAX_BATCHES} batches"));
@@ -146,7 +153,7 @@ impl Usage {
             clippy::cast_sign_loss,
             reason = "a share of a disk needs no exact bytes"
         )]
-        let keep = (space.total as f64 * self.min_free_percent / 100.0) as u64;
+        let keep = (space.total as f64 * limits.min_free_percent / 100.0) as u64;
         match space.free.saturating_sub(keep) {
             0 => Err(format!(
                 "the spill's disk has {} bytes free; {keep} are left alone",

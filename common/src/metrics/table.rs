@@ -515,6 +515,24 @@ pub const TABLE: &[Metric] = &[
         "Damaged bytes found in the journal at the start.",
     ),
     counter(
+        "tributary_bus_config_loads_total",
+        Unit::Count,
+        &["outcome"],
+        "Configurations that came while it ran: applied, unchanged, refused.",
+    ),
+    gauge(
+        "tributary_bus_config_applied_seconds",
+        Unit::Seconds,
+        &[],
+        "Since when the configuration counts, in seconds since 1970.",
+    ),
+    gauge(
+        "tributary_bus_config_faulty_count",
+        Unit::Count,
+        &[],
+        "1 when the last configuration was refused and the one before it goes on, else 0.",
+    ),
+    counter(
         "tributary_bus_report_failures_total",
         Unit::Count,
         &[],

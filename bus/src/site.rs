@@ -1,0 +1,196 @@
+//! A destination in this life of the node, with its spill: how it is opened, started, closed.
+//!
+//! Used at the start, and for each destination that comes, changes or goes while the node runs. Not for:
+//! which batch goes to it (see [`crate::routing`]), what it is (see [`crate::destination`]).
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tributary_common::{
+    disk,
+    ids::{BatchId, Name, NodeId},
+};
+
+use crate::{
+    config::{Config, DestinationConfig, DestinationKind},
+    destination::{Destination, file::FileSink, kafka::Kafka},
+    done::DestinationNo,
+    journal::Journal,
+    node::Node,
+    spill::{Spill, Usage},
+};
+
+/// How long a destination may take to finish what it was given.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
+
+/// A destination with its spill, where the node has room for one.
+#[derive(Debug)]
+pub(crate) struct Site {
+    /// Its configured name.
+    pub(crate) name: Name,
+    /// The destination.
+    pub(crate) destination: Arc<Destination>,
+    /// Its disk.
+    pub(crate) spill: Option<Arc<Spill>>,
+}
+
+impl Site {
+    /// Its number in the journal.
+    pub(crate) fn no(&self) -> DestinationNo {
+        self.destination.no()
+    }
+
+    /// Now its spill takes batches, and drains what it holds.
+    ///
+    /// # Errors
+    /// When there are no threads left.
+    pub(crate) fn start(&self, node: &Arc<Node>) -> anyhow::Result<()> {
+        self.spill
+            .as_ref()
+            .map_or(Ok(()), |spill| spill.start(node))
+    }
+
+    /// Why it cannot be taken away: what its disk holds has nowhere else to go.
+    pub(crate) fn holds(&self) -> Option<String> {
+        let backlog = self.spill.as_ref()?.backlog();
+        (backlog.batches > 0).then(|| {
+            format!(
+                "has {} batches in its spill that wait for it; leave it in the file, without routes, until they are delivered",
+                backlog.batches
+            )
+        })
+    }
+
+    /// Whether nothing that it was given is unanswered, as far as its spill knows.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.spill.as_ref().is_none_or(|spill| spill.is_empty())
+    }
+
+    /// Finishes what is in flight within [`GRACE`], and ends. Blocks. What is in its spill is opened by
+    /// its next life; whoever still waits for a batch is told to come again.
+    pub(crate) fn close(&self) {
+        close_all(&[self]);
+        if let Some(spill) = &self.spill {
+            spill.give_back();
+        }
+    }
+}
+
+/// Closes destinations side by side: each has the whole grace. Blocks.
+pub(crate) fn close_all(sites: &[&Site]) {
+    let spills = || sites.iter().filter_map(|site| site.spill.as_ref());
+    for spill in spills() {
+        spill.stop();
+    }
+    std::thread::scope(|scope| {
+        for site in sites {
+            scope.spawn(|| site.destination.close(GRACE));
+        }
+    });
+    for spill in spills() {
+        spill.close();
+    }
+}
+
+/// What destinations are made with.
+#[derive(Debug, Clone)]
+pub(crate) struct Workshop {
+    journal: Journal,
+    node: NodeId,
+    memory: u64,
+    dir: PathBuf,
+    /// The disk that all spills share; none where there is no spill.
+    usage: Option<Arc<Usage>>,
+}
+
+impl Workshop {
+    /// A workshop for the destinations of this configuration. Blocks shortly.
+    ///
+    /// # Errors
+    /// When the spill's folder cannot be made.
+    pub(crate) fn new(config: &Config, journal: &Journal) -> anyhow::Result<Self> {
+        let dir = config.data_dir.join("spill");
+        let usage = match config.spill {
+            Some(limits) => {
+                disk::create_dir_all(&dir)?;
+                Some(Arc::new(Usage::new(&dir, limits)))
+            }
+            None => None,
+        };
+        Ok(Self {
+            journal: journal.clone(),
+            node: config.node.clone(),
+            memory: config.limits.memory,
+            dir,
+            usage,
+        })
+    }
+
+    /// The disk that all spills share.
+    pub(crate) fn usage(&self) -> Option<&Arc<Usage>> {
+        self.usage.as_ref()
+    }
+
+    /// Says what lies in the spill's folder and has no destination.
+    ///
+    /// # Errors
+    /// A disk that does not answer.
+    pub(crate) fn warn_of_strangers(&self, config: &Config) -> anyhow::Result<()> {
+        if !self.dir.is_dir() {
+            return Ok(());
+        }
+        let left = disk::list(&self.dir)?;
+        if self.usage.is_none() && !left.is_empty() {
+            tracing::warn!(dir = %self.dir.display(), "there is a spill of an earlier life and no [spill] max in the configuration: what is in it is not delivered");
+            return Ok(());
+        }
+        for dir in left {
+            let mut names = config.destinations.iter().map(|one| one.name.as_str());
+            let is_empty = dir.is_dir() && disk::list(&dir)?.is_empty();
+            if !is_empty && !names.any(|name| dir.ends_with(name)) {
+                tracing::warn!(dir = %dir.display(), "there is a spill of a destination that is not configured: what is in it is not delivered");
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a destination and opens its spill. Gives the batches that the spill holds, too. Blocks.
+    ///
+    /// # Errors
+    /// Settings that it refuses, a disk that does not answer.
+    pub(crate) fn open(&self, config: &DestinationConfig) -> anyhow::Result<(Site, Vec<BatchId>)> {
+        let name = &config.name;
+        let destination = match &config.kind {
+            DestinationKind::Kafka(cluster) => {
+                Kafka::start(name, cluster, self.memory, &self.journal).map(Destination::Kafka)
+            }
+            DestinationKind::File { path } => {
+                FileSink::start(name, path, &self.node, &self.journal).map(Destination::File)
+            }
+        };
+        let destination = Arc::new(destination?);
+        let mut site = Site {
+            name: name.clone(),
+            destination,
+            spill: None,
+        };
+        let mut found = Vec::new();
+        if let Some(usage) = &self.usage {
+            let its = (name, Arc::clone(&site.destination));
+            let opened = Spill::open(&self.dir, usage, its, &self.journal)
+                .with_context(|| format!("failed to open the spill of destination {name}"));
+            match opened {
+                Ok((spill, opened, held)) => {
+                    opened.tell(name);
+                    site.spill = Some(spill);
+                    found = held;
+                }
+                Err(error) => {
+                    site.close();
+                    return Err(error);
+                }
+            }
+        }
+        Ok((site, found))
+    }
+}

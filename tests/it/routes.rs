@@ -1,0 +1,109 @@
+//! Where topics go changes while lines flow: other rules, other settings of a destination.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Result, ensure};
+use tributary_tests::{
+    cluster::{Layout, SETTLE_LIMIT, glob_of},
+    kafka::{self, Arrived},
+    ledger,
+    oracle::Verdict,
+    poll, product, scratch,
+    writer::{Background, Rotation, Schedule, Writer, Written},
+};
+
+/// A bus says something of it soon.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Gives the bus another configuration and waits until it counts.
+fn reload(bus: &mut product::Node, config: &str) -> Result<()> {
+    let version = |bus: &product::Node| Ok(bus.status()?["config"]["version"].clone());
+    let before = version(bus)?;
+    bus.reload(config)?;
+    let look = || version(bus);
+    poll::until_seen("the configuration to count", SOON, look, |now| {
+        *now != before
+    })
+    .map(drop)
+}
+
+/// Every line once in one of the places, each of which has them in order.
+fn must_lie_once(written: &[Written], places: &[Vec<Arrived>]) -> Result<()> {
+    for arrived in places {
+        let verdict = Verdict::on_kafka(written, arrived);
+        ensure!(verdict.disordered == 0, "out of order: {verdict:?}");
+    }
+    let all: Vec<Arrived> = places.iter().flatten().cloned().collect();
+    // Between two places there is no order.
+    Verdict {
+        disordered: 0,
+        ..Verdict::on_kafka(written, &all)
+    }
+    .must_be_perfect()
+}
+
+#[test]
+fn routes_and_destinations_change_under_load_and_every_line_arrives_once() -> Result<()> {
+    let kafka = kafka::shared()?;
+    scratch::scenario("routes", |folder| {
+        for topic in ["routes", "routes.b"] {
+            kafka.create_topic(topic, 3)?;
+        }
+        let layout = Layout::new(folder, "routes").delivers_to(&kafka.bootstrap(), &[]);
+        let mut writer = Writer::new(&folder.join("logs"), 1, 9)?;
+        let other = Writer::new(&folder.join("logs"), 2, 9)?;
+        let layout = layout.verbatim().agent(&[glob_of(&writer)]);
+        let mut cluster = layout.agent(&[glob_of(&other)]).start()?;
+        let good = fs::read_to_string(cluster.bus.folder().join("config.toml"))?;
+        let route = "topic = \"*\"";
+        ensure!(good.contains(route), "{good}");
+
+        // Without a route the agent holds what it has and says why; with one it comes by itself.
+        reload(&mut cluster.bus, &good.replace(route, "topic = \"other\""))?;
+        writer.write(1_000)?;
+        let agent = &cluster.agents[0];
+        poll::until("the agent to say that there is no route", SOON, || {
+            let said = agent.status()?.to_string();
+            Ok(said.contains("no route matches the topic").then_some(()))
+        })?;
+        let held = ledger::topic(cluster.manager.admin(), "routes")?;
+        ensure!(held.delivered == 0 && held.unexplained == 0, "{held:?}");
+        cluster
+            .bus
+            .reload(&good.replace("[[route]]", "[[ruote]]"))?;
+        poll::until("a fault", SOON, || {
+            let config = cluster.bus.status()?["config"].clone();
+            let fault = config["fault"].as_str().unwrap_or_default();
+            Ok(fault.contains("did you mean \"route\"?").then_some(()))
+        })?;
+        reload(&mut cluster.bus, &good)?;
+
+        let ways = [Rotation::Rename];
+        let mut random = fastrand::Rng::with_seed(9);
+        let schedule = Schedule::random(16_000, 4_000, 2, &ways, &mut random);
+        let background = Background::start(other, schedule);
+        let to = "to = [{ destination = \"main\" }]";
+        let elsewhere = good.replace(
+            to,
+            "to = [{ destination = \"main\", topic = \"{topic}.b\" }]",
+        );
+        let others = good.replace(
+            "options = {",
+            "options = { \"socket.timeout.ms\" = \"20000\"",
+        );
+        ensure!(elsewhere != good && others != good, "{good}");
+        let slowly = format!("{others}[spill]\nmax = \"1GiB\"\n");
+        for config in [&elsewhere, &good, &others, &slowly, &elsewhere, &good] {
+            reload(&mut cluster.bus, config)?;
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let other = background.finish()?;
+        let written = [writer.written().clone(), other.written().clone()];
+        let lines = written.iter().map(Written::lines).sum();
+        ledger::must_agree(cluster.manager.admin(), "routes", lines, SETTLE_LIMIT)?;
+        let places = [kafka.read_all("routes")?, kafka.read_all("routes.b")?];
+        ensure!(!places[1].is_empty(), "nothing went elsewhere");
+        must_lie_once(&written, &places)?;
+        cluster.stop()
+    })
+}
