@@ -89,6 +89,12 @@ pub static SCHEMA: Schema = Schema::new(
             "7d",
             "How long the place in the files of a removed task is kept: added again within, it goes on there.",
         ),
+        Key::default(
+            "return_after",
+            Kind::duration("1s", "7d"),
+            "1m",
+            "On a standby cluster: after how long it is looked whether an earlier one is there again. Each agent picks a moment between once and twice this.",
+        ),
         Key::optional_table("manager", &MANAGER),
         Key::tables(
             "bus",
@@ -132,6 +138,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// How long the checkpoint keeps what it knows of removed tasks, in ms.
     pub keep_removed: u64,
+    /// After how long an agent on a standby cluster looks for an earlier one, up to twice, in ms.
+    pub return_after: u64,
     /// Who counts.
     pub manager: Option<Manager>,
     /// Clusters in failover order, at least one.
@@ -172,6 +180,7 @@ struct RawConfig {
     state_dir: PathBuf,
     admin: SocketAddr,
     keep_removed: u64,
+    return_after: u64,
     manager: Option<Manager>,
     bus: Vec<Cluster>,
     tls: Option<tls::DialerSettings>,
@@ -209,6 +218,7 @@ fn check(raw: RawConfig, checker: &mut Checker) -> Option<Config> {
         state_dir,
         admin,
         keep_removed,
+        return_after,
         manager,
         bus,
         tls,
@@ -242,6 +252,7 @@ fn check(raw: RawConfig, checker: &mut Checker) -> Option<Config> {
         state_dir,
         admin,
         keep_removed,
+        return_after,
         manager,
         bus,
         tls,

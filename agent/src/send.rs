@@ -2,15 +2,17 @@
 //!
 //! One loop owns the window and the connection. Batches are taken in at any time, also while there is
 //! no connection; memory is bounded by their permits. An answer is written to the checkpoint before
-//! the batch is forgotten. A connection that is silent for too long is given up, and what was in
-//! flight is sent again elsewhere with the same identity.
+//! the batch is forgotten. A node that hangs is given up, and what was in flight is sent again
+//! elsewhere with the same identity; one that asks us to go is left when all of that is answered.
 //!
 //! Not for: making batches (see [`crate::reader`]). Started by [`crate::run`].
 
 mod ahead;
+mod connect;
 mod link;
 mod nodes;
 mod pace;
+mod pulse;
 mod ways;
 mod window;
 
@@ -35,9 +37,11 @@ pub(crate) use window::ClassLoad;
 pub(crate) use self::ways::Ways;
 use self::{
     ahead::Ahead,
+    connect::Home,
     link::{Link, LinkError},
     nodes::Nodes,
     pace::Pace,
+    pulse::{Due, Pulse},
     ways::changed,
     window::Window,
 };
@@ -47,10 +51,6 @@ use crate::{
     status::{Refused, Status},
 };
 
-/// A node is asked this often whether it is there.
-const PING_EVERY: Duration = Duration::from_secs(10);
-/// A node that says nothing for so long is given up. It answers a ping at once, whatever Kafka does.
-const SILENT: Duration = Duration::from_secs(30);
 /// What a batch has about, compressed: classes and streams take turns by so much.
 const PIECE_BYTES: u64 = 64 << 10;
 /// After the stop, acknowledgements are waited for this long, or this long without a connection.
@@ -62,6 +62,11 @@ const ANSWERS_AT_ONCE: usize = 64;
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// A connection that lived this long was a good one.
 const GOOD_LIFE: Duration = Duration::from_secs(5);
+/// Asked to go, answers to what is in flight are waited for this long: longer than a node takes to
+/// stop, since what is given up is sent again elsewhere, and the node may have delivered it.
+const GO_WITHIN: Duration = Duration::from_secs(15);
+/// A node that asked us to go stands behind its neighbours for so long.
+const LEFT_FOR: Duration = Duration::from_secs(300);
 
 /// A batch on its way.
 #[derive(Debug)]
@@ -85,6 +90,14 @@ pub(crate) struct Sender {
     ways: watch::Receiver<Ways>,
     /// They changed since the order of the nodes was made.
     reorder: bool,
+    /// The last node hung.
+    hung: bool,
+    /// A node asked us to go; with nothing to send the next one is not sought before.
+    rest_until: Option<Instant>,
+    /// A node of a better cluster that has welcomed us.
+    found: Option<(usize, Link)>,
+    /// On a standby cluster, a better one is looked for after this, up to twice.
+    return_after: Duration,
     incoming: mpsc::Receiver<Vec<Outgoing>>,
     /// The reader is done.
     ended: bool,
@@ -92,6 +105,7 @@ pub(crate) struct Sender {
     status: Arc<Status>,
     pace: Pace,
     ahead: Ahead,
+    pulse: Pulse,
     window: Window,
     counters: Counters,
     /// When the stop was heard.
@@ -131,8 +145,10 @@ type Told = BTreeMap<String, String>;
 enum Close {
     /// Everything is acknowledged, and nothing more comes.
     Done,
-    /// The node asked us to go, and to come back to it only after this time.
-    GoAway(Instant),
+    /// The node asked us to go, or the configuration.
+    GoAway,
+    /// Another node of a better cluster has welcomed us.
+    Home,
     /// It broke.
     Broken(LinkError),
 }
@@ -140,11 +156,11 @@ enum Close {
 /// One connection's state.
 struct Session {
     link: Link,
-    heard: Instant,
-    ping_at: Instant,
     pings: u64,
-    /// When the node asked us to go: nothing new is sent.
+    /// The node asked us to go: nothing new is sent.
     leave_by: Option<Instant>,
+    /// The way to a better cluster.
+    home: Home,
 }
 
 impl Sender {
@@ -164,12 +180,17 @@ impl Sender {
             tls,
             ways,
             reorder: false,
+            hung: false,
+            rest_until: None,
+            found: None,
+            return_after: first.return_after,
             incoming,
             ended: false,
             checkpoint,
             status,
             pace: Pace::new(first.bucket()),
             ahead: Ahead::new(Instant::now()),
+            pulse: Pulse::new(Instant::now()),
             window: Window::new(PIECE_BYTES),
             counters: Counters::new(),
             stopped: None,
@@ -199,7 +220,7 @@ impl Sender {
             gauge!("tributary_agent_connected_count").set(1.0);
             let began = Instant::now();
             let addr = addr.to_owned();
-            let close = self.session(link, &addr, &stop).await;
+            let close = self.session(link, (node, &addr), &stop).await;
             gauge!("tributary_agent_connected_count").set(0.0);
             let now = Instant::now();
             if now.saturating_duration_since(began) >= GOOD_LIFE {
@@ -208,9 +229,15 @@ impl Sender {
             self.window.reset();
             let why = match close {
                 Close::Done => return Ok(()),
-                Close::GoAway(until) => {
-                    self.nodes.leave(node, until);
+                Close::GoAway => {
+                    self.nodes.leave(node, now + LEFT_FOR);
                     "the node asked us to connect elsewhere".to_owned()
+                }
+                Close::Home => "a better cluster is there again".to_owned(),
+                Close::Broken(error @ (LinkError::Silent(_) | LinkError::Unanswered(_))) => {
+                    self.hung = true;
+                    self.nodes.hangs(node, now, &mut self.rng);
+                    error.to_string()
                 }
                 Close::Broken(error) => {
                     self.nodes.failed(node, now, &mut self.rng);
@@ -229,49 +256,6 @@ impl Sender {
                 link.connected = false;
                 link.last_error = format!("{addr}: {why}");
             });
-        }
-    }
-
-    /// Tries nodes until one welcomes us; `None` when it is time to end.
-    async fn connect(
-        &mut self,
-        stop: &CancellationToken,
-        told: &mut Told,
-    ) -> Option<(usize, Link)> {
-        loop {
-            if self.ended && self.window.is_empty() {
-                return None;
-            }
-            if self.reorder || self.ways.has_changed().unwrap_or(false) {
-                self.take_over();
-            }
-            let now = Instant::now();
-            match self.nodes.pick(now) {
-                Ok(node) => {
-                    let addr = self.nodes.name(node).1.to_owned();
-                    let hello = self.hello.clone();
-                    let tls = self.tls.clone();
-                    let open = Link::open(&addr, hello, tls.as_deref());
-                    let opened = self.meanwhile(open, stop).await?;
-                    match opened {
-                        Ok(link) => return Some((node, link)),
-                        Err(error) => {
-                            self.nodes.failed(node, Instant::now(), &mut self.rng);
-                            self.tell(&addr, &error, told);
-                        }
-                    }
-                }
-                Err(until) => {
-                    let mut ways = self.ways.clone();
-                    let first = async move {
-                        select! {
-                            () = sleep_until(until) => false,
-                            () = changed(&mut ways) => true,
-                        }
-                    };
-                    self.reorder |= self.meanwhile(first, stop).await?;
-                }
-            }
         }
     }
 
@@ -350,24 +334,47 @@ impl Sender {
     }
 
     /// Speaks with one node until the connection ends.
-    async fn session(&mut self, link: Link, addr: &str, stop: &CancellationToken) -> Close {
+    async fn session(
+        &mut self,
+        link: Link,
+        (node, addr): (usize, &str),
+        stop: &CancellationToken,
+    ) -> Close {
         let now = Instant::now();
         self.window.open(&link.welcome);
         self.ahead.begin(link.greeted_in, now);
+        self.pulse.begin(self.nodes.has_others(), now);
         let mut session = Session {
             link,
-            heard: now,
-            ping_at: now + PING_EVERY,
             pings: 0,
             leave_by: None,
+            home: self.way_home(node, now),
         };
+        let close = self.converse(&mut session, (node, addr), stop).await;
+        self.found = session.home.take();
+        if let Close::Broken(LinkError::Silent(_) | LinkError::Unanswered(_)) = close {
+            session.link.cutter.cut();
+        }
+        match (close, session.leave_by) {
+            // It has answered all that it could, and stopped.
+            (Close::Broken(LinkError::Closed), Some(_)) => Close::GoAway,
+            (close, _) => close,
+        }
+    }
+
+    async fn converse(
+        &mut self,
+        session: &mut Session,
+        (node, addr): (usize, &str),
+        stop: &CancellationToken,
+    ) -> Close {
         loop {
             if self.ended && self.window.is_empty() {
                 return Close::Done;
             }
             let now = Instant::now();
             let deadline = self.stopped.map(|at| at + LAST_ANSWERS);
-            let filled = match self.fill(&mut session, now) {
+            let filled = match self.fill(session, now) {
                 Ok(filled) => filled,
                 Err(error) => return Close::Broken(error),
             };
@@ -379,25 +386,29 @@ impl Sender {
             };
             self.held_back(now, filled.into_iter().chain(paced).min());
             self.show();
-            let silent_at = session.heard + SILENT;
             if let Some(leave_by) = session.leave_by
                 && (leave_by <= now || self.window.in_flight() == 0)
             {
-                return Close::GoAway(leave_by.max(now));
+                return Close::GoAway;
             }
+            self.look_home(node, &mut session.home, now);
+            if session.home.is_found() && self.window.in_flight() == 0 {
+                return Close::Home;
+            }
+            self.pulse.in_flight(self.window.in_flight() > 0, now);
             let wake = [
                 filled,
                 paced,
                 self.window.next_time(),
-                Some(session.ping_at),
-                Some(silent_at),
                 session.leave_by,
+                session.home.next(),
                 deadline,
             ];
-            let wake = wake.into_iter().flatten().min().unwrap_or(silent_at);
+            let pulse = self.pulse.next();
+            let wake = wake.into_iter().flatten().fold(pulse, Instant::min);
             select! {
                 answer = session.link.answers.recv() => {
-                    if let Err(error) = self.on_answers(&mut session, answer) {
+                    if let Err(error) = self.on_answers(session, answer) {
                         return Close::Broken(error);
                     }
                 }
@@ -406,12 +417,13 @@ impl Sender {
                     Err(error) => return Close::Broken(error),
                 },
                 hand = self.incoming.recv(), if !self.ended => self.take_in(hand),
-                () = changed(&mut self.ways) => self.look_at_ways(&mut session, addr),
+                () = changed(&mut self.ways) => self.look_at_ways(session, addr),
                 () = stop.cancelled(), if self.stopped.is_none() => {
                     self.stopped = Some(Instant::now());
                 }
+                looked = session.home.looked() => self.looked(&mut session.home, looked),
                 () = sleep_until(wake) => {
-                    if let Some(close) = on_time(&mut session, deadline) {
+                    if let Some(close) = self.on_time(session, deadline) {
                         return close;
                     }
                 }
@@ -421,7 +433,7 @@ impl Sender {
 
     /// Queues what the socket takes. The answer is when the ceiling allows more.
     fn fill(&mut self, session: &mut Session, now: Instant) -> Result<Option<Instant>, LinkError> {
-        while session.leave_by.is_none() {
+        while session.leave_by.is_none() && !session.home.is_found() {
             match self.pace.has_room(session.link.writer.waiting(), now) {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -479,7 +491,7 @@ impl Sender {
         session: &mut Session,
         first: Option<Result<Frame, LinkError>>,
     ) -> Result<(), LinkError> {
-        session.heard = Instant::now();
+        self.pulse.heard(Instant::now());
         let mut ends = Vec::new();
         let mut next = first;
         let mut result = Ok(());
@@ -508,23 +520,31 @@ impl Sender {
         frame: Frame,
         ends: &mut Vec<Receipt>,
     ) -> Result<(), LinkError> {
+        let heard = self.pulse.heard_at();
+        if matches!(
+            frame,
+            Frame::Receipts(_) | Frame::Busy(_) | Frame::Refuse(_)
+        ) {
+            self.pulse.answered(heard);
+        }
         match frame {
             Frame::Receipts(receipts) => ends.extend(receipts),
             Frame::Busy(busy) => {
                 counter!("tributary_agent_busy_total").increment(1);
-                if let Some(batch) = self.window.busy(&busy, session.heard) {
+                if let Some(batch) = self.window.busy(&busy, heard) {
                     batch.permit.stands_still();
                 }
             }
-            Frame::Refuse(refusal) => self.refused(&refusal, session.heard),
+            Frame::Refuse(refusal) => self.refused(&refusal, heard),
             Frame::GoAway {
                 reconnect_within_ms,
             } => {
                 let spread = self.rng.u64(0..=u64::from(reconnect_within_ms));
-                session.leave_by = Some(session.heard + Duration::from_millis(spread.max(1)));
+                self.rest_until = Some(heard + Duration::from_millis(spread));
+                session.leave_by = Some(heard + GO_WITHIN);
             }
             Frame::Ping(number) => session.link.writer.push(&Frame::Pong(number))?,
-            Frame::Pong(number) => self.ahead.answered(number, session.heard),
+            Frame::Pong(number) => self.ahead.answered(number, heard),
             Frame::Error(why) => return Err(LinkError::Refused(why)),
             Frame::Hello(_) | Frame::Welcome(_) | Frame::Batch(..) => {
                 return Err(LinkError::Unexpected);
@@ -611,23 +631,22 @@ impl Sender {
             link.classes = classes;
         });
     }
-}
 
-/// Something was due: the end, a ping, or the end of patience.
-fn on_time(session: &mut Session, deadline: Option<Instant>) -> Option<Close> {
-    let now = Instant::now();
-    if deadline.is_some_and(|deadline| deadline <= now) {
-        return Some(Close::Done);
-    }
-    if session.heard + SILENT <= now {
-        return Some(Close::Broken(LinkError::Silent(SILENT)));
-    }
-    if session.ping_at <= now {
-        session.pings += 1;
-        session.ping_at = now + PING_EVERY;
-        if let Err(error) = session.link.writer.push(&Frame::Ping(session.pings)) {
-            return Some(Close::Broken(error));
+    /// Something was due: the end, a ping, or the end of patience.
+    fn on_time(&mut self, session: &mut Session, deadline: Option<Instant>) -> Option<Close> {
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return Some(Close::Done);
+        }
+        match self.pulse.due(now) {
+            Due::Nothing => None,
+            Due::Silent(after) => Some(Close::Broken(LinkError::Silent(after))),
+            Due::Unanswered(after) => Some(Close::Broken(LinkError::Unanswered(after))),
+            Due::Ping => {
+                session.pings += 1;
+                let pinged = session.link.writer.push(&Frame::Ping(session.pings));
+                pinged.err().map(Close::Broken)
+            }
         }
     }
-    None
 }

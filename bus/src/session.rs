@@ -11,6 +11,7 @@
 mod write;
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -19,14 +20,14 @@ use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tributary_common::{
     header::BatchHeader,
     wire::{self, Frame, Hello, PRELUDE_BYTES, Prelude, Welcome, WireError},
 };
 
-use self::write::{Word, write};
+use self::write::{ALIVE_EVERY, Word, write};
 use crate::{
     admit::{self, Admission},
     budget,
@@ -134,6 +135,7 @@ where
         answers,
         words,
         pings: 0,
+        said_alive: Instant::now(),
     };
     let write = write(writer, outgoing, spoken);
     tokio::pin!(write);
@@ -270,6 +272,8 @@ struct Session {
     answers: mpsc::Sender<Answered>,
     words: mpsc::Sender<Word>,
     pings: u32,
+    /// When the agent was last told that we read what it sends.
+    said_alive: Instant,
 }
 
 impl Session {
@@ -302,6 +306,30 @@ impl Session {
     async fn say(&self, word: Word) {
         // A writer that is gone has ended the session with its own error.
         drop(self.words.send(word).await);
+    }
+
+    /// Waits; meanwhile the agent hears that we are there: its pings lie unread.
+    async fn alive<T>(&self, wait: impl Future<Output = T>) -> T {
+        let mut wait = pin!(wait);
+        loop {
+            match timeout(ALIVE_EVERY, &mut wait).await {
+                Ok(done) => return done,
+                Err(_elapsed) => self.say_alive(),
+            }
+        }
+    }
+
+    /// Frame after frame is read: a ping may be far behind.
+    fn still_there(&mut self) {
+        if self.said_alive.elapsed() >= ALIVE_EVERY {
+            self.said_alive = Instant::now();
+            self.say_alive();
+        }
+    }
+
+    fn say_alive(&self) {
+        // A writer that has words to say is heard without this one.
+        drop(self.words.try_send(Word::Alive));
     }
 
     /// Reads one frame; `false` when the peer has closed between two frames.
@@ -389,19 +417,17 @@ impl Session {
         payload_bytes: usize,
     ) -> Result<(), SessionError> {
         let id = header.id();
-        let mut slot = self.slot().await;
+        let mut slot = self.alive(self.slot()).await;
+        self.still_there();
         let answer = match self.node.look(&header, &self.gate) {
             Admission::Accept => {
-                slot.bytes = Some(take_bytes(&self.bytes, payload_bytes).await);
-                let permit = self
-                    .node
-                    .budget
-                    .take(budget::cost(&header, payload_bytes))
-                    .await;
+                let bytes = take_bytes(&self.bytes, payload_bytes);
+                slot.bytes = Some(self.alive(bytes).await);
+                let cost = budget::cost(&header, payload_bytes);
+                let permit = self.alive(self.node.budget.take(cost)).await;
                 let slow = |_elapsed| SessionError::Rule("a payload took longer than 30 s");
-                let payload = timeout(FRAME_WITHIN, read_bytes(reader, payload_bytes))
-                    .await
-                    .map_err(slow)??;
+                let payload = timeout(FRAME_WITHIN, read_bytes(reader, payload_bytes));
+                let payload = self.alive(payload).await.map_err(slow)??;
                 if !self.gate.pass(id) {
                     let why = admit::ORDER_REASON.to_owned();
                     let answer = busy(&header, admit::ORDER_RETRY_MS, false, why);
@@ -417,7 +443,7 @@ impl Session {
                 return Ok(());
             }
             Admission::Join => {
-                discard(reader, payload_bytes).await?;
+                self.alive(discard(reader, payload_bytes)).await?;
                 self.gate.taken(id);
                 match self.node.join(id, self.waiter(slot)) {
                     Ok(()) => return Ok(()),
@@ -450,7 +476,7 @@ impl Session {
                 Answer::Refuse(refusal(id, reason, &detail))
             }
         };
-        discard(reader, payload_bytes).await?;
+        self.alive(discard(reader, payload_bytes)).await?;
         self.waiter(slot).tell(answer);
         Ok(())
     }

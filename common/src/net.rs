@@ -6,7 +6,12 @@
 //!
 //! Not for: TLS, HTTP (see [`crate::http`], [`crate::admin`]). Called by agent, bus, manager.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, lookup_host},
@@ -128,6 +133,29 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// A second hold on a connection, to give it up for good.
+#[derive(Debug)]
+pub struct Cutter(OwnedFd);
+
+impl Cutter {
+    /// A hold on a connection; it stays open until both are dropped.
+    ///
+    /// # Errors
+    /// Without descriptors.
+    pub fn of(stream: &TcpStream) -> io::Result<Self> {
+        Ok(Self(stream.as_fd().try_clone_to_owned()?))
+    }
+
+    /// What the peer has not got by now it shall not get when the connection is closed; else the
+    /// kernel goes on sending it for a quarter of an hour, and a peer that was cut off takes it twice.
+    pub fn cut(&self) {
+        let linger = rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
+        if let Err(error) = linger {
+            tracing::debug!(%error, "a connection was gone before it was cut");
+        }
+    }
+}
+
 /// Listens on `addr` (`host:port`); port 0 takes a free one. The configuration key is `listen`.
 ///
 /// # Errors
@@ -190,6 +218,22 @@ mod tests {
         prepare(&accepted).unwrap();
         assert!(dialled.nodelay().unwrap() && accepted.nodelay().unwrap());
         assert!(rustix::net::sockopt::socket_keepalive(&dialled).unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_was_not_sent_when_a_connection_is_cut_is_never_sent() {
+        use tokio::io::AsyncReadExt as _;
+        let listener = listen("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let (dialled, accepted) = tokio::join!(dial(&addr, SECOND), listener.accept());
+        let (dialled, (mut accepted, _)) = (dialled.unwrap(), accepted.unwrap());
+        // Until the buffers of both sides are full.
+        while dialled.try_write(&[7; 4096]).is_ok() {}
+        Cutter::of(&dialled).unwrap().cut();
+        drop(dialled);
+        let mut all = Vec::new();
+        let ended = accepted.read_to_end(&mut all).await.unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ mod browser;
 mod bus_on_kafka;
 mod deliver;
 mod dump;
+mod failover;
 mod faults;
 mod framing;
 mod links;

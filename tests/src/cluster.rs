@@ -34,6 +34,7 @@ pub struct Layout {
     agent_extra: String,
     task_extra: String,
     bus_extra: String,
+    buses: usize,
 }
 
 impl Layout {
@@ -51,6 +52,7 @@ impl Layout {
             agent_extra: none.clone(),
             task_extra: none.clone(),
             bus_extra: none,
+            buses: 1,
         };
         let path = layout.delivered().join("{topic}/dt={date}/hour={hour}");
         layout.destination = format!("kind = \"file\"\npath = {path:?}\n");
@@ -103,6 +105,13 @@ impl Layout {
         self
     }
 
+    /// So many nodes of the bus, the first of which is the cluster's `bus`.
+    #[must_use]
+    pub fn buses(mut self, count: usize) -> Self {
+        self.buses = count;
+        self
+    }
+
     /// Lines for the top of `agent.toml`, its task, and the top of `bus.toml`.
     #[must_use]
     pub fn extra(mut self, agent: &str, task: &str, bus: &str) -> Self {
@@ -137,14 +146,22 @@ impl Layout {
             &config,
         )?;
         let bus = format!("127.0.0.1:{bus_port}");
-        let config = self.bus_config(&bus, &bus_admin, manager.admin());
-        let bus_node = Node::new(Part::Bus, &self.folder.join("bus"), &bus_admin, &config)?;
+        let bus_node = self.bus_node("bus", &bus, &bus_admin, manager.admin())?;
+        let (mut nodes, mut more) = (vec![bus.clone()], Vec::new());
+        for number in 2..=self.buses {
+            let (listen, admin) = (local()?, local()?);
+            let name = format!("bus{number}");
+            more.push(self.bus_node(&name, &listen, &admin, manager.admin())?);
+            nodes.push(listen);
+        }
+        if let Some(address) = &self.bus_for_agents {
+            nodes = vec![address.clone()];
+        }
         let mut agents = Vec::new();
         for (number, globs) in self.agents.iter().enumerate() {
             let admin = local()?;
             let folder = self.folder.join(format!("agent-{number}"));
-            let bus = self.bus_for_agents.as_ref().unwrap_or(&bus);
-            let config = self.agent_config(&folder, &admin, bus, manager.admin(), globs);
+            let config = self.agent_config(&folder, &admin, &nodes, manager.admin(), globs);
             agents.push(Node::new(Part::Agent, &folder, &admin, &config)?);
         }
         let topic = self.topic.clone();
@@ -153,35 +170,42 @@ impl Layout {
             listen: bus,
             manager,
             bus: bus_node,
+            more_buses: more,
             agents,
         };
         cluster.start()?;
         Ok(cluster)
     }
 
-    fn bus_config(&self, listen: &str, admin: &str, manager: &str) -> String {
-        let data = self.folder.join("bus/data");
-        format!(
-            "zone = \"dc1\"\ncluster = \"dc1\"\nnode = \"bus1\"\nlisten = {listen:?}\n\
+    fn bus_node(&self, name: &str, listen: &str, admin: &str, manager: &str) -> Result<Node> {
+        let folder = self.folder.join(name);
+        let data = folder.join("data");
+        let node = match name {
+            "bus" => "bus1",
+            other => other,
+        };
+        let config = format!(
+            "zone = \"dc1\"\ncluster = \"dc1\"\nnode = {node:?}\nlisten = {listen:?}\n\
              admin = {admin:?}\ndata_dir = {data:?}\n{}\n[manager]\nurl = \"http://{manager}\"\n\n\
              [[destination]]\nname = {DESTINATION:?}\n{}\n\
              [[route]]\ntopic = \"*\"\nto = [{{ destination = {DESTINATION:?} }}]\n",
             self.bus_extra, self.destination
-        )
+        );
+        Node::new(Part::Bus, &folder, admin, &config)
     }
 
     fn agent_config(
         &self,
         folder: &Path,
         admin: &str,
-        bus: &str,
+        nodes: &[String],
         manager: &str,
         globs: &[String],
     ) -> String {
         let state = folder.join("state");
         let mut text = format!(
             "zone = \"dc1\"\nstate_dir = {state:?}\nadmin = {admin:?}\n{}\n[manager]\n\
-             url = \"http://{manager}\"\n\n[[bus]]\nname = \"dc1\"\nnodes = [{bus:?}]\n",
+             url = \"http://{manager}\"\n\n[[bus]]\nname = \"dc1\"\nnodes = {nodes:?}\n",
             self.agent_extra
         );
         let (topic, class, extra) = (&self.topic, self.class, &self.task_extra);
@@ -210,6 +234,8 @@ pub struct Cluster {
     pub manager: Node,
     /// The bus.
     pub bus: Node,
+    /// Further nodes of the bus.
+    pub more_buses: Vec<Node>,
     /// The agents.
     pub agents: Vec<Node>,
 }
@@ -218,6 +244,7 @@ impl Cluster {
     fn start(&mut self) -> Result<()> {
         self.manager.start()?;
         self.bus.start()?;
+        self.more_buses.iter_mut().try_for_each(Node::start)?;
         self.agents.iter_mut().try_for_each(Node::start)
     }
 
@@ -228,6 +255,8 @@ impl Cluster {
     pub fn stop(&mut self) -> Result<()> {
         self.agents.iter_mut().try_for_each(Node::stop_cleanly)?;
         self.bus.stop_cleanly()?;
+        let more = &mut self.more_buses;
+        more.iter_mut().try_for_each(Node::stop_cleanly)?;
         self.manager.stop_cleanly()
     }
 

@@ -16,6 +16,7 @@
 //! | [`ledger`] | what the manager says of the same lines |
 //! | [`certs`] | an authority that signs certificates |
 //! | [`proxy`] | a TCP hop that breaks on command |
+//! | [`netns`] | sites in network namespaces, and links between them that are cut |
 //! | [`nginx`] | a real web server under load, rotated by logrotate |
 //! | [`java`] | a Java service that rolls its own log |
 //! | [`packed`] | what compressed log files hold |
@@ -31,6 +32,7 @@ pub mod http;
 pub mod java;
 pub mod kafka;
 pub mod ledger;
+pub mod netns;
 pub mod nginx;
 pub mod oracle;
 pub mod packed;

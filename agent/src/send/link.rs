@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tributary_common::{
-    net::{self, NetError},
+    net::{self, Cutter, NetError},
     tls::{self, Dialer, Stream, TlsError},
     wire::{self, Frame, Hello, PRELUDE_BYTES, PROTOCOL, Prelude, STREAM_PATH, Welcome, WireError},
 };
@@ -81,6 +81,9 @@ pub(crate) enum LinkError {
     /// It has said nothing for too long.
     #[error("it has not answered for {0:?}")]
     Silent(Duration),
+    /// It speaks, and answers no batch.
+    #[error("it has not answered any batch for {0:?}, and there is another node")]
+    Unanswered(Duration),
 }
 
 impl From<std::io::Error> for LinkError {
@@ -112,6 +115,8 @@ pub(crate) struct Link {
     pub(crate) answers: mpsc::Receiver<Result<Frame, LinkError>>,
     /// Where we speak.
     pub(crate) writer: Writer,
+    /// To give it up for good.
+    pub(crate) cutter: Cutter,
     /// Reads answers; ends with the link.
     _reader: JoinSet<()>,
 }
@@ -127,6 +132,7 @@ impl Link {
         tls: Option<&Dialer>,
     ) -> Result<Self, LinkError> {
         let stream = net::dial(addr, LIMIT).await?;
+        let cutter = Cutter::of(&stream)?;
         let stream = match tls {
             Some(tls) => tls.secure(stream, addr).await?,
             None => Stream::plain(stream),
@@ -176,6 +182,7 @@ impl Link {
             welcome,
             answers,
             writer,
+            cutter,
             _reader: reader,
         })
     }

@@ -2,9 +2,10 @@
 //! agent's own, and each left alone for a while after it failed.
 //!
 //! The order is a rendezvous hash, so that agents spread over the nodes, and stay where they are when
-//! a node is added.
+//! a node is added. A node that asked us to go stands behind the others of its cluster for a while:
+//! otherwise who was handed over would come straight back.
 //!
-//! Not for: connecting (see [`super::link`]). Pure: time and chance are arguments.
+//! Not for: connecting (see [`super::connect`]). Pure: time and chance are arguments.
 
 use std::time::Duration;
 
@@ -19,15 +20,29 @@ use crate::config::Cluster;
 
 /// A node that failed is tried again after about this long, then twice as long, …
 const FIRST: Duration = Duration::from_millis(200);
-/// … up to this.
+/// … up to this; one that hangs at once after about this long: it would only be waited for.
 const CAP: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Node {
     cluster: Name,
+    /// The place of its cluster; 0 is home.
+    rank: usize,
     addr: String,
     backoff: Backoff,
     not_before: Option<Instant>,
+    /// It asked us to go elsewhere, until then.
+    left_until: Option<Instant>,
+}
+
+impl Node {
+    fn is_free(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+
+    fn is_left(&self, now: Instant) -> bool {
+        self.left_until.is_some_and(|until| until > now)
+    }
 }
 
 /// All nodes, the best first.
@@ -41,29 +56,60 @@ impl Nodes {
     pub(crate) fn new(agent: &AgentId, clusters: &[Cluster]) -> Self {
         let seed = xxh3_64_with_seed(agent.as_str().as_bytes(), 0);
         let mut nodes = Vec::new();
-        for cluster in clusters {
+        for (rank, cluster) in clusters.iter().enumerate() {
             let mut own: Vec<&String> = cluster.nodes.iter().collect();
             own.sort_by_key(|addr| xxh3_64_with_seed(addr.as_bytes(), seed));
             nodes.extend(own.into_iter().map(|addr| Node {
                 cluster: cluster.name.clone(),
+                rank,
                 addr: addr.clone(),
                 backoff: Backoff::new(FIRST, CAP),
                 not_before: None,
+                left_until: None,
             }));
         }
         Self { nodes }
     }
 
-    /// The best node that may be tried now; or when the next one may.
-    pub(crate) fn pick(&self, now: Instant) -> Result<usize, Instant> {
-        let free = |node: &Node| node.not_before.is_none_or(|at| at <= now);
-        self.nodes.iter().position(free).ok_or_else(|| {
-            self.nodes
-                .iter()
-                .filter_map(|node| node.not_before)
-                .min()
-                .unwrap_or(now + CAP)
-        })
+    /// The best node that may be tried now beside these; or when the next one may. Beside others the
+    /// best is of another cluster: when one node does not answer, its neighbours may be as far away.
+    pub(crate) fn pick(&self, now: Instant, beside: &[usize]) -> Result<usize, Instant> {
+        let tried = |rank: usize| {
+            let mut ranks = beside.iter().filter_map(|&at| self.nodes.get(at));
+            ranks.any(|node| node.rank == rank)
+        };
+        let others = || {
+            let all = self.nodes.iter().enumerate();
+            all.filter(|(at, _)| !beside.contains(at))
+        };
+        others()
+            .filter(|(_, node)| node.is_free(now))
+            .min_by_key(|(at, node)| (tried(node.rank), node.rank, node.is_left(now), *at))
+            .map(|(at, _)| at)
+            .ok_or_else(|| {
+                let times = others().filter_map(|(_, node)| node.not_before);
+                times.min().unwrap_or(now + CAP)
+            })
+    }
+
+    /// The best node of the clusters before that of this node.
+    pub(crate) fn better(&self, than: usize, now: Instant) -> Option<usize> {
+        let rank = self.nodes.get(than)?.rank;
+        let better = self.nodes.iter().enumerate();
+        better
+            .filter(|(_, node)| node.rank < rank && node.is_free(now))
+            .min_by_key(|(at, node)| (node.rank, node.is_left(now), *at))
+            .map(|(at, _)| at)
+    }
+
+    /// Whether a node is of the first cluster.
+    pub(crate) fn is_home(&self, node: usize) -> bool {
+        self.nodes.get(node).is_none_or(|node| node.rank == 0)
+    }
+
+    /// Whether there is another one than this.
+    pub(crate) fn has_others(&self) -> bool {
+        self.nodes.len() > 1
     }
 
     /// A node's cluster and address.
@@ -80,10 +126,17 @@ impl Nodes {
         }
     }
 
-    /// A node asks to be left for so long.
+    /// A node hangs: it takes connections, or lets them be, and says nothing.
+    pub(crate) fn hangs(&mut self, node: usize, now: Instant, rng: &mut fastrand::Rng) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.not_before = Some(now + CAP.mul_f64(0.5 + rng.f64() / 2.0));
+        }
+    }
+
+    /// A node asks to be left for others until then.
     pub(crate) fn leave(&mut self, node: usize, until: Instant) {
         if let Some(node) = self.nodes.get_mut(node) {
-            node.not_before = Some(until);
+            node.left_until = Some(until);
         }
     }
 
@@ -130,13 +183,46 @@ mod tests {
     fn a_node_that_failed_is_left_alone_for_a_while() {
         let (mut nodes, now, mut rng) = (nodes("x"), Instant::now(), fastrand::Rng::with_seed(1));
         for node in 0..4 {
-            assert_eq!(nodes.pick(now), Ok(node));
+            assert_eq!(nodes.pick(now, &[]), Ok(node));
             nodes.failed(node, now, &mut rng);
         }
-        let next = nodes.pick(now).unwrap_err();
+        let next = nodes.pick(now, &[]).unwrap_err();
         assert!(next > now && next <= now + FIRST);
-        assert!(nodes.pick(next).is_ok());
+        assert!(nodes.pick(next, &[]).is_ok());
         nodes.works(2);
-        assert_eq!(nodes.pick(now), Ok(2));
+        assert_eq!(nodes.pick(now, &[]), Ok(2));
+        nodes.hangs(2, now, &mut rng);
+        assert_ne!(nodes.pick(now + CAP / 2, &[]), Ok(2));
+        assert!(nodes.nodes[2].is_free(now + CAP));
+    }
+
+    #[test]
+    fn who_was_asked_to_go_stays_in_the_cluster_and_goes_to_another_node() {
+        let (mut nodes, now) = (nodes("x"), Instant::now());
+        let until = now + CAP;
+        nodes.leave(0, until);
+        assert_eq!(nodes.pick(now, &[]), Ok(1));
+        nodes.leave(1, until);
+        nodes.leave(2, until);
+        assert_eq!(nodes.pick(now, &[]), Ok(0), "all of them asked");
+        assert_eq!(nodes.pick(until, &[]), Ok(0));
+    }
+
+    #[test]
+    fn beside_a_node_that_does_not_answer_another_cluster_is_tried_first() {
+        let (nodes, now) = (nodes("x"), Instant::now());
+        assert_eq!(nodes.pick(now, &[0]), Ok(3));
+        assert_eq!(nodes.pick(now, &[0, 3]), Ok(1));
+        assert_eq!(nodes.pick(now, &[0, 3, 1, 2]), Err(now + CAP));
+    }
+
+    #[test]
+    fn home_is_the_first_cluster() {
+        let (mut nodes, now, mut rng) = (nodes("x"), Instant::now(), fastrand::Rng::with_seed(1));
+        assert!(nodes.is_home(2) && !nodes.is_home(3));
+        assert_eq!(nodes.better(2, now), None);
+        assert_eq!(nodes.better(3, now), Some(0));
+        nodes.failed(0, now, &mut rng);
+        assert_eq!(nodes.better(3, now), Some(1));
     }
 }

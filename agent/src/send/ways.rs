@@ -2,6 +2,8 @@
 //!
 //! Not for: which node of them now (see [`super::nodes`]). [`crate::live`] gives them.
 
+use std::time::Duration;
+
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -16,6 +18,8 @@ pub(crate) struct Ways {
     pub(crate) clusters: Vec<Cluster>,
     /// Bytes per second.
     pub(super) bandwidth: Option<u64>,
+    /// On a standby cluster, a better one is looked for after this, up to twice.
+    pub(super) return_after: Duration,
 }
 
 impl Ways {
@@ -24,6 +28,7 @@ impl Ways {
         Self {
             clusters: config.bus.clone(),
             bandwidth: config.limits.bandwidth,
+            return_after: Duration::from_millis(config.return_after),
         }
     }
 

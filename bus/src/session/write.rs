@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::mpsc,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tributary_common::wire::{self, Frame, MAX_RECEIPTS, Receipt, WireError};
 
@@ -20,11 +20,16 @@ const WRITE_WITHIN: Duration = Duration::from_secs(60);
 /// The spread of reconnects when the node stops, in ms.
 pub(super) const RECONNECT_WITHIN_MS: u32 = 5_000;
 
+/// While the reader waits or is behind, the agent hears something at least this often.
+pub(super) const ALIVE_EVERY: Duration = Duration::from_secs(1);
+
 /// What the writer sends beside answers.
 #[derive(Debug)]
 pub(super) enum Word {
     Pong(u64),
     Ping(u64),
+    /// The reader waits, or is behind: the agent hears that the node is there.
+    Alive,
     GoAway,
     Error(String),
 }
@@ -38,6 +43,7 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
     // Empty as long as nothing is to be answered: an idle connection holds no room for it.
     let mut ready = Vec::new();
     let (mut answers_open, mut words_open) = (true, true);
+    let mut spoke = Instant::now();
     while answers_open || words_open {
         let mut bytes = Vec::new();
         tokio::select! {
@@ -48,6 +54,9 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
                     break;
                 }
                 Some(Word::Ping(number)) => bytes = wire::encode(&Frame::Ping(number))?,
+                // Answers say it as well.
+                Some(Word::Alive) if spoke.elapsed() < ALIVE_EVERY => continue,
+                Some(Word::Alive) => bytes = wire::encode(&Frame::Pong(0))?,
                 Some(Word::Pong(number)) => bytes = wire::encode(&Frame::Pong(number))?,
                 Some(Word::GoAway) => {
                     let reconnect_within_ms = RECONNECT_WITHIN_MS;
@@ -60,16 +69,16 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
                 bytes = encode_answers(&mut ready)?;
             }
         }
-        send(&mut writer, &bytes).await?;
+        if !bytes.is_empty() {
+            send(&mut writer, &bytes).await?;
+            spoke = Instant::now();
+        }
     }
     drop(timeout(WRITE_WITHIN, writer.shutdown()).await);
     Ok(())
 }
 
 async fn send<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> Result<(), SessionError> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
     let write = async {
         writer.write_all(bytes).await?;
         writer.flush().await

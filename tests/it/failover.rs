@@ -1,0 +1,147 @@
+//! Bus nodes and whole sites go away: agents go on elsewhere, and come home.
+
+use std::{path::Path, thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use tokio::time::Instant;
+use tributary_tests::{
+    child::Child,
+    cluster::{Layout, glob_of},
+    delivered, kafka,
+    netns::{self, Sites},
+    oracle::{Place, Verdict},
+    poll,
+    product::{Node, program},
+    say, scratch,
+    writer::{Background, Schedule, Writer},
+};
+
+/// Generous: a busy machine is slow. Without a quick failover it takes half a minute to leave a node
+/// that hangs, and the rest comes on top.
+const ELSEWHERE: Duration = Duration::from_secs(25);
+const LIMIT: Duration = Duration::from_secs(90);
+
+fn steady(lines: u64) -> Schedule {
+    Schedule {
+        lines,
+        per_second: 2_000,
+        rotations: Vec::new(),
+    }
+}
+
+/// The nodes of a bus, one after the other; under load.
+fn check_nodes(name: &str, each: impl Fn(&mut Node) -> Result<()>) -> Result<()> {
+    scratch::scenario(name, |folder| {
+        let kafka = kafka::shared()?;
+        // One partition: nodes choose for themselves, and the order is to be seen.
+        kafka.create_topic(name, 1)?;
+        let writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let mut cluster = Layout::new(folder, name)
+            .delivers_to(&kafka.bootstrap(), &[])
+            .class("P0")
+            .agent(&[glob_of(&writer)])
+            .buses(3)
+            .start()?;
+        let background = Background::start(writer, steady(16_000));
+        each(&mut cluster.bus)?;
+        cluster.more_buses.iter_mut().try_for_each(&each)?;
+        let written = [background.finish()?.written().clone()];
+        cluster.must_deliver(kafka, &written).map(drop)
+    })
+}
+
+#[test]
+fn a_rolling_restart_of_three_nodes_under_load_loses_and_doubles_nothing() -> Result<()> {
+    check_nodes("rolling-restart", |node| {
+        thread::sleep(Duration::from_millis(500));
+        node.stop_cleanly()?;
+        node.start()
+    })
+}
+
+/// A bus in a site of its own, with files below `folder/site`.
+fn bus(sites: &Sites, site: usize, folder: &Path) -> Result<Child> {
+    let folder = folder.join(format!("site{site}"));
+    let config = format!(
+        "zone = \"site{site}\"\ncluster = \"site{site}\"\nnode = \"bus{site}\"\n\
+         listen = \"{}:7400\"\ndata_dir = {:?}\n[[destination]]\nname = \"files\"\nkind = \"file\"\n\
+         path = {:?}\n[[route]]\ntopic = \"*\"\nto = [{{ destination = \"files\" }}]\n",
+        sites.address(site),
+        folder.join("data"),
+        folder.join("delivered/{topic}"),
+    );
+    start("tributary-bus", &sites.site(site), &folder, &config)
+}
+
+fn start(name: &str, namespace: &str, folder: &Path, config: &str) -> Result<Child> {
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join("config.toml"), config)?;
+    let plan = netns::plan(namespace, &program(name)?)
+        .args(["--config", "config.toml"])
+        .folder(folder);
+    Child::start(name, &plan, &folder.join("log"))
+}
+
+/// What a site has by now. Each site counts as a partition of its own.
+fn delivered_at(folder: &Path, site: usize) -> Result<Vec<(Place, Vec<u8>)>> {
+    delivered::lines(&folder.join(format!("site{site}/delivered")))
+}
+
+/// Writes until a site has got lines that it had not; how long that took.
+fn more_at(writer: &mut Writer, folder: &Path, site: usize, limit: Duration) -> Result<Duration> {
+    let (before, began) = (delivered_at(folder, site)?.len(), Instant::now());
+    poll::until(&format!("more lines at site {site}"), limit, || {
+        writer.write(20)?;
+        Ok((delivered_at(folder, site)?.len() > before).then_some(()))
+    })?;
+    Ok(began.elapsed())
+}
+
+#[test]
+fn agents_leave_a_site_that_is_cut_off_and_come_home() -> Result<()> {
+    scratch::scenario("site-loss", |folder| {
+        let sites = Sites::new(2)?;
+        let _buses = [bus(&sites, 1, folder)?, bus(&sites, 2, folder)?];
+        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let cluster = |site: usize| {
+            let address = sites.address(site);
+            format!("[[bus]]\nname = \"site{site}\"\nnodes = [\"{address}:7400\"]\n")
+        };
+        let config = format!(
+            "zone = \"site1\"\nstate_dir = {:?}\nreturn_after = \"2s\"\n{}{}[[task]]\nid = \"t\"\n\
+             topic = \"x\"\nclass = \"P0\"\npaths = [{:?}]\n",
+            folder.join("agent/state"),
+            cluster(1),
+            cluster(2),
+            glob_of(&writer),
+        );
+        let agent = folder.join("agent");
+        let mut agent = start("tributary-agent", &sites.middle(), &agent, &config)?;
+        more_at(&mut writer, folder, 1, LIMIT)?;
+        ensure!(delivered_at(folder, 2)?.is_empty(), "home comes first");
+        sites.cut(1)?;
+        let went = more_at(&mut writer, folder, 2, ELSEWHERE)?;
+        sites.mend(1)?;
+        let came = more_at(&mut writer, folder, 1, LIMIT)?;
+        say(&format!(
+            "site loss: elsewhere after {went:?}, home {came:?} after the end"
+        ));
+        let written = [writer.written().clone()];
+        let verdict = poll::until_seen(
+            "all lines",
+            LIMIT,
+            || {
+                let (first, second) = (delivered_at(folder, 1)?, delivered_at(folder, 2)?);
+                let all = first.iter().chain(&second);
+                let all = all.map(|(place, line)| (*place, line.as_slice()));
+                Ok(Verdict::on(&written, all))
+            },
+            |verdict| verdict.missing == 0,
+        )?;
+        ensure!(verdict.foreign + verdict.corrupt == 0, "{verdict}");
+        // What the first site had delivered and could not say: at most a window.
+        say(&format!("site loss: {} lines doubled", verdict.doubled));
+        ensure!(verdict.doubled < verdict.written / 2, "{verdict}");
+        agent.must_run()
+    })
+}
