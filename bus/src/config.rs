@@ -5,7 +5,7 @@
 //! meaning are refused by name, the others warn. Called by `main.rs`, `tributary up`, `check`.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,7 +21,7 @@ use tributary_common::{
 pub use crate::destination::kafka::{KafkaConfig, ProducerKind};
 use crate::{
     destination::kafka::{self, security::Security},
-    route::{Branch, Pattern, Route, Table},
+    route::{Pattern, Table},
     template::Template,
 };
 
@@ -97,7 +97,6 @@ static MANAGER: Schema = Schema::new(
 static NAME: Kind = Kind::checked("name", "kafka-main", parses::<Name>);
 static HOST_PORT: Kind = Kind::HostPort;
 static TEXT: Kind = Kind::Text;
-static ANY: Kind = Kind::Any;
 
 static DESTINATION: Kind = Kind::OneOf {
     tag: "kind",
@@ -157,8 +156,11 @@ static BRANCH: Schema = Schema::new(
             "{topic}",
             "The topic's name there. File destinations have their path instead.",
         ),
-        Key::optional("standby", ANY, "Destinations to fail over to.").ignored(
-            "this version has no failover: while the destination is down the answer is Busy",
+        Key::default(
+            "standby",
+            Kind::list(&NAME, 0),
+            "[]",
+            "Destinations of the same kind that take new batches, in this order, while the destination takes none for some seconds. What it was given before stays with it.",
         ),
         Key::optional("index", TEXT, "The index there.")
             .not_yet("it belongs to elasticsearch destinations, which come later"),
@@ -322,6 +324,15 @@ enum RawKind {
     },
 }
 
+impl RawKind {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Kafka { .. } => "kafka",
+            Self::File { .. } => "file",
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct RawRoute {
     topic: String,
@@ -332,6 +343,7 @@ struct RawRoute {
 struct RawBranch {
     destination: Name,
     topic: String,
+    standby: Vec<Name>,
 }
 
 /// What the node may use.
@@ -446,13 +458,7 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         Some(node) => Some(node.clone()),
         None => host_name(checker),
     };
-    let numbers: HashMap<&Name, usize> = raw
-        .destination
-        .iter()
-        .enumerate()
-        .map(|(no, d)| (&d.name, no))
-        .collect();
-    let routes = check_routes(&raw, &numbers, checker);
+    let routes = routes::check(&raw, checker);
     if raw.destination.is_empty() {
         checker.fault(
             "",
@@ -493,60 +499,6 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         manager: raw.manager,
         tls,
         log: raw.log,
-    })
-}
-
-fn check_routes(raw: &Raw, numbers: &HashMap<&Name, usize>, checker: &mut Checker) -> Vec<Route> {
-    let mut routes = Vec::new();
-    for (at, route) in raw.route.iter().enumerate() {
-        let branches = route.to.iter().enumerate().filter_map(|(place, branch)| {
-            let key = format!("route[{at}].to[{place}].destination");
-            check_branch(branch, &key, numbers, &raw.destination, checker)
-        });
-        let to: Vec<Branch> = branches.collect();
-        let mut seen = std::collections::HashSet::new();
-        if !to.iter().all(|branch| seen.insert(branch.destination)) {
-            checker.fault(&format!("route[{at}].to"), "names a destination twice");
-        }
-        if let Some(pattern) = Pattern::new(&route.topic) {
-            routes.push(Route { pattern, to });
-        }
-    }
-    routes
-}
-
-fn check_branch(
-    branch: &RawBranch,
-    key: &str,
-    numbers: &HashMap<&Name, usize>,
-    destinations: &[RawDestination],
-    checker: &mut Checker,
-) -> Option<Branch> {
-    let Some(&destination) = numbers.get(&branch.destination) else {
-        let mut known: Vec<&str> = numbers.keys().map(|name| name.as_str()).collect();
-        known.sort_unstable();
-        let known = known.join(", ");
-        checker.fault(
-            key,
-            format!(
-                "{:?} is no [[destination]]; there are {known}",
-                branch.destination.as_str()
-            ),
-        );
-        return None;
-    };
-    // A file destination's own path says where a topic lies.
-    let text = match &destinations.get(destination)?.kind {
-        RawKind::Kafka { .. } => &branch.topic,
-        RawKind::File { path } => path,
-    };
-    let target = checker.take(key, Template::parse(text))?;
-    if matches!(destinations.get(destination)?.kind, RawKind::Kafka { .. }) && target.has_time() {
-        checker.warn(key, "makes a topic of its own for every date or hour");
-    }
-    Some(Branch {
-        destination,
-        target,
     })
 }
 
@@ -609,5 +561,6 @@ fn host_name(checker: &mut Checker) -> Option<NodeId> {
     )
 }
 
+mod routes;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@
 //! | `dedupe`, `done`, [`journal`] | what is on its way, what is delivered, and that on disk |
 //! | [`route`], [`template`] | which topic goes where, under which name |
 //! | `routing`, `site`, `moving`, `live` | the rules and destinations that count now, and how they are swapped |
+//! | `breaker`, `switch`, `standby` | which destination is used where several stand in for each other |
 //! | `destination` | Kafka, files; the contract on one page |
 //! | [`spill`] | the node's disk in place of a destination that takes nothing |
 //! | `report`, `tally`, `status` | facts for the manager, figures, a page for people |
@@ -26,6 +27,7 @@
 //! in flight is finished within the grace, the destinations and the journal are closed.
 
 mod admit;
+mod breaker;
 mod budget;
 pub mod config;
 mod dedupe;
@@ -44,7 +46,9 @@ mod routing;
 mod session;
 mod site;
 pub mod spill;
+mod standby;
 mod status;
+mod switch;
 mod tally;
 pub mod template;
 #[cfg(test)]
@@ -174,6 +178,7 @@ pub async fn run_with(
         admin::serve(admin_listener, admin_pages(&node), node.stop.clone()),
     );
     parts.spawn("gauges", gauges(Arc::clone(&node)));
+    parts.spawn("standby", standby::run(Arc::clone(&node)));
     let ended = parts.join().await;
 
     let closing = Arc::clone(&node);

@@ -5,13 +5,14 @@
 //! [`crate::session`], [`crate::lines`]).
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
     header::BatchHeader,
@@ -51,6 +52,20 @@ pub(crate) struct Identity {
     pub(crate) lines_agent: AgentId,
 }
 
+/// Batches that are remembered to be tried at the same destination again: more than agents have on their
+/// way to a node.
+const MAX_PINS: usize = 1_000_000;
+
+/// Where a batch goes.
+#[derive(Debug)]
+struct Way {
+    site: Arc<Site>,
+    /// The name there.
+    target: String,
+    /// The destination's place, where others can stand in for it.
+    pins: Option<usize>,
+}
+
 /// The node; shared by all who work in it.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -71,6 +86,9 @@ pub(crate) struct Node {
     routing: RwLock<Arc<Routing>>,
     /// What is on its way by rules that counted before.
     moving: Moving,
+    /// Batches that were given to one of several destinations that stand in for each other, and failed: it
+    /// may have them. By the destination's place.
+    pins: Mutex<HashMap<BatchId, usize>>,
     /// Batches that were acknowledged as spilled and are not delivered everywhere.
     unfinished: Mutex<HashSet<BatchId>>,
     flights: Flights,
@@ -97,6 +115,7 @@ impl Node {
             config: Mutex::default(),
             routing: RwLock::new(Arc::new(routing)),
             moving: Moving::default(),
+            pins: Mutex::default(),
             unfinished: Mutex::new(unfinished),
             flights: Flights::default(),
             tallies: Tallies::default(),
@@ -135,7 +154,7 @@ impl Node {
         let down = branches
             .into_iter()
             .flatten()
-            .find_map(|branch| down(&routing, branch, header));
+            .find_map(|branch| self.down(&routing, branch, header));
         admit::admit(Facts {
             stopping: self.stop.is_cancelled(),
             routed: branches.is_some(),
@@ -158,14 +177,81 @@ impl Node {
             return Err(Failure::Unavailable("this node is stopping".to_owned()));
         }
         let down = branches.iter().find_map(|branch| {
-            let site = routing.site(branch.destination)?;
-            let down = site.destination.down(&branch.target.render(topic, 0))?;
+            let (place, target) = branch.nth(branch.switch.using());
+            let site = routing.site(place)?;
+            let down = site.destination.down(&target.render(topic, 0))?;
             match &site.spill {
                 Some(spill) => spill.room().err(),
                 None => Some(down),
             }
         });
         down.map_or(Ok(()), |why| Err(Failure::Unavailable(why)))
+    }
+
+    /// Why a branch takes nothing of the batch now, not even for its disk.
+    fn down(&self, routing: &Routing, branch: &Branch, header: &BatchHeader) -> Option<String> {
+        let id = header.id();
+        let no = self
+            .pinned(branch, id)
+            .unwrap_or_else(|| branch.switch.using());
+        let (place, target) = branch.nth(no);
+        let site = routing.site(place)?;
+        let down = site
+            .destination
+            .down(&target.render(&header.topic, minute_of(header)));
+        match &site.spill {
+            Some(spill) => spill.busy(id, down.is_some()),
+            None => down,
+        }
+    }
+
+    /// Which of a branch's destinations gets the batch, and under which name. One that is on trial may get
+    /// it in place of the one that is used, to see how it does.
+    fn way(&self, routing: &Routing, branch: &Branch, header: &BatchHeader) -> Option<Way> {
+        let using = branch.switch.using();
+        let on_trial = || {
+            let site = |no: &usize| routing.site(branch.nth(*no).0);
+            (0..using).find(|no| site(no).is_some_and(|site| site.breaker().probe(Instant::now())))
+        };
+        let pinned = self.pinned(branch, header.id());
+        let no = pinned.or_else(on_trial).unwrap_or(using);
+        let (place, target) = branch.nth(no);
+        Some(Way {
+            site: Arc::clone(routing.site(place)?),
+            target: target.render(&header.topic, minute_of(header)),
+            pins: (!branch.standby.is_empty()).then_some(place),
+        })
+    }
+
+    fn pins(&self) -> MutexGuard<'_, HashMap<BatchId, usize>> {
+        // A map is whole after every line, so a panic elsewhere leaves it usable.
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which of a branch's destinations may have the batch, since it was given to it and failed.
+    fn pinned(&self, branch: &Branch, batch: BatchId) -> Option<usize> {
+        if branch.standby.is_empty() {
+            return None;
+        }
+        let &place = self.pins().get(&batch)?;
+        branch.places().position(|one| one == place)
+    }
+
+    /// A destination has answered a batch.
+    fn answered(&self, batch: BatchId, way: &Way, settled: &Result<Settled, Failure>) {
+        if matches!(settled, Ok(Settled::At(_))) {
+            way.site.breaker().delivered();
+        }
+        let Some(place) = way.pins else { return };
+        let mut pins = self.pins();
+        match settled {
+            Err(Failure::Unavailable(_)) => {
+                if pins.len() < MAX_PINS {
+                    pins.insert(batch, place);
+                }
+            }
+            Ok(_) | Err(Failure::Rejected(..)) => drop(pins.remove(&batch)),
+        }
     }
 
     /// Lets a repeat wait for the batch on its way. When that has landed in the meantime the
@@ -193,10 +279,7 @@ impl Node {
                 is_routed = false;
                 return 0;
             };
-            let way = |branch: &Branch| {
-                let target = branch.target.render(&header.topic, minute_of(&header));
-                Some((Arc::clone(routing.site(branch.destination)?), target))
-            };
+            let way = |branch: &Branch| self.way(&routing, branch, &header);
             ways.extend(missing.into_iter().filter_map(way));
             ways.len()
         });
@@ -219,9 +302,11 @@ impl Node {
         }
         self.tallies
             .of(&header.topic, |tally| tally.received(&header));
-        for (site, target) in ways {
+        for way in ways {
+            let (site, target) = (Arc::clone(&way.site), way.target.clone());
             let node = Arc::clone(self);
             let landing: Landing = Box::new(move |settled| {
+                node.answered(id, &way, &settled);
                 if let Some(landed) = node.flights.settle(id, settled) {
                     node.moving.landed(id);
                     node.land(landed);
@@ -409,17 +494,6 @@ impl Node {
     /// Open agent connections.
     pub(crate) fn open_connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
-    }
-}
-
-/// Why a branch takes nothing of the batch now, not even for its disk.
-fn down(routing: &Routing, branch: &Branch, header: &BatchHeader) -> Option<String> {
-    let target = branch.target.render(&header.topic, minute_of(header));
-    let site = routing.site(branch.destination)?;
-    let down = site.destination.down(&target);
-    match &site.spill {
-        Some(spill) => spill.busy(header.id(), down.is_some()),
-        None => down,
     }
 }
 

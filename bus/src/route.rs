@@ -3,9 +3,11 @@
 //! Not for: getting it there (see `crate::destination`). The first rule that matches wins, as in
 //! a file of rules read from the top. Pure; the table is built once from the config.
 
+use std::{iter::once, sync::Arc};
+
 use tributary_common::ids::Topic;
 
-use crate::template::Template;
+use crate::{switch::Switch, template::Template};
 
 /// A topic pattern: text where `*` stands for any run of characters, also none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,17 +43,47 @@ impl Pattern {
     }
 }
 
-/// One destination of a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Branch {
-    /// Its place among the destinations: those of the config, or those of the node's life.
+/// A destination that stands in for another.
+#[derive(Debug, Clone)]
+pub struct Standby {
+    /// Its place, as that of a branch.
     pub destination: usize,
     /// The physical topic or path there.
     pub target: Template,
 }
 
+/// One destination of a rule, and those that stand in for it.
+#[derive(Debug, Clone)]
+pub struct Branch {
+    /// Its place among the destinations: those of the config, or those of the node's life.
+    pub destination: usize,
+    /// The physical topic or path there.
+    pub target: Template,
+    /// Who takes batches while it takes none, in order.
+    pub standby: Vec<Standby>,
+    /// Which of them is used now.
+    pub(crate) switch: Arc<Switch>,
+}
+
+impl Branch {
+    /// The places of all of them, in order.
+    pub(crate) fn places(&self) -> impl Iterator<Item = usize> {
+        let standby = self.standby.iter().map(|standby| standby.destination);
+        once(self.destination).chain(standby)
+    }
+
+    /// The place and the name there of the n-th: 0 is the branch's own.
+    pub(crate) fn nth(&self, no: usize) -> (usize, &Template) {
+        let standby = no.checked_sub(1).and_then(|no| self.standby.get(no));
+        match standby {
+            Some(standby) => (standby.destination, &standby.target),
+            None => (self.destination, &self.target),
+        }
+    }
+}
+
 /// One rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Route {
     /// Which topics.
     pub pattern: Pattern,
@@ -88,13 +120,33 @@ impl Table {
     /// Never: a table names destinations that its config has.
     #[must_use]
     pub(crate) fn moved_to(mut self, places: &[usize]) -> Self {
+        let place = |no: usize| {
+            let place = places.get(no).copied();
+            place.expect("the config's check resolves every name in it")
+        };
         for branch in self.routes.iter_mut().flat_map(|route| &mut route.to) {
-            branch.destination = places
-                .get(branch.destination)
-                .copied()
-                .expect("the config's check resolves every name in it");
+            branch.destination = place(branch.destination);
+            for standby in &mut branch.standby {
+                standby.destination = place(standby.destination);
+            }
         }
         self
+    }
+
+    /// The branches with a standby.
+    pub(crate) fn with_standby(&self) -> impl Iterator<Item = &Branch> {
+        let branches = self.routes.iter().flat_map(|route| &route.to);
+        branches.filter(|branch| !branch.standby.is_empty())
+    }
+
+    /// Goes on with what the same branches of other rules use.
+    pub(crate) fn go_on_from(&mut self, before: &Self) {
+        for branch in self.routes.iter_mut().flat_map(|route| &mut route.to) {
+            let mut same = before.with_standby();
+            if let Some(same) = same.find(|other| other.switch.is_as(&branch.switch)) {
+                branch.switch = Arc::clone(&same.switch);
+            }
+        }
     }
 }
 
@@ -144,6 +196,8 @@ mod tests {
             to: vec![Branch {
                 destination,
                 target: Template::parse("{topic}").unwrap(),
+                standby: Vec::new(),
+                switch: Arc::new(Switch::new(pattern, Vec::new())),
             }],
         };
         let table = Table::new(vec![

@@ -90,7 +90,8 @@ impl Routing {
     }
 
     /// Other rules count from now on.
-    pub(crate) fn route_by(&mut self, table: Table) {
+    pub(crate) fn route_by(&mut self, mut table: Table) {
+        table.go_on_from(&self.table);
         let before = std::mem::replace(&mut self.table, Arc::new(table));
         self.former.push((Instant::now(), before));
         if self.former.len() > REMEMBER_MOST {
@@ -163,14 +164,16 @@ impl Routing {
         // The disk is asked before the journal: a batch that is drained in between is in one of them.
         let places = lists.iter().copied().flatten();
         let spilled: Vec<usize> = places
-            .map(|branch| branch.destination)
+            .flat_map(Branch::places)
             .filter(|&place| self.spilled(place, batch))
             .collect();
         let memory = journal.memory();
+        // It is enough that one of those that stand in for each other has it.
         let has = |branch: &Branch| {
-            let place = branch.destination;
-            let no = self.seats.get(place).map(|seat| seat.no);
-            spilled.contains(&place) || no.is_some_and(|no| memory.done.contains(no, batch))
+            branch.places().any(|place| {
+                let no = self.seats.get(place).map(|seat| seat.no);
+                spilled.contains(&place) || no.is_some_and(|no| memory.done.contains(no, batch))
+            })
         };
         let mut lists = lists.into_iter();
         let missing = match branches {
@@ -195,8 +198,8 @@ impl Routing {
     pub(crate) fn is_delivered(&self, journal: &Journal, topic: &Topic, batch: BatchId) -> bool {
         let memory = journal.memory();
         let has = |branch: &Branch| {
-            let seat = self.seats.get(branch.destination);
-            seat.is_some_and(|seat| memory.done.contains(seat.no, batch))
+            let mut seats = branch.places().filter_map(|place| self.seats.get(place));
+            seats.any(|seat| memory.done.contains(seat.no, batch))
         };
         let mut lists = self
             .table

@@ -3,15 +3,24 @@
 //! Used at the start, and for each destination that comes, changes or goes while the node runs. Not for:
 //! which batch goes to it (see [`crate::routing`]), what it is (see [`crate::destination`]).
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
+use tokio::time::Instant;
 use tributary_common::{
     disk,
     ids::{BatchId, Name, NodeId},
 };
 
 use crate::{
+    breaker::Breaker,
     config::{Config, DestinationConfig, DestinationKind},
     destination::{Destination, file::FileSink, kafka::Kafka},
     done::DestinationNo,
@@ -32,9 +41,53 @@ pub(crate) struct Site {
     pub(crate) destination: Arc<Destination>,
     /// Its disk.
     pub(crate) spill: Option<Arc<Spill>>,
+    breaker: Mutex<Breaker>,
+    /// Batches that its disk had delivered at the last look.
+    drained: AtomicU64,
 }
 
 impl Site {
+    /// A destination that is to be used.
+    pub(crate) fn new(
+        name: Name,
+        destination: Arc<Destination>,
+        spill: Option<Arc<Spill>>,
+    ) -> Self {
+        Self {
+            name,
+            destination,
+            spill,
+            breaker: Mutex::default(),
+            drained: AtomicU64::new(0),
+        }
+    }
+
+    /// Its circuit breaker.
+    pub(crate) fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        // Its changes are whole.
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks whether it takes batches, and whether its disk has delivered some.
+    pub(crate) fn look(&self, now: Instant) {
+        let down = self.destination.gone().is_some();
+        let drained = self
+            .spill
+            .as_ref()
+            .map_or(0, |spill| spill.drained_batches());
+        let more = drained > self.drained.swap(drained, Ordering::Relaxed);
+        let mut breaker = self.breaker();
+        if more {
+            breaker.delivered();
+        }
+        breaker.see(down, now);
+    }
+
+    /// Whether new batches go there where others can stand in.
+    pub(crate) fn is_used(&self) -> bool {
+        self.breaker().is_closed()
+    }
+
     /// Its number in the journal.
     pub(crate) fn no(&self) -> DestinationNo {
         self.destination.no()
@@ -169,11 +222,7 @@ impl Workshop {
             }
         };
         let destination = Arc::new(destination?);
-        let mut site = Site {
-            name: name.clone(),
-            destination,
-            spill: None,
-        };
+        let mut site = Site::new(name.clone(), destination, None);
         let mut found = Vec::new();
         if let Some(usage) = &self.usage {
             let its = (name, Arc::clone(&site.destination));

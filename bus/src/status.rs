@@ -55,12 +55,15 @@ pub(crate) fn status(node: &Node) -> Value {
         .sites()
         .map(|(site, leaving)| {
             let health = site.destination.health();
+            let breaker = site.breaker();
             json!({
                 "name": health.name,
                 "kind": health.kind,
                 "state": health.state,
                 "detail": health.detail,
                 "leaving": leaving,
+                "breaker": breaker.as_str(),
+                "trial_s": breaker.trial().as_secs(),
             })
         })
         .collect();
@@ -80,6 +83,11 @@ pub(crate) fn status(node: &Node) -> Value {
         },
         "spill": spill(&routing),
         "destinations": destinations,
+        "routes_with_standby": routing
+            .table()
+            .with_standby()
+            .map(|branch| branch.switch.status())
+            .collect::<Vec<_>>(),
         "config": config(&node.config_health()),
         "topics": topics,
     })

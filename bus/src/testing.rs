@@ -21,10 +21,11 @@ use crate::{
     journal::{Journal, Owner},
     node::{Identity, Node},
     report::Ledger,
-    route::{Branch, Pattern, Route, Table},
+    route::{Branch, Pattern, Route, Standby, Table},
     routing::Routing,
     site::{Site, close_all},
     spill::{Spill, Usage},
+    switch::Switch,
     template::Template,
 };
 
@@ -111,7 +112,8 @@ pub(crate) async fn accepted_by(node: &Node, (header, payload): (BatchHeader, By
     }
 }
 
-/// A node with one scripted destination for topics `web*` and two for `both*`.
+/// A node with one scripted destination for topics `web*`, two for `both*`, and for `safe*` the first with
+/// the second as its standby.
 pub(crate) struct Rig {
     pub(crate) node: Arc<Node>,
     pub(crate) sink: MemorySink,
@@ -169,9 +171,21 @@ fn assembled(dir: TempDir, memory: u64, usage: Option<&Arc<Usage>>) -> Rig {
     let (journal, owner, _opened) = Journal::open(dir.path(), true).unwrap();
     let sink = MemorySink::new("first", &journal);
     let second = MemorySink::new("second", &journal);
+    let target = || Template::parse("x-{topic}").unwrap();
+    let names = ["first", "second"].map(|name| Name::new(name).unwrap());
     let branch = |destination| Branch {
         destination,
-        target: Template::parse("x-{topic}").unwrap(),
+        target: target(),
+        standby: Vec::new(),
+        switch: Arc::new(Switch::new("x", Vec::new())),
+    };
+    let with_standby = Branch {
+        standby: vec![Standby {
+            destination: 1,
+            target: target(),
+        }],
+        switch: Arc::new(Switch::new("safe*", names.to_vec())),
+        ..branch(0)
     };
     let route = |pattern: &str, to| Route {
         pattern: Pattern::new(pattern).unwrap(),
@@ -180,6 +194,7 @@ fn assembled(dir: TempDir, memory: u64, usage: Option<&Arc<Usage>>) -> Rig {
     let table = Table::new(vec![
         route("web*", vec![branch(0)]),
         route("both*", vec![branch(0), branch(1)]),
+        route("safe*", vec![with_standby]),
     ]);
     let stop = CancellationToken::new();
     let identity = Identity {
@@ -200,11 +215,7 @@ fn assembled(dir: TempDir, memory: u64, usage: Option<&Arc<Usage>>) -> Rig {
             unfinished.extend(found);
             spill
         });
-        sites.push(Arc::new(Site {
-            name,
-            destination,
-            spill,
-        }));
+        sites.push(Arc::new(Site::new(name, destination, spill)));
     }
     let node = Node::new(
         identity,

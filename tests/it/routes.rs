@@ -1,14 +1,16 @@
-//! Where topics go changes while lines flow: other rules, other settings of a destination.
+//! Where topics go changes while lines flow: other rules, other settings of a destination, a cluster that
+//! goes away and another that stands in for it.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 use tributary_tests::{
-    cluster::{Layout, SETTLE_LIMIT, glob_of},
-    kafka::{self, Arrived},
+    cluster::{Cluster, Layout, SETTLE_LIMIT, for_each_seed, glob_of, topic_name},
+    kafka::{self, Arrived, Kafka},
     ledger,
     oracle::Verdict,
-    poll, product, scratch,
+    poll, product, say, scratch,
     writer::{Background, Rotation, Schedule, Writer, Written},
 };
 
@@ -106,4 +108,89 @@ fn routes_and_destinations_change_under_load_and_every_line_arrives_once() -> Re
         must_lie_once(&written, &places)?;
         cluster.stop()
     })
+}
+
+/// Writes a line every few ms until the bus says that the route uses a destination.
+fn write_until(cluster: &Cluster, writer: &mut Writer, uses: &str) -> Result<Value> {
+    poll::until(&format!("the route to use {uses}"), SETTLE_LIMIT, || {
+        writer.write(20)?;
+        let route = cluster.bus.status()?["routes_with_standby"][0].clone();
+        Ok((route["uses"] == uses).then_some(route))
+    })
+}
+
+/// How the bus calls the state of a destination.
+fn state_of(cluster: &Cluster, name: &str) -> Result<String> {
+    let status = cluster.bus.status()?;
+    let all = status["destinations"].as_array().cloned();
+    let found = all.into_iter().flatten().find(|one| one["name"] == name);
+    Ok(found.map_or_else(String::new, |one| one["state"].to_string()))
+}
+
+/// The first cluster is killed, or hangs, under load: the second takes over, and gives back when the
+/// first has been well for a while. Each line lies in exactly one of them, in order.
+#[test]
+fn a_standby_cluster_takes_over_and_gives_back_and_every_line_lies_in_one_of_them() -> Result<()> {
+    let mut first = Kafka::start(&scratch::create("kafka-first")?)?;
+    let second = kafka::shared()?;
+    for_each_seed("standby", 2, |seed, folder| {
+        let topic = topic_name("standby", seed);
+        first.create_topic(&topic, 3)?;
+        second.create_topic(&topic, 3)?;
+        let mut writer = Writer::new(&folder.join("logs"), 1, seed)?;
+        let layout = Layout::new(folder, &topic).delivers_to(&first.bootstrap(), &[]);
+        let layout = match seed % 2 {
+            0 => layout.verbatim(),
+            _ => layout,
+        };
+        let mut cluster = layout.agent(&[glob_of(&writer)]).start()?;
+        let config = fs::read_to_string(cluster.bus.folder().join("config.toml"))?;
+        let to = "to = [{ destination = \"main\" }]";
+        let standby = format!(
+            "to = [{{ destination = \"main\", standby = [\"b\"] }}]\n[[destination]]\nname = \"b\"\n\
+             kind = \"kafka\"\nbootstrap = [{:?}]\n",
+            second.bootstrap()
+        );
+        reload(&mut cluster.bus, &config.replace(to, &standby))?;
+        write_until(&cluster, &mut writer, "main")?;
+        poll::until("lines in the first cluster", SOON, || {
+            writer.write(20)?;
+            let counts = ledger::topic(cluster.manager.admin(), &topic)?;
+            Ok((counts.delivered > 0).then_some(()))
+        })?;
+        match seed % 2 {
+            0 => first.kill()?,
+            _ => first.pause()?,
+        }
+        write_until(&cluster, &mut writer, "b")?;
+        ensure!(state_of(&cluster, "main")? != "\"up\"", "main is called up");
+        for _part in 0..20 {
+            writer.write(50)?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        match seed % 2 {
+            0 => first.restart()?,
+            _ => first.resume()?,
+        }
+        let route = write_until(&cluster, &mut writer, "main")?;
+        ensure!(
+            route["switches"].as_array().map(Vec::len) == Some(2),
+            "{route}"
+        );
+        writer.write(1_000)?;
+        let written = [writer.written().clone()];
+        ledger::must_agree(
+            cluster.manager.admin(),
+            &topic,
+            written[0].lines(),
+            SETTLE_LIMIT,
+        )?;
+        let places = [first.read_all(&topic)?, second.read_all(&topic)?];
+        let lines = places.each_ref().map(Vec::len);
+        ensure!(lines.iter().all(|&lines| lines > 0), "{lines:?}");
+        must_lie_once(&written, &places)?;
+        say(&format!("standby {seed}: {lines:?} lines, {route}"));
+        cluster.stop()
+    })
+    .map(drop)
 }

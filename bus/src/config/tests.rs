@@ -60,6 +60,58 @@ fn a_route_to_nowhere_names_what_there_is() {
 }
 
 #[test]
+fn a_standby_is_another_destination_of_the_same_kind() {
+    let second =
+        "[[destination]]\nname = \"kafka-b\"\nkind = \"kafka\"\nbootstrap = [\"b:9092\"]\n";
+    let with = |standby: &str| {
+        let to = "{ destination = \"kafka-main\", topic = \"x-{topic}\"";
+        let text = GOOD.replace(to, &format!("{to}, standby = {standby}"));
+        text.replacen("[[route]]", &format!("{second}[[route]]"), 1)
+    };
+    let check = |standby: &str, part: &str| {
+        let faults = faults(&with(standby));
+        assert!(faults.contains(part), "{standby}: {faults}");
+        assert_eq!(faults.lines().count(), 1, "{standby}: {faults}");
+    };
+    check(
+        "[\"kafka-c\"]",
+        "route[0].to[0].standby: \"kafka-c\" is no [[destination]]; there are kafka-b, kafka-main, local",
+    );
+    check(
+        "[\"kafka-main\"]",
+        "\"kafka-main\" cannot stand in for itself",
+    );
+    check("[\"kafka-b\", \"kafka-b\"]", "names \"kafka-b\" twice");
+    check(
+        "[\"local\"]",
+        "\"local\" is of kind file and cannot stand in for \"kafka-main\", which is of kind kafka",
+    );
+    let twice = with("[\"kafka-b\"]").replace(
+        "{ destination = \"local\" }]\n[[route]]",
+        "{ destination = \"kafka-b\" }]\n[[route]]",
+    );
+    let faults = faults(&twice);
+    assert!(
+        faults.contains("has the topic's batches already"),
+        "{faults}"
+    );
+
+    let good = parse(&with("[\"kafka-b\"]"), "bus.toml").unwrap();
+    let topic = tributary_common::ids::Topic::new("web.access").unwrap();
+    let to = good.value.routes.find(&topic).unwrap();
+    assert_eq!(to[0].places().collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(to[0].nth(1).1.render(&topic, 0), "x-web.access");
+    let without = with("[\"kafka-b\"]") + "[spill]\nmax = \"0B\"\n";
+    let warned = parse(&without, "bus.toml").unwrap();
+    let warned = warned.warnings().iter().map(ToString::to_string);
+    assert!(
+        warned
+            .collect::<String>()
+            .contains("does little without a spill")
+    );
+}
+
+#[test]
 fn what_this_version_lacks_is_refused_by_name() {
     let check = |text: &str, part: &str| {
         let faults = faults(&format!("{GOOD}\n{text}"));

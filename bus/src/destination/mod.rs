@@ -180,6 +180,16 @@ impl Destination {
         }
     }
 
+    /// Why it takes nothing at all now; `None` when it takes something.
+    pub(crate) fn gone(&self) -> Option<String> {
+        match self {
+            Self::Kafka(kafka) => kafka.gone(),
+            Self::File(file) => file.gone(),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.down(),
+        }
+    }
+
     /// How it is, for status and reports.
     pub(crate) fn health(&self) -> DestinationHealth {
         match self {

@@ -48,3 +48,11 @@ pub(crate) use self::{
     lane::{Landing, Settled, Spill},
     usage::Usage,
 };
+
+impl Spill {
+    /// Batches that left the disk for the destination, in this life.
+    pub(crate) fn drained_batches(&self) -> u64 {
+        let drained = &self.passed.drained_batches;
+        drained.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}

@@ -514,6 +514,18 @@ pub const TABLE: &[Metric] = &[
         &[],
         "Damaged bytes found in the journal at the start.",
     ),
+    gauge(
+        "tributary_bus_route_used_count",
+        Unit::Count,
+        &["topic", "destination"],
+        "Of routes with a standby, by their pattern: 1 where new batches go now, else 0.",
+    ),
+    counter(
+        "tributary_bus_route_switches_total",
+        Unit::Count,
+        &["topic", "destination"],
+        "Times that new batches of a route with a standby began to go to this destination.",
+    ),
     counter(
         "tributary_bus_config_loads_total",
         Unit::Count,

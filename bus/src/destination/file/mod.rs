@@ -147,6 +147,10 @@ impl FileSink {
         })
     }
 
+    pub(crate) fn gone(&self) -> Option<String> {
+        self.shared.down().clone()
+    }
+
     pub(crate) fn health(&self) -> DestinationHealth {
         let detail = self.shared.down().clone();
         DestinationHealth {

@@ -413,6 +413,10 @@ impl Kafka {
             .or_else(|| health.stalled.get(target).cloned())
     }
 
+    pub(crate) fn gone(&self) -> Option<String> {
+        self.shared.health().down.clone()
+    }
+
     pub(crate) fn health(&self) -> DestinationHealth {
         let health = self.shared.health();
         let stalled = health.stalled.values().next().cloned();
