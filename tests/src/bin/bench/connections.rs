@@ -8,7 +8,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -143,7 +143,7 @@ async fn one(folder: &Path, secure: bool) -> Result<Seen> {
 }
 
 /// Who trusts the authority, and has a certificate of it.
-fn dialer(folder: &Path, authority: &Authority) -> Result<Arc<Dialer>> {
+pub(crate) fn dialer(folder: &Path, authority: &Authority) -> Result<Arc<Dialer>> {
     let _files = authority.identity("agent", "agent")?;
     let at = |end: &str| folder.join(format!("ca/agent.{end}"));
     let identity = Identity {
@@ -157,7 +157,7 @@ fn dialer(folder: &Path, authority: &Authority) -> Result<Arc<Dialer>> {
 }
 
 /// What an agent does before its first batch.
-async fn connect(addr: &str, number: u32, dialer: Option<&Dialer>) -> Result<Stream> {
+pub(crate) async fn connect(addr: &str, number: u32, dialer: Option<&Dialer>) -> Result<Stream> {
     let stream = net::dial(addr, CONNECT_WITHIN).await?;
     let mut stream = match dialer {
         Some(dialer) => dialer.secure(stream, addr).await?,
@@ -195,12 +195,12 @@ async fn answer(mut stream: Stream) -> Result<()> {
     }
 }
 
-async fn say_frame(stream: &mut Stream, frame: &Frame) -> Result<()> {
+pub(crate) async fn say_frame(stream: &mut Stream, frame: &Frame) -> Result<()> {
     stream.write_all(&wire::encode(frame)?).await?;
     Ok(stream.flush().await?)
 }
 
-async fn hear_frame(stream: &mut Stream) -> Result<Frame> {
+pub(crate) async fn hear_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Frame> {
     let mut prelude = [0; PRELUDE_BYTES];
     stream.read_exact(&mut prelude).await?;
     let prelude = Prelude::decode(prelude)?;
@@ -209,7 +209,7 @@ async fn hear_frame(stream: &mut Stream) -> Result<Frame> {
     Ok(wire::decode(prelude, frame.into())?)
 }
 
-fn resident_kib(pid: u32) -> Result<u64> {
+pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let text = line.context("no VmRSS")?.trim().trim_end_matches(" kB");

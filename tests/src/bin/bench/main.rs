@@ -7,21 +7,27 @@
 //! Arguments: `--gb N` the size of the backlog (default 1), `--write FILE` keeps the table,
 //! `--options '{ "linger.ms" = "5" }'` settings for librdkafka, `--only backlog`, `--only alone` (the
 //! agent in front of a bus that only counts), `--only files` (many files; both without Kafka),
-//! `--only priority` (who waits for whom), `--only limits` (how well limits hold; without Kafka) or
-//! `--only connections` (thousands of them at a bus; without Kafka),
+//! `--only priority` (who waits for whom), `--only limits` (how well limits hold; without Kafka),
+//! `--only connections` (thousands of them at a bus; without Kafka), `--only spill` (the bus's disk),
+//! `--only drain` (who waits while that is drained) or `--only counting` (the bus in front of a broker
+//! that only counts; without Kafka),
 //! `--seconds N` how long a steady load lasts, `--programs FOLDER` measures programs that were built
 //! elsewhere.
 
 mod alone;
 mod connections;
 mod counter;
+mod counting;
 mod cpu;
 mod files;
+mod front;
 mod latency;
 mod limits;
 mod line;
 mod load;
 mod priority;
+mod sender;
+mod spill;
 
 use std::{
     fmt::Write as _,
@@ -86,6 +92,12 @@ enum Part {
     Limits,
     /// Many connections to a bus: no Kafka.
     Connections,
+    /// The bus's disk.
+    Spill,
+    /// Who waits while it is drained.
+    Drain,
+    /// The bus in front of a mock that only counts.
+    Counting,
 }
 
 fn arguments() -> Result<Args> {
@@ -111,6 +123,9 @@ fn arguments() -> Result<Args> {
             "--only" if value == "priority" => parsed.part = Part::Priority,
             "--only" if value == "limits" => parsed.part = Part::Limits,
             "--only" if value == "connections" => parsed.part = Part::Connections,
+            "--only" if value == "spill" => parsed.part = Part::Spill,
+            "--only" if value == "drain" => parsed.part = Part::Drain,
+            "--only" if value == "counting" => parsed.part = Part::Counting,
             "--seconds" => {
                 let seconds = value.parse().context("--seconds is a whole number")?;
                 parsed.steady_for = Duration::from_secs(seconds);
@@ -120,7 +135,7 @@ fn arguments() -> Result<Args> {
                 .map_err(|_path| anyhow!("--programs is given twice"))?,
             _ => bail!(
                 "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE, --seconds N, \
-                 --programs FOLDER and --only backlog, alone, files, priority, limits or connections"
+                 --programs FOLDER and --only backlog, alone, files, priority, limits, connections, spill, drain or counting"
             ),
         }
     }
@@ -136,10 +151,18 @@ fn main() -> Result<()> {
         Part::Priority => priority::measure(&folder.join("priority"), args.steady_for)?,
         Part::Limits => limits::measure(&folder.join("limits"))?,
         Part::Connections => connections::measure(&folder.join("connections"))?,
+        Part::Spill => spill::measure(&folder.join("spill"), unit(&folder)?)?,
+        Part::Drain => spill::measure_drain(&folder.join("drain"))?,
+        Part::Counting => counting::measure(&folder.join("counting"), unit(&folder)?)?,
         Part::All => {
             let many = many()?;
             let connections = connections::measure(&folder.join("connections"))?;
-            format!("{}\n{many}\n{connections}", measure(&args, &folder)?)
+            let z = unit(&folder)?;
+            let counting = counting::measure(&folder.join("counting"), z)?;
+            let spill = spill::measure(&folder.join("spill"), z)?;
+            let drain = spill::measure_drain(&folder.join("drain"))?;
+            let line = measure(&args, &folder)?;
+            format!("{line}\n{many}\n{connections}\n{counting}\n{spill}\n{drain}")
         }
         Part::Backlog | Part::Alone => measure(&args, &folder)?,
     };
@@ -333,6 +356,17 @@ fn steady(
         "",
     );
     Ok(())
+}
+
+/// z of the parts that read no file: CPU seconds per 10^9 bytes.
+fn unit(folder: &Path) -> Result<f64> {
+    const BYTES: u64 = 300_000_000;
+    let file = folder.join("unit.log");
+    let (bytes, _lines) = load::write_log(&file, BYTES)?;
+    let z = z_seconds(&file)? * 1e9 / as_float(bytes);
+    fs::remove_file(&file)?;
+    say(&format!("z is {z:.2} CPU s/GB"));
+    Ok(z)
 }
 
 /// The median CPU seconds of the bare loop over the file.

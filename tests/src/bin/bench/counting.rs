@@ -1,0 +1,184 @@
+//! What a bus costs in front of a broker that only counts: bytes, with TLS and without; many agents with
+//! little each; lines posted by a stock load generator.
+//!
+//! Not for: what connections cost that say nothing (see [`crate::connections`]), a real Kafka (see
+//! [`crate::line`]).
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tributary_common::{batch::Codec, ids::Class};
+use tributary_tests::say;
+
+use crate::{
+    as_float,
+    cpu::usage,
+    front::{Broker, Front},
+    load,
+    sender::{Kind, Sender, make, send},
+};
+
+const STREAMS: u64 = 16;
+/// Batches of 256 KiB of lines, as agents send them.
+const COMMON: Kind = Kind {
+    topic: "counted",
+    class: Class::P2,
+    codec: Codec::Zstd,
+    lines: 750,
+};
+const BATCHES: u64 = 400;
+/// What an agent with little to say sends each second.
+const LITTLE: Kind = Kind {
+    lines: 10,
+    ..COMMON
+};
+const AGENTS: u64 = 5_000;
+const SECONDS: u32 = 15;
+/// Lines of a posted body, and the load generator's connections and seconds.
+const POSTED_LINES: u64 = 1_000;
+const POST_CONNECTIONS: u32 = 8;
+const POST_S: u32 = 10;
+
+/// Measures all, as a table. `z_per_gb` is the unit, in CPU seconds.
+///
+/// # Errors
+/// When a bus does not come up.
+pub(crate) fn measure(folder: &Path, z_per_gb: f64) -> Result<String> {
+    fs::create_dir_all(folder)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let mut rows = vec![
+        "| bus, to a broker that only counts | | |".to_owned(),
+        "|---|---|---|".to_owned(),
+    ];
+    for (what, secure, bar) in [("without TLS", false, "0.06"), ("mutual TLS", true, "0.1")] {
+        say(&format!("counting: bytes {what}"));
+        let folder = folder.join(if secure { "tls" } else { "plain" });
+        let (z, rate) = bytes(&runtime, &folder, secure, z_per_gb)?;
+        rows.push(format!(
+            "| 255 KiB of lines a batch, {what} | {z:.3} z per GB of lines, {rate:.0} MB/s of lines | bar {bar} z |"
+        ));
+    }
+    say("counting: many agents with little");
+    rows.push(agents(&runtime, &folder.join("agents"))?);
+    say("counting: posted lines");
+    rows.push(posted(&folder.join("posted"))?);
+    Ok(rows.join("\n") + "\n")
+}
+
+/// CPU seconds of the bus per GB of lines, in z, and bytes of lines a second.
+fn bytes(runtime: &Runtime, folder: &Path, secure: bool, z_per_gb: f64) -> Result<(f64, f64)> {
+    let broker = Broker::start(&["counted"])?;
+    let front = Front::start(folder, &broker.bootstrap(), secure)?;
+    runtime.block_on(async {
+        let mut senders = Vec::new();
+        for number in 0..STREAMS {
+            senders.push(Sender::connect(&front.door, u32::try_from(number)?).await?);
+        }
+        send(&mut senders, make(COMMON, 0..STREAMS, &(1..2))?).await?;
+        let streams = make(COMMON, 0..STREAMS, &(2..BATCHES + 2))?;
+        let before = usage(front.bus.pid())?;
+        let sent = send(&mut senders, streams).await?;
+        let cpu = usage(front.bus.pid())?.since(before).cpu_s();
+        ensure!(sent.busy == 0, "{} batches were put off", sent.busy);
+        let gb = as_float(sent.raw_bytes) / 1e9;
+        let rate = gb * 1e3 / sent.wall.as_secs_f64();
+        Ok((cpu / gb / z_per_gb, rate))
+    })
+}
+
+/// Many agents, each with a small batch a second.
+fn agents(runtime: &Runtime, folder: &Path) -> Result<String> {
+    let broker = Broker::start(&["counted"])?;
+    let front = Front::start(folder, &broker.bootstrap(), false)?;
+    let seqs = 1..u64::from(SECONDS) + 2;
+    let made = make(LITTLE, 0..AGENTS, &seqs)?;
+    runtime.block_on(async {
+        let mut ready = Vec::new();
+        for (number, made) in (0..).zip(made) {
+            let mut sender = Sender::connect(&front.door, number).await?;
+            let mut frames = made.into_frames();
+            sender.all(&frames.drain(..1).collect::<Vec<_>>()).await?;
+            ready.push((sender, frames));
+        }
+        let before = usage(front.bus.pid())?;
+        let (begun, mut tasks) = (Instant::now(), JoinSet::new());
+        for (at, (mut sender, frames)) in ready.into_iter().enumerate() {
+            // Spread over the second.
+            let phase = Duration::from_secs(1) * u32::try_from(at)? / u32::try_from(AGENTS)?;
+            tasks.spawn(async move {
+                for (second, frame) in (0..).zip(frames) {
+                    sleep_until(begun + phase + Duration::from_secs(1) * second).await;
+                    sender.all(&[frame]).await?;
+                }
+                anyhow::Ok(sender.busy)
+            });
+        }
+        let mut busy = 0;
+        while let Some(ended) = tasks.join_next().await {
+            busy += ended??;
+        }
+        let wall = begun.elapsed();
+        let cpu = usage(front.bus.pid())?.since(before).cpu_s();
+        let batches = AGENTS * u64::from(SECONDS);
+        Ok(format!(
+            "| {AGENTS} agents, each a batch of 10 lines a second | {:.1} CPU s a million batches, {:.1} % of a core; {:.0} batches a second came, {busy} were put off | |",
+            cpu * 1e6 / as_float(batches),
+            100.0 * cpu / wall.as_secs_f64(),
+            as_float(batches) / wall.as_secs_f64(),
+        ))
+    })
+}
+
+/// Lines from `wrk`.
+fn posted(folder: &Path) -> Result<String> {
+    let broker = Broker::start(&["counted"])?;
+    let front = Front::start(folder, &broker.bootstrap(), false)?;
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut body = String::new();
+    for line in 0..POSTED_LINES {
+        load::push_line(&mut body, &mut random, load::now_us() + line);
+    }
+    let script = folder.join("post.lua");
+    fs::write(folder.join("body"), &body)?;
+    fs::write(
+        &script,
+        format!(
+            "wrk.method = \"POST\"\nlocal file = io.open({:?})\nwrk.body = file:read(\"*a\")\n",
+            folder.join("body")
+        ),
+    )?;
+    let before = usage(front.bus.pid())?;
+    let output = Command::new("wrk")
+        .args([
+            "-t1",
+            &format!("-c{POST_CONNECTIONS}"),
+            &format!("-d{POST_S}s"),
+            "-s",
+        ])
+        .arg(&script)
+        .arg(format!("http://{}/v1/lines/counted", front.door.addr))
+        .output();
+    let Ok(output) = output else {
+        return Ok("| lines posted | not measured: there is no wrk here | |".to_owned());
+    };
+    let cpu = usage(front.bus.pid())?.since(before).cpu_s();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let requests = said.lines().find_map(|line| {
+        let (number, rest) = line.trim().split_once(' ')?;
+        rest.starts_with("requests in")
+            .then(|| number.parse::<u64>().ok())?
+    });
+    let requests = requests.with_context(|| format!("wrk said {said:?}"))?;
+    ensure!(!said.contains("Non-2xx"), "wrk said {said:?}");
+    let lines = as_float(requests * POSTED_LINES);
+    Ok(format!(
+        "| lines posted by `wrk`, {POSTED_LINES} a request, {POST_CONNECTIONS} connections | {:.0}k lines a CPU second, {:.0}k a second | bar 300k per core |",
+        lines / cpu / 1e3,
+        lines / f64::from(POST_S) / 1e3,
+    ))
+}
