@@ -5,11 +5,10 @@
 //! live. Not for: which batch is next (see [`super::queue`]).
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, mpsc::Receiver},
     time::Duration,
 };
 
-use crossbeam_channel::Receiver;
 use serde::Serialize;
 use tokio::time::Instant;
 use tributary_common::ids::BatchId;

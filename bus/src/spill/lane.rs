@@ -13,12 +13,12 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel},
     },
     thread::JoinHandle,
 };
 
 use anyhow::Context as _;
-use crossbeam_channel::{Receiver, Sender, TrySendError};
 use tributary_common::{
     header::BatchHeader,
     ids::{BatchId, Name},
@@ -92,6 +92,8 @@ struct After {
     tell: Vec<(Landing, Result<Settled, Failure>)>,
     answers: Vec<Answered>,
     drained: Vec<(Place, Option<Arc<BatchHeader>>)>,
+    /// Something is on the disk: the drain may go on.
+    wake: bool,
 }
 
 /// What has passed through in this life, for the drain's pace and for people.
@@ -117,8 +119,8 @@ pub(crate) struct Spill {
     pub(super) lost: Mutex<Vec<Lost>>,
     writes: Sender<Command>,
     to_write: Mutex<Option<Receiver<Command>>>,
-    wake: Sender<()>,
-    woken: Receiver<()>,
+    wake: SyncSender<()>,
+    woken: Mutex<Option<Receiver<()>>>,
     stopped: AtomicBool,
     writer: Mutex<Option<JoinHandle<()>>>,
     drain: Mutex<Option<JoinHandle<()>>>,
@@ -174,8 +176,8 @@ impl Spill {
             is_lost
         });
         drop(memory);
-        let (writes, to_write) = crossbeam_channel::unbounded();
-        let (wake, woken) = crossbeam_channel::bounded(1);
+        let (writes, to_write) = channel();
+        let (wake, woken) = sync_channel(1);
         let spill = Arc::new(Self {
             name: name.clone(),
             destination,
@@ -188,7 +190,7 @@ impl Spill {
             writes,
             to_write: Mutex::new(Some(to_write)),
             wake,
-            woken,
+            woken: Mutex::new(Some(woken)),
             stopped: AtomicBool::new(false),
             writer: Mutex::default(),
             drain: Mutex::default(),
@@ -203,12 +205,8 @@ impl Spill {
     pub(crate) fn start(self: &Arc<Self>, node: &Arc<Node>) -> anyhow::Result<()> {
         drop(self.node.set(Arc::downgrade(node)));
         self.tell_what_opening_found();
-        let to_write = self
-            .to_write
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .context("the spill was started before")?;
+        let to_write = once(&self.to_write)?;
+        let woken = once(&self.woken)?;
         let (writer, told) = (Writer::new(Arc::clone(&self.store)), Arc::clone(self));
         let makes = Arc::clone(self);
         let write = move || {
@@ -216,7 +214,7 @@ impl Spill {
             writer.run(&to_write, told, || makes.drop_oldest());
         };
         keep(&self.writer, self.thread("write", Box::new(write))?);
-        let drain = Drain::new(Arc::clone(self), self.woken.clone());
+        let drain = Drain::new(Arc::clone(self), woken);
         keep(
             &self.drain,
             self.thread("drain", Box::new(move || drain.run()))?,
@@ -407,7 +405,10 @@ impl Spill {
                 self.answered(answered, &mut after);
             }
             if after.is_empty() {
-                return self.wake();
+                if after.wake {
+                    self.wake();
+                }
+                return;
             }
         }
     }
@@ -422,6 +423,7 @@ impl Spill {
                 let Some(entry) = queue.remove(id) else {
                     return;
                 };
+                after.wake |= queue.backlog().batches > 0;
                 drop(queue);
                 let (stored, kept) = parts(entry);
                 let told = kept.landing.is_none();
@@ -433,6 +435,7 @@ impl Spill {
                 }
             }
             Err(Failure::Rejected(reason, detail)) => {
+                after.wake = true;
                 let told = queue
                     .entry(id)
                     .is_some_and(|entry| entry.data.landing.is_none());
@@ -458,6 +461,7 @@ impl Spill {
                 );
             }
             Err(Failure::Unavailable(why)) => {
+                after.wake = true;
                 let closing = self.is_stopped();
                 let told = queue
                     .entry(id)
@@ -483,7 +487,10 @@ impl Spill {
 
     /// The writer has done with batches.
     fn written(self: &Arc<Self>, written: Vec<Written>) {
-        let mut after = After::default();
+        let mut after = After {
+            wake: true,
+            ..After::default()
+        };
         for (id, result) in written {
             match result {
                 Ok(place) => self.one_written(id, place, &mut after),
@@ -631,6 +638,12 @@ impl Spill {
             tracing::error!(destination = %self.name, "a thread of the spill panicked");
         }
     }
+}
+
+/// The end of a channel that a thread takes.
+fn once<T>(place: &Mutex<Option<T>>) -> anyhow::Result<T> {
+    let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+    place.take().context("the spill was started before")
 }
 
 fn keep(place: &Mutex<Option<JoinHandle<()>>>, thread: JoinHandle<()>) {

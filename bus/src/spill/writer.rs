@@ -9,9 +9,16 @@
 //!
 //! Not for: which batches (see [`super::queue`]).
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::time::Instant;
 use tributary_common::{
     disk::{AppendFile, DiskError},

@@ -113,17 +113,65 @@ pub(super) fn stamped(head: &[u8; HEAD_BYTES], stamp: Stamp, rest: usize) -> [u8
     sequence.copy_from_slice(&stamp.base_sequence.to_be_bytes());
     new[PRODUCER].copy_from_slice(&fields);
     // Of two pieces the sum is that of the first, moved on by the length of the second, xor that of
-    // the second: with a second sum of zero only the moving remains. Moving is linear, too, so what
-    // differs is moved once; it costs more than all else here.
+    // the second. Moving is linear, so only what differs is moved.
     let differs = checksum(head) ^ checksum(&new);
     let before = u32::from_be_bytes(field(head, CRC));
-    let crc = before ^ crc32c::crc32c_combine(differs, 0, rest);
+    let crc = before ^ moved_on(differs, rest);
     new[CRC].copy_from_slice(&crc.to_be_bytes());
     new
+}
+
+/// The polynomial of CRC-32C, lowest power in the highest bit.
+const POLYNOMIAL: u32 = 0x82F6_3B78;
+/// x to the power of 8 · 2^k, modulo the polynomial, for each bit k of a length in bytes.
+const POWERS: [u32; usize::BITS as usize] = powers();
+
+const fn powers() -> [u32; usize::BITS as usize] {
+    let mut powers = [0; usize::BITS as usize];
+    let (mut power, mut k) = (1 << 23, 0);
+    while k < powers.len() {
+        powers[k] = power;
+        power = product(power, power);
+        k += 1;
+    }
+    powers
+}
+
+/// A product of polynomials, modulo that of CRC-32C.
+const fn product(a: u32, mut b: u32) -> u32 {
+    let (mut product, mut power) = (0, 0);
+    while power < u32::BITS {
+        // All ones where `a` has this power: a branch would be guessed wrong half the time.
+        product ^= b & ((a << power) >> 31).wrapping_neg();
+        b = (b >> 1) ^ (POLYNOMIAL & (b & 1).wrapping_neg());
+        power += 1;
+    }
+    product
+}
+
+/// A checksum behind so many bytes of zeros, but for what their own sum is. The library's way
+/// (`crc32c_combine`) takes 15 µs for a batch, as long as reading it through a few times.
+fn moved_on(crc: u32, bytes: usize) -> u32 {
+    let set = (0..usize::BITS).filter(|k| bytes >> k & 1 == 1);
+    set.fold(crc, |crc, k| product(POWERS[k as usize], crc))
 }
 
 fn field<const N: usize>(head: &[u8; HEAD_BYTES], at: Range<usize>) -> [u8; N] {
     let mut bytes = [0; N];
     bytes.copy_from_slice(&head[at]);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_checksum_is_moved_on_as_the_library_does(crc: u32, bytes in 0usize..1 << 40) {
+            prop_assert_eq!(moved_on(crc, bytes), crc32c::crc32c_combine(crc, 0, bytes));
+        }
+    }
 }
