@@ -2,7 +2,8 @@
 //!
 //! Pure: the session gathers the facts, this decides, so every pair has a row in the tests. Decided
 //! before the payload is read; a batch that is not taken costs no memory. Not for: memory, which
-//! is not refused but waited for (see [`crate::budget`]), so that TCP pushes back.
+//! of which each class but the first is told to come again when more urgent ones may need what is
+//! left, and the first waits for it, so that TCP pushes back (see [`crate::budget`]).
 
 use tributary_common::wire::RefuseReason;
 
@@ -14,6 +15,37 @@ pub(crate) const ORDER_RETRY_MS: u32 = 100;
 pub(crate) const ORDER_REASON: &str = "an earlier batch of this stream is awaited";
 /// The retry time while a destination is down, in ms.
 pub(crate) const DOWN_RETRY_MS: u32 = 500;
+
+/// Why a batch has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Why {
+    /// The node is stopping.
+    Stopping,
+    /// An earlier batch of its stream is awaited.
+    Order,
+    /// A destination takes nothing, and no disk takes its place.
+    Down,
+    /// Its agent sends more than it may.
+    AgentRate,
+    /// More is sent of its topic than may be.
+    TopicRate,
+    /// The memory that is left is for more urgent classes.
+    Memory,
+}
+
+impl Why {
+    /// As a metric label and in `/status`.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Stopping => "stopping",
+            Self::Order => "order",
+            Self::Down => "down",
+            Self::AgentRate => "agent_rate",
+            Self::TopicRate => "topic_rate",
+            Self::Memory => "memory",
+        }
+    }
+}
 
 /// What is known of a batch before its payload is read.
 #[expect(
@@ -34,6 +66,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) may_pass: bool,
     /// Why a destination of the route takes nothing now.
     pub(crate) down: Option<&'a str>,
+    /// The quota that it is over, and the wait for it in ms.
+    pub(crate) over: Option<(Why, u32)>,
+    /// The memory that is left is for more urgent classes: the wait in ms.
+    pub(crate) crowded: Option<u32>,
     /// The header's counts are beyond what a batch can be.
     pub(crate) absurd: Option<&'a str>,
 }
@@ -49,9 +85,11 @@ pub(crate) enum Admission {
     Duplicate,
     /// Answer `Busy`.
     Busy {
+        /// Why, for branches.
+        why: Why,
         /// When to come again, in ms.
         retry_after_ms: u32,
-        /// The whole node, not only this topic.
+        /// All that the agent has for this node, not only this topic.
         node: bool,
         /// Why, for people.
         reason: String,
@@ -63,9 +101,10 @@ pub(crate) enum Admission {
 /// Decides. What is already safe is acknowledged whatever the state of the node; what cannot be
 /// right is refused before anything waits for it.
 pub(crate) fn admit(facts: Facts<'_>) -> Admission {
-    let busy = |retry_after_ms, node, reason: &str| Admission::Busy {
+    let busy = |why, retry_after_ms, reason: &str| Admission::Busy {
+        why,
         retry_after_ms,
-        node,
+        node: matches!(why, Why::Stopping | Why::AgentRate),
         reason: reason.to_owned(),
     };
     if facts.done {
@@ -75,10 +114,10 @@ pub(crate) fn admit(facts: Facts<'_>) -> Admission {
         return Admission::Join;
     }
     if facts.stopping {
-        return busy(STOPPING_RETRY_MS, true, "this node is stopping");
+        return busy(Why::Stopping, STOPPING_RETRY_MS, "this node is stopping");
     }
     if !facts.may_pass {
-        return busy(ORDER_RETRY_MS, false, ORDER_REASON);
+        return busy(Why::Order, ORDER_RETRY_MS, ORDER_REASON);
     }
     if !facts.routed {
         return Admission::Refuse(
@@ -89,8 +128,22 @@ pub(crate) fn admit(facts: Facts<'_>) -> Admission {
     if let Some(why) = facts.absurd {
         return Admission::Refuse(RefuseReason::Corrupt, why.to_owned());
     }
-    match facts.down {
-        Some(why) => busy(DOWN_RETRY_MS, false, why),
+    if let Some(why) = facts.down {
+        return busy(Why::Down, DOWN_RETRY_MS, why);
+    }
+    if let Some((why, wait_ms)) = facts.over {
+        let what = match why {
+            Why::AgentRate => "the agent is over its quota (limits.agent_rate)",
+            _topic => "the topic is over its quota (limits.topic_rate)",
+        };
+        return busy(why, wait_ms, what);
+    }
+    match facts.crowded {
+        Some(wait_ms) => busy(
+            Why::Memory,
+            wait_ms,
+            "the memory that is left is for more urgent classes",
+        ),
         None => Admission::Accept,
     }
 }
@@ -106,6 +159,8 @@ mod tests {
         in_flight: false,
         may_pass: true,
         down: None,
+        over: None,
+        crowded: None,
         absurd: None,
     };
 
@@ -115,11 +170,13 @@ mod tests {
             Admission::Join => "join".to_owned(),
             Admission::Duplicate => "duplicate".to_owned(),
             Admission::Busy {
+                why,
                 retry_after_ms,
                 node,
                 reason,
             } => {
-                format!("busy {retry_after_ms} {node}: {reason}")
+                let why = why.label();
+                format!("busy {why} {retry_after_ms} {node}: {reason}")
             }
             Admission::Refuse(reason, text) => format!("refuse {}: {text}", reason.as_str()),
         };
@@ -142,14 +199,14 @@ mod tests {
                 stopping: true,
                 ..GOOD
             },
-            "busy 1000 true: this node is stopping",
+            "busy stopping 1000 true: this node is stopping",
         );
         check(
             Facts {
                 may_pass: false,
                 ..GOOD
             },
-            "busy 100 false: an earlier batch of this stream is awaited",
+            "busy order 100 false: an earlier batch of this stream is awaited",
         );
         check(
             Facts {
@@ -170,7 +227,30 @@ mod tests {
                 down: Some("kafka is down"),
                 ..GOOD
             },
-            "busy 500 false: kafka is down",
+            "busy down 500 false: kafka is down",
+        );
+    }
+
+    #[test]
+    fn only_what_is_over_its_quota_waits_for_it() {
+        let over = |why| Facts {
+            over: Some((why, 70)),
+            ..GOOD
+        };
+        check(
+            over(Why::AgentRate),
+            "busy agent_rate 70 true: the agent is over its quota (limits.agent_rate)",
+        );
+        check(
+            over(Why::TopicRate),
+            "busy topic_rate 70 false: the topic is over its quota (limits.topic_rate)",
+        );
+        check(
+            Facts {
+                crowded: Some(50),
+                ..GOOD
+            },
+            "busy memory 50 false: the memory that is left is for more urgent classes",
         );
     }
 
@@ -181,6 +261,8 @@ mod tests {
             routed: false,
             may_pass: false,
             down: Some("down"),
+            over: Some((Why::AgentRate, 1)),
+            crowded: Some(1),
             absurd: Some("x"),
             ..GOOD
         };
@@ -204,7 +286,7 @@ mod tests {
                 routed: false,
                 ..GOOD
             },
-            "busy 100 false: an earlier batch of this stream is awaited",
+            "busy order 100 false: an earlier batch of this stream is awaited",
         );
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! A batch takes its permit before its payload is read from the socket, and the permit travels with
 //! it until every destination has it. While no permit is free nobody reads, so TCP pushes back to
-//! the agents and an idle connection holds nothing. Not for: the window of one connection (see
+//! the agents and an idle connection holds nothing. Before it is all taken, less urgent classes are
+//! told to wait, P3 first, so that a flood of bulk leaves room to what is urgent. Not for: the window of one connection (see
 //! [`crate::session`]).
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tributary_common::{header::BatchHeader, wire::MAX_PAYLOAD_BYTES};
+use tributary_common::{header::BatchHeader, ids::Class, wire::MAX_PAYLOAD_BYTES};
 
 /// Bytes that a batch costs beside payload and records: header, waiters, queue entries.
 const BATCH_BYTES: u64 = 4 << 10;
@@ -57,6 +58,22 @@ impl Budget {
         let bytes = u32::try_from(bytes.min(self.limit)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
         Some(Permit { _bytes: permit })
+    }
+
+    /// Whether the rest is left to more urgent classes than this one, for a batch of this cost; then
+    /// how long it shall wait, in ms. A batch that is large beside the whole budget counts as a part of
+    /// it: it must come in at some time.
+    pub(crate) fn is_crowded(&self, class: Class, cost: u64) -> Option<u32> {
+        let (percent, wait_ms) = match class {
+            Class::P0 => return None,
+            Class::P1 => (90, 250),
+            Class::P2 => (75, 500),
+            Class::P3 => (60, 1_000),
+        };
+        let share = self.limit / 100 * percent;
+        let used = self.used();
+        let over = used > 0 && used.saturating_add(cost.min(share / 2)) > share;
+        over.then_some(wait_ms)
     }
 
     /// Bytes that are taken now.
@@ -118,6 +135,26 @@ mod tests {
         let all = budget.take(u64::MAX).await;
         assert_eq!(budget.used(), budget.limit());
         drop(all);
+    }
+
+    #[tokio::test]
+    async fn the_least_urgent_class_feels_the_pressure_first() {
+        let budget = Budget::new(100 << 20);
+        let crowded = |used: u64, cost: u64| {
+            let held = budget.try_take(used << 20).unwrap();
+            let crowded = Class::ALL.map(|class| budget.is_crowded(class, cost << 20).is_some());
+            drop(held);
+            crowded
+        };
+        assert_eq!(crowded(59, 1), [false, false, false, false]);
+        assert_eq!(crowded(60, 1), [false, false, false, true]);
+        assert_eq!(crowded(75, 1), [false, false, true, true]);
+        assert_eq!(crowded(90, 1), [false, true, true, true]);
+        assert_eq!(crowded(100, 1), [false, true, true, true]);
+        // The largest batches come in when there is little else.
+        assert_eq!(crowded(0, 100), [false; 4]);
+        assert_eq!(crowded(30, 100), [false; 4]);
+        assert_eq!(crowded(31, 100), [false, false, false, true]);
     }
 
     /// One look at a future, without waiting.

@@ -32,7 +32,17 @@ static LIMITS: Schema = Schema::new(
             "memory",
             Kind::size("16MiB", "1TiB"),
             "1GiB",
-            "Bytes of batches in flight; above it nothing is read and TCP pushes back.",
+            "Bytes of batches in flight; above it nothing is read and TCP pushes back. P3 is told to wait at 60 % of it, P2 at 75 %, P1 at 90 %.",
+        ),
+        Key::optional(
+            "agent_rate",
+            Kind::rate("1KB/s", "1TB/s"),
+            "What one agent may send to this node, of all its topics, in payload bytes as they come (compressed); above it that agent waits. Left out: no quota.",
+        ),
+        Key::optional(
+            "topic_rate",
+            Kind::rate("1KB/s", "1TB/s"),
+            "What may be sent of one topic to this node, by all agents, in payload bytes as they come (compressed); above it that topic waits, the others go on. Left out: no quota.",
         ),
         Key::default(
             "connections",
@@ -351,6 +361,10 @@ struct RawBranch {
 pub struct Limits {
     /// Bytes of batches in flight.
     pub memory: u64,
+    /// Bytes per second of one agent.
+    pub agent_rate: Option<u64>,
+    /// Bytes per second of one topic.
+    pub topic_rate: Option<u64>,
     /// Most open connections.
     pub connections: usize,
 }

@@ -14,7 +14,7 @@
 //! | `session` | one agent's framed stream |
 //! | `lines` | `POST /v1/lines/{topic}` |
 //! | `node` | the way of a batch, where the rooms meet |
-//! | `admit`, `order`, `budget` | take it, in which order, with how much memory |
+//! | `admit`, `order`, `budget`, `quota` | take it, in which order, with how much memory, at which rate |
 //! | `dedupe`, `done`, [`journal`] | what is on its way, what is delivered, and that on disk |
 //! | [`route`], [`template`] | which topic goes where, under which name |
 //! | `routing`, `site`, `moving`, `live` | the rules and destinations that count now, and how they are swapped |
@@ -40,6 +40,7 @@ mod live;
 mod moving;
 mod node;
 mod order;
+mod quota;
 mod report;
 pub mod route;
 mod routing;
@@ -82,6 +83,7 @@ use crate::{
     listen::Door,
     live::Live,
     node::{Identity, Node},
+    quota::Quotas,
     report::Ledger,
     routing::Routing,
     site::{Workshop, close_all},
@@ -235,7 +237,9 @@ async fn assemble(
         epoch,
         lines_agent,
     };
-    let budget = Budget::new(config.limits.memory);
+    let limits = &config.limits;
+    let budget = Budget::new(limits.memory);
+    let quotas = Quotas::new(limits.agent_rate, limits.topic_rate);
     let ledger = Ledger::new(config.manager.is_some());
     let (starting, its) = (journal.clone(), config.clone());
     let started = spawn_blocking(move || {
@@ -255,7 +259,7 @@ async fn assemble(
     let routing = Routing::new(config.routes.clone(), sites);
     let node = Node::new(
         identity,
-        budget,
+        (budget, quotas),
         journal,
         ledger,
         (routing, unfinished),

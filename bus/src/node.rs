@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
     header::BatchHeader,
-    ids::{AgentId, BatchId, Epoch, Name, NodeId, Topic, Zone},
+    ids::{AgentId, BatchId, Class, Epoch, Name, NodeId, Topic, Zone},
     report::ConfigHealth,
     wire::{Busy, Outcome, Receipt, RefuseReason, Scope},
 };
@@ -29,6 +29,7 @@ use crate::{
     journal::Journal,
     moving::Moving,
     order::Gate,
+    quota::Quotas,
     report::Ledger,
     route::Branch,
     routing::Routing,
@@ -73,6 +74,8 @@ pub(crate) struct Node {
     pub(crate) identity: Identity,
     /// Memory for batches.
     pub(crate) budget: Budget,
+    /// What agents and topics may send, and who is held back.
+    pub(crate) quotas: Quotas,
     /// What destinations have.
     pub(crate) journal: Journal,
     /// Facts for the manager.
@@ -99,7 +102,7 @@ impl Node {
     /// A node of these parts.
     pub(crate) fn new(
         identity: Identity,
-        budget: Budget,
+        (budget, quotas): (Budget, Quotas),
         journal: Journal,
         ledger: Ledger,
         (routing, unfinished): (Routing, HashSet<BatchId>),
@@ -108,6 +111,7 @@ impl Node {
         Self {
             identity,
             budget,
+            quotas,
             journal,
             ledger,
             stop,
@@ -146,7 +150,12 @@ impl Node {
     }
 
     /// Decides on a batch from its header.
-    pub(crate) fn look(&self, header: &BatchHeader, gate: &Gate) -> Admission {
+    pub(crate) fn look(
+        &self,
+        header: &BatchHeader,
+        payload_bytes: usize,
+        gate: &Gate,
+    ) -> Admission {
         let id = header.id();
         let routing = self.routing();
         let missing = routing.missing(&self.journal, &header.topic, id);
@@ -155,15 +164,29 @@ impl Node {
             .into_iter()
             .flatten()
             .find_map(|branch| self.down(&routing, branch, header));
-        admit::admit(Facts {
+        let now = Instant::now();
+        let cost = budget::cost(header, payload_bytes);
+        let admission = admit::admit(Facts {
             stopping: self.stop.is_cancelled(),
             routed: branches.is_some(),
             done: missing.is_some_and(|missing| missing.is_empty()),
             in_flight: self.flights.contains(id),
             may_pass: gate.may_pass(id) && !self.moving.holds(id.stream),
             down: down.as_deref(),
+            over: self.quotas.wait(header, now),
+            crowded: self.budget.is_crowded(header.class, cost),
             absurd: budget::absurd(header),
-        })
+        });
+        match &admission {
+            Admission::Accept => self.quotas.take(header, payload_bytes as u64, now),
+            Admission::Busy { why, .. } => {
+                metrics::counter!("tributary_bus_busy_batches_total", "reason" => why.label())
+                    .increment(1);
+                self.quotas.held_back(*why, header, now);
+            }
+            Admission::Join | Admission::Duplicate | Admission::Refuse(..) => {}
+        }
+        admission
     }
 
     /// Whether the topic's destinations take something now, for requests with lines.
@@ -186,6 +209,17 @@ impl Node {
             }
         });
         down.map_or(Ok(()), |why| Err(Failure::Unavailable(why)))
+    }
+
+    /// Whether a topic's lines have to wait for its quota, or leave the memory to more urgent classes.
+    pub(crate) fn look_at_load(&self, topic: &Topic, class: Class) -> Result<(), &'static str> {
+        if self.quotas.topic_wait(topic, Instant::now()).is_some() {
+            return Err("the topic is over its quota (limits.topic_rate)");
+        }
+        match self.budget.is_crowded(class, 0) {
+            Some(_wait) => Err("the memory that is left is for more urgent classes"),
+            None => Ok(()),
+        }
     }
 
     /// Why a branch takes nothing of the batch now, not even for its disk.

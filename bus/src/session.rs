@@ -419,7 +419,7 @@ impl Session {
         let id = header.id();
         let mut slot = self.alive(self.slot()).await;
         self.still_there();
-        let answer = match self.node.look(&header, &self.gate) {
+        let answer = match self.node.look(&header, payload_bytes, &self.gate) {
             Admission::Accept => {
                 let bytes = take_bytes(&self.bytes, payload_bytes);
                 slot.bytes = Some(self.alive(bytes).await);
@@ -464,10 +464,9 @@ impl Session {
                 retry_after_ms,
                 node,
                 reason,
+                ..
             } => {
                 self.gate.block(id);
-                metrics::counter!("tributary_bus_busy_batches_total", "reason" => "admission")
-                    .increment(1);
                 busy(&header, retry_after_ms, node, reason)
             }
             Admission::Refuse(reason, detail) => {

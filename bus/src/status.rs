@@ -3,6 +3,7 @@
 //! Called by the admin port and, for readiness, by the agents' port. Quick, never blocks.
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tributary_common::report::ConfigHealth;
 
 use crate::{node::Node, routing::Routing};
@@ -76,6 +77,7 @@ pub(crate) fn status(node: &Node) -> Value {
         "ready": ready(node).err().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}")),
         "connections": node.open_connections(),
         "memory": { "used_bytes": node.budget.used(), "limit_bytes": node.budget.limit() },
+        "held_back": node.quotas.shown(Instant::now()),
         "in_flight_batches": node.in_flight(),
         "journal": {
             "failing": node.journal.failing(),

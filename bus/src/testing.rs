@@ -20,6 +20,7 @@ use crate::{
     destination::{Accepted, Destination, memory::MemorySink},
     journal::{Journal, Owner},
     node::{Identity, Node},
+    quota::Quotas,
     report::Ledger,
     route::{Branch, Pattern, Route, Standby, Table},
     routing::Routing,
@@ -89,6 +90,11 @@ fn made(
         keyed: encoded.keyed,
     };
     (header, encoded.payload)
+}
+
+/// What is said of a batch of a topic.
+pub(crate) fn header_of(topic: &str) -> BatchHeader {
+    batch(topic, 1, 1, &["x"]).0
 }
 
 /// The batch as a destination gets it.
@@ -219,7 +225,7 @@ fn assembled(dir: TempDir, memory: u64, usage: Option<&Arc<Usage>>) -> Rig {
     }
     let node = Node::new(
         identity,
-        Budget::new(memory),
+        (Budget::new(memory), Quotas::default()),
         journal,
         Ledger::new(true),
         (Routing::new(table, sites), unfinished),

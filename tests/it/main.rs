@@ -1,5 +1,6 @@
 //! All integration tests in one binary: real servers, the real programs, and the repository's rules.
 
+mod admission;
 mod bad_input;
 mod browser;
 mod bus_on_kafka;

@@ -37,6 +37,8 @@ fn a_small_file_is_enough_and_the_rest_has_defaults() {
         config.limits,
         Limits {
             memory: 1 << 30,
+            agent_rate: None,
+            topic_rate: None,
             connections: 20_000
         }
     );

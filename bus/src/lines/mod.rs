@@ -26,7 +26,7 @@ use hyper::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tributary_common::{
     batch::{BatchError, Codec, Encoded, Encoder},
@@ -197,6 +197,8 @@ impl Lines {
         let class = class_of(request.uri().query()).map_err(|error| bad(&error))?;
         let coding = coding_of(request.headers())?;
         node.look_at_topic(&topic)?;
+        node.look_at_load(&topic, class)
+            .map_err(|why| No::new(StatusCode::TOO_MANY_REQUESTS, why.to_owned()))?;
         let (body, _held) = self.take_body(request).await?;
         // Decompression and cutting are work for plain threads.
         let look = body.clone();
@@ -283,6 +285,9 @@ impl Lines {
             let header = self.complete(header, &encoded);
             let bytes = budget::cost(&header, encoded.payload.len());
             let permit = node.budget.take(bytes).await;
+            let payload_bytes = encoded.payload.len() as u64;
+            node.quotas
+                .take_of_topic(topic, payload_bytes, Instant::now());
             let (told, answer) = oneshot::channel();
             let batch = Accepted {
                 header: Arc::new(header),

@@ -8,8 +8,8 @@ use tokio::{
 };
 use tributary_common::{
     header::BatchHeader,
-    ids::{AgentId, BatchId, Epoch, StreamId, Topic, Zone},
-    wire::{Outcome, RefuseReason},
+    ids::{AgentId, BatchId, Class, Epoch, StreamId, Topic, Zone},
+    wire::{Outcome, RefuseReason, Scope},
 };
 
 use super::{write::RECONNECT_WITHIN_MS, *};
@@ -95,6 +95,8 @@ impl Agent {
                 })),
                 Frame::Busy(busy) => lines.push(format!("{} busy {}", busy.batch.seq, busy.reason)),
                 Frame::Refuse(no) => lines.push(format!("{} {}", no.batch.seq, no.reason.as_str())),
+                // It waited, and said that it is there.
+                Frame::Pong(0) => {}
                 other => panic!("unexpected {other:?}"),
             }
         }
@@ -104,6 +106,11 @@ impl Agent {
 
 fn web(seq: u64) -> (BatchHeader, Bytes) {
     batch("web", 7, seq, &["one", "two"])
+}
+
+fn of_class(class: Class, (mut header, payload): (BatchHeader, Bytes)) -> (BatchHeader, Bytes) {
+    header.class = class;
+    (header, payload)
 }
 
 fn unavailable() -> Script {
@@ -356,9 +363,13 @@ async fn a_frame_that_stalls_ends_the_connection_and_frees_its_memory() {
     let (header, payload) = web(1);
     let head = wire::encode_batch_head(&header, payload.len()).unwrap();
     agent.pipe.write_all(&head).await.unwrap();
-    assert!(
-        matches!(agent.hear().await, Some(Frame::Error(text)) if text.contains("longer than 30 s"))
-    );
+    let last = loop {
+        match agent.hear().await {
+            Some(Frame::Pong(0)) => {}
+            last => break last,
+        }
+    };
+    assert!(matches!(last, Some(Frame::Error(text)) if text.contains("longer than 30 s")));
     assert_eq!(rig.node.budget.used(), 0);
 }
 
@@ -382,7 +393,7 @@ async fn when_memory_is_full_nothing_is_read_until_some_is_free() {
     let rig = rig();
     let mut agent = Agent::connect(&rig).await;
     let all = rig.node.budget.take(u64::MAX).await;
-    agent.send(web(1)).await;
+    agent.send(of_class(Class::P0, web(1))).await;
     agent.say(&Frame::Ping(1)).await;
     tokio::task::yield_now().await;
     assert!(rig.sink.delivered().is_empty());
@@ -390,6 +401,41 @@ async fn when_memory_is_full_nothing_is_read_until_some_is_free() {
     let frames = [agent.hear().await.unwrap(), agent.hear().await.unwrap()];
     assert!(frames.contains(&Frame::Pong(1)));
     assert_eq!(rig.sink.delivered().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_memory_hears_that_the_node_is_there() {
+    let rig = rig();
+    let mut agent = Agent::connect(&rig).await;
+    let all = rig.node.budget.take(u64::MAX).await;
+    agent.send(of_class(Class::P0, web(1))).await;
+    for _ in 0..5 {
+        assert_eq!(agent.hear().await, Some(Frame::Pong(0)));
+    }
+    drop(all);
+}
+
+#[tokio::test]
+async fn bulk_waits_while_there_is_memory_for_what_is_urgent() {
+    let rig = rig();
+    let mut agent = Agent::connect(&rig).await;
+    let budget = &rig.node.budget;
+    let most = budget.take(budget.limit() / 100 * 61).await;
+    agent.send(of_class(Class::P3, web(1))).await;
+    let Some(Frame::Busy(busy)) = agent.hear().await else {
+        panic!("bulk came in")
+    };
+    assert_eq!(busy.scope, Scope::Topic(Topic::new("web").unwrap()));
+    let shown = rig.node.quotas.shown(Instant::now());
+    assert_eq!(shown[0]["why"], "memory", "{shown}");
+    for (stream, class) in [(1, Class::P0), (2, Class::P1), (3, Class::P2)] {
+        let urgent = batch("web", stream, 1, &["x"]);
+        agent.send(of_class(class, urgent)).await;
+        assert_eq!(agent.answers(1).await, ["1 delivered 1"], "{class:?}");
+    }
+    drop(most);
+    agent.send(of_class(Class::P3, web(1))).await;
+    assert_eq!(agent.answers(1).await, ["1 delivered 1"]);
 }
 
 #[tokio::test]
