@@ -60,7 +60,7 @@ pub(crate) fn status(node: &Node) -> Value {
             json!({
                 "name": health.name,
                 "kind": health.kind,
-                "state": health.state,
+                "state": site.destination.condition().as_str(),
                 "detail": health.detail,
                 "leaving": leaving,
                 "breaker": breaker.as_str(),

@@ -327,8 +327,10 @@ fn comes_in(kafka: &Kafka, folder: &Path, way: &Way, verbatim: bool) -> Result<(
         let mut cluster = layout(&wrong).start()?;
         let why = "the bus to say that it is not let in";
         let look = || Ok(cluster.bus.status()?.to_string().to_lowercase());
-        let good =
-            |status: &String| status.contains("authentication") && !status.contains("hunter2");
+        let good = |status: &String| {
+            let words = ["authentication", "\"state\":\"refused\""];
+            words.iter().all(|word| status.contains(word)) && !status.contains("hunter2")
+        };
         poll::until_seen(why, LIMIT, look, good)?;
         cluster.stop()?;
     }

@@ -79,6 +79,38 @@ impl Accepted {
     }
 }
 
+/// How a destination is, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Condition {
+    /// It takes batches.
+    #[default]
+    Up,
+    /// It takes them, and makes its clients wait: a quota.
+    Throttled,
+    /// A part of it takes none: a partition has no leader or too few replicas, a topic stands still.
+    HalfDead,
+    /// It is there, and does not answer.
+    Hanging,
+    /// It does not let this node in.
+    Refused,
+    /// It is not there, or cannot be written to.
+    Down,
+}
+
+impl Condition {
+    /// The word for people.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Throttled => "throttled",
+            Self::HalfDead => "half-dead",
+            Self::Hanging => "hanging",
+            Self::Refused => "refused",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// Why a batch was not delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -190,6 +222,16 @@ impl Destination {
         }
     }
 
+    /// How it is, in one word.
+    pub(crate) fn condition(&self) -> Condition {
+        match self {
+            Self::Kafka(kafka) => kafka.condition(),
+            Self::File(_) => down_or_up(self.gone().is_some()),
+            #[cfg(test)]
+            Self::Memory(_) => down_or_up(self.gone().is_some()),
+        }
+    }
+
     /// How it is, for status and reports.
     pub(crate) fn health(&self) -> DestinationHealth {
         match self {
@@ -208,6 +250,13 @@ impl Destination {
             #[cfg(test)]
             Self::Memory(memory) => memory.close(),
         }
+    }
+}
+
+fn down_or_up(down: bool) -> Condition {
+    match down {
+        true => Condition::Down,
+        false => Condition::Up,
     }
 }
 

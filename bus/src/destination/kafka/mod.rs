@@ -63,7 +63,7 @@ pub(crate) use self::{
     settings::{CODEC, is_ours},
     verbatim::security,
 };
-use super::{Failure, Job};
+use super::{Condition, Failure, Job};
 use crate::{
     done::DestinationNo,
     journal::{Journal, format::Record},
@@ -417,14 +417,17 @@ impl Kafka {
         self.shared.health().down.clone()
     }
 
+    pub(crate) fn condition(&self) -> Condition {
+        self.shared.health().condition()
+    }
+
     pub(crate) fn health(&self) -> DestinationHealth {
         let health = self.shared.health();
-        let stalled = health.stalled.values().next().cloned();
         DestinationHealth {
             name: self.shared.name.clone(),
             kind: "kafka".to_owned(),
             state: if health.down.is_some() { "down" } else { "up" }.to_owned(),
-            detail: health.down.clone().or(stalled).unwrap_or_default(),
+            detail: health.detail(),
         }
     }
 

@@ -292,6 +292,7 @@ impl ClientContext for Context {
             // Brokers also close connections that were idle: the next look tells which it was.
             let all_down = code == Some(RDKafkaErrorCode::AllBrokersDown);
             health.look |= all_down;
+            health.refused |= code.is_some_and(is_refusal);
             // That follows whatever was wrong with each of them, which says more.
             if !all_down || health.last_error.is_empty() {
                 reason.clone_into(&mut health.last_error);
@@ -299,6 +300,18 @@ impl ClientContext for Context {
         }
         tracing::debug!(destination = %self.shared.name, %error, reason, "librdkafka reports an error");
     }
+}
+
+/// Whether a broker does not let this node in: its login or its certificate.
+fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::UnsupportedSASLMechanism
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::SSL
+    )
 }
 
 impl ProducerContext for Context {

@@ -16,11 +16,11 @@ use rdkafka::{
     error::{KafkaError, KafkaResult},
     metadata::{Metadata, MetadataTopic},
     producer::{Producer as _, PurgeConfig},
-    types::RDKafkaType,
+    types::{RDKafkaErrorCode, RDKafkaType},
 };
 use tokio::time::Instant;
 
-use super::{Known, Producers, Shared, Slot, readback::Quiet};
+use super::{super::Condition, Known, Producers, Shared, Slot, readback::Quiet};
 
 /// How often is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -40,6 +40,10 @@ const STUCK_AFTER_HINT: Duration = Duration::from_secs(5);
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
 /// How the cluster is.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent words of different clients of the cluster"
+)]
 #[derive(Debug, Default)]
 pub(super) struct Health {
     /// Why nothing is taken at all.
@@ -54,6 +58,66 @@ pub(super) struct Health {
     pub(super) lost_leader: bool,
     /// librdkafka's last word.
     pub(super) last_error: String,
+    /// What a question for the cluster came to, last time.
+    asked: Asked,
+    /// A broker does not let this node in, since the last answer.
+    pub(super) refused: bool,
+    /// Until when a broker makes this node wait, and a bit.
+    pub(super) throttled: Option<Instant>,
+}
+
+/// What a question for the cluster came to.
+#[derive(Debug, Default)]
+enum Asked {
+    /// An answer, and what a topic lacks by it.
+    Answered(Option<String>),
+    /// No answer, in time.
+    Silence,
+    /// Nobody is there.
+    #[default]
+    Nobody,
+}
+
+impl Health {
+    /// How the cluster is, in one word.
+    pub(super) fn condition(&self) -> Condition {
+        let throttled = || self.throttled.is_some_and(|until| until > Instant::now());
+        match (&self.down, &self.asked) {
+            (Some(_), Asked::Silence | Asked::Nobody) if self.refused => Condition::Refused,
+            (Some(_), Asked::Nobody) => Condition::Down,
+            (Some(_), Asked::Silence | Asked::Answered(None)) => Condition::Hanging,
+            (Some(_) | None, Asked::Answered(Some(_))) => Condition::HalfDead,
+            (None, _) if !self.stalled.is_empty() => Condition::HalfDead,
+            (None, _) if throttled() => Condition::Throttled,
+            (None, _) => Condition::Up,
+        }
+    }
+
+    /// The same in words; empty when it is well.
+    pub(super) fn detail(&self) -> String {
+        let lacks = match &self.asked {
+            Asked::Answered(lacks) => lacks.clone(),
+            Asked::Silence | Asked::Nobody => None,
+        };
+        let stalled = || self.stalled.values().next().cloned();
+        let detail = match (&self.down, lacks) {
+            (Some(down), Some(lacks)) => Some(format!("{down}; {lacks}")),
+            (Some(down), None) => Some(down.clone()),
+            (None, lacks) => lacks.or_else(stalled),
+        };
+        match detail {
+            Some(detail) => detail,
+            None if self.condition() == Condition::Throttled => {
+                "the brokers make this node wait: a quota".to_owned()
+            }
+            None => String::new(),
+        }
+    }
+
+    /// Whether a topic lacked something at the last answer.
+    fn lacks(&self) -> bool {
+        matches!(self.asked, Asked::Answered(Some(_)))
+    }
 }
 
 /// Since when a topic stands still although the cluster has all that it needs.
@@ -135,7 +199,8 @@ impl Watcher {
             let (down, look, suspect) = {
                 let health = self.shared.health();
                 let suspect = stuck.suspect(&health.stalled);
-                (health.down.is_some(), health.look, suspect)
+                let look = health.look || health.lacks();
+                (health.down.is_some(), look, suspect)
             };
             let wanted = look || down || suspect.is_some();
             let ask = wanted && asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
@@ -149,6 +214,8 @@ impl Watcher {
                 let lost_leader = {
                     let mut health = self.shared.health();
                     health.look = false;
+                    health.refused &= answer.is_err();
+                    health.asked = asked_of(answer.as_ref(), suspect.is_some());
                     health.lost_leader
                 };
                 if stuck.answered(healthy, lost_leader) {
@@ -306,6 +373,29 @@ impl Watcher {
     }
 }
 
+/// What a question came to; of a topic that stands still, replicas count, too.
+fn asked_of(answer: Result<&Metadata, &KafkaError>, stalled: bool) -> Asked {
+    match answer {
+        Ok(answer) => Asked::Answered(answer.topics().iter().find_map(|topic| {
+            topic.partitions().iter().find_map(|partition| {
+                let (name, id) = (topic.name(), partition.id());
+                let (here, all) = (partition.isr().len(), partition.replicas().len());
+                match partition.leader() {
+                    ..0 => Some(format!("partition {id} of topic {name} has no leader")),
+                    _ if stalled && here < all => Some(format!(
+                        "partition {id} of topic {name} has {here} of {all} replicas"
+                    )),
+                    _led => None,
+                }
+            })
+        })),
+        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) => {
+            Asked::Silence
+        }
+        Err(_) => Asked::Nobody,
+    }
+}
+
 /// Whether the cluster has a leader and all replicas of each partition.
 fn has_all(topic: &MetadataTopic) -> bool {
     let mut partitions = topic.partitions().iter();
@@ -320,6 +410,70 @@ fn has_all(topic: &MetadataTopic) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_way_to_be_unwell_has_its_word() {
+        let check = |down: bool, asked: Asked, change: fn(&mut Health), want: &str, part: &str| {
+            let mut health = Health {
+                down: down.then(|| "main does not answer".to_owned()),
+                asked,
+                ..Health::default()
+            };
+            change(&mut health);
+            assert_eq!(health.condition().as_str(), want, "{health:?}");
+            let detail = health.detail();
+            assert!(
+                detail.contains(part) && detail.is_empty() == part.is_empty(),
+                "{health:?}"
+            );
+        };
+        let lacks = || Asked::Answered(Some("partition 1 of topic web has no leader".to_owned()));
+        let stalls = |health: &mut Health| {
+            health.stalled = stalled(&["web"]);
+            health
+                .stalled
+                .insert("web".to_owned(), "it stands still".to_owned());
+        };
+        let same = |_health: &mut Health| {};
+        check(false, Asked::Nobody, same, "up", "");
+        check(false, Asked::Answered(None), same, "up", "");
+        check(true, Asked::Nobody, same, "down", "does not answer");
+        check(true, Asked::Silence, same, "hanging", "does not answer");
+        check(
+            true,
+            Asked::Answered(None),
+            stalls,
+            "hanging",
+            "does not answer",
+        );
+        check(true, lacks(), stalls, "half-dead", "no leader");
+        check(false, lacks(), same, "half-dead", "no leader");
+        check(
+            false,
+            Asked::Answered(None),
+            stalls,
+            "half-dead",
+            "stands still",
+        );
+        check(
+            true,
+            Asked::Nobody,
+            |health| health.refused = true,
+            "refused",
+            "does not answer",
+        );
+        check(
+            true,
+            Asked::Silence,
+            |health| health.refused = true,
+            "refused",
+            "does not answer",
+        );
+        let soon = |health: &mut Health| health.throttled = Some(Instant::now() + ANSWER_WITHIN);
+        check(false, Asked::Answered(None), soon, "throttled", "a quota");
+        let past = |health: &mut Health| health.throttled = Some(Instant::now());
+        check(false, Asked::Answered(None), past, "up", "");
+    }
 
     fn stalled(topics: &[&str]) -> HashMap<String, String> {
         let pairs = topics

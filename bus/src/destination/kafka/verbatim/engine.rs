@@ -1,7 +1,7 @@
 //! The thread that owns the producer: takes batches, does what [`super::cluster`] says, tells flights
 //! what became of them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -33,6 +33,8 @@ use super::{
 const HEARD: usize = 64;
 /// Orders that are taken before requests are made of them.
 const AT_A_TIME: usize = 256;
+/// A destination is called throttled for so long after it was: requests wait in turn.
+const THROTTLED_FOR: Duration = Duration::from_secs(2);
 
 /// What the engine is told.
 pub(super) enum Order {
@@ -262,6 +264,9 @@ impl Engine {
         match kind {
             Kind::Produce => {
                 let (answers, throttle) = proto::produced(versions, no, bytes)?;
+                if !throttle.is_zero() {
+                    self.shared.health().throttled = Some(now + throttle + THROTTLED_FOR);
+                }
                 self.cluster.on_produced(link, &answers, throttle, now);
             }
             Kind::Leaders => {
