@@ -44,7 +44,7 @@ enum State {
 }
 
 /// The breaker of one destination.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Breaker {
     state: State,
     /// How long the next trial takes.

@@ -343,6 +343,7 @@ fn exchange(
         Ok(next) => (next, None),
         Err(error) => (open(node, workshop, from)?, Some(error)),
     };
+    next.go_on_from(site);
     node.put(|routing| routing.seat(next));
     failed.map_or(Ok(()), Err)
 }

@@ -68,6 +68,12 @@ impl Site {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// It is the same destination with other settings: what was known of it goes on to count.
+    pub(crate) fn go_on_from(&self, before: &Self) {
+        let breaker = before.breaker().clone();
+        *self.breaker() = breaker;
+    }
+
     /// Looks whether it takes batches, and whether its disk has delivered some.
     pub(crate) fn look(&self, now: Instant) {
         let down = self.destination.gone().is_some();
