@@ -14,6 +14,7 @@
 //! | `session` | one agent's framed stream |
 //! | `lines` | `POST /v1/lines/{topic}` |
 //! | `node` | the way of a batch, where the rooms meet |
+//! | `balance` | hands over connections while an operator wants it |
 //! | `admit`, `order`, `budget`, `quota` | take it, in which order, with how much memory, at which rate |
 //! | `dedupe`, `done`, [`journal`] | what is on its way, what is delivered, and that on disk |
 //! | [`route`], [`template`] | which topic goes where, under which name |
@@ -27,6 +28,7 @@
 //! in flight is finished within the grace, the destinations and the journal are closed.
 
 mod admit;
+mod balance;
 mod breaker;
 mod budget;
 pub mod config;
@@ -61,7 +63,7 @@ use anyhow::Context;
 use tokio::{
     sync::watch,
     task::{JoinSet, spawn_blocking},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
@@ -96,6 +98,8 @@ const GRACE: Duration = Duration::from_secs(7);
 const REPORT_GRACE: Duration = Duration::from_secs(1);
 /// How often gauges are set.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
+/// How often is looked whose time it is to be handed over.
+const BALANCE_EVERY: Duration = Duration::from_millis(50);
 
 /// The addresses that a node got, for whoever asked for port 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +183,7 @@ pub async fn run_with(
         "admin",
         admin::serve(admin_listener, admin_pages(&node), node.stop.clone()),
     );
+    parts.spawn("balance", balance(Arc::clone(&node)));
     parts.spawn("gauges", gauges(Arc::clone(&node)));
     parts.spawn("standby", standby::run(Arc::clone(&node)));
     let ended = parts.join().await;
@@ -290,11 +295,25 @@ fn client(config: &Config) -> anyhow::Result<Option<Client>> {
 }
 
 fn admin_pages(node: &Arc<Node>) -> Admin {
-    let (ready, status) = (Arc::clone(node), Arc::clone(node));
+    let (ready, status, node) = (Arc::clone(node), Arc::clone(node), Arc::clone(node));
     Admin::new(
         move || status::ready(&ready),
         move || status::status(&status),
     )
+    .takes("/v1/rebalance", move |query| {
+        node.balance
+            .open(query, node.open_connections(), Instant::now())
+    })
+}
+
+/// Asks agents to go, one after the other, while an operator wants it.
+async fn balance(node: Arc<Node>) -> anyhow::Result<()> {
+    let mut tick = interval(BALANCE_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while node.stop.run_until_cancelled(tick.tick()).await.is_some() {
+        node.balance.tick(Instant::now());
+    }
+    Ok(())
 }
 
 /// Sets what is looked at, not counted.

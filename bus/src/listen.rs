@@ -26,12 +26,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tributary_common::{
     metrics, net,
     tls::{Acceptor, Stream},
-    wire::{PROTOCOL, STREAM_PATH},
+    wire::{ELSEWHERE, PROTOCOL, STREAM_PATH},
 };
 
 use crate::{lines::Lines, node::Node, session};
@@ -206,6 +206,15 @@ async fn answer(
         }
         if !asks_for_stream(request.headers()) {
             return upgrade_required();
+        }
+        let may_go = request.headers().contains_key(ELSEWHERE);
+        if may_go
+            && node
+                .balance
+                .turns_away(node.open_connections(), Instant::now())
+        {
+            let words = "this node has its share of connections; connect to another one";
+            return text(StatusCode::SERVICE_UNAVAILABLE, words);
         }
         let upgrade = hyper::upgrade::on(&mut request);
         *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);

@@ -23,6 +23,7 @@ use tributary_common::{
 
 use crate::{
     admit::{self, Admission, Facts},
+    balance::Balance,
     budget::{self, Budget},
     dedupe::{Answer, Begun, Flights, Landed, Waiter, Where, refusal},
     destination::{Accepted, Done, Failure, Job},
@@ -76,6 +77,8 @@ pub(crate) struct Node {
     pub(crate) budget: Budget,
     /// What agents and topics may send, and who is held back.
     pub(crate) quotas: Quotas,
+    /// Who goes elsewhere while an operator wants it.
+    pub(crate) balance: Balance,
     /// What destinations have.
     pub(crate) journal: Journal,
     /// Facts for the manager.
@@ -112,6 +115,7 @@ impl Node {
             identity,
             budget,
             quotas,
+            balance: Balance::default(),
             journal,
             ledger,
             stop,

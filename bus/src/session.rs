@@ -27,7 +27,7 @@ use tributary_common::{
     wire::{self, Frame, Hello, PRELUDE_BYTES, Prelude, Welcome, WireError},
 };
 
-use self::write::{ALIVE_EVERY, Word, write};
+use self::write::{ALIVE_EVERY, HAND_OVER_WITHIN_MS, RECONNECT_WITHIN_MS, Word, write};
 use crate::{
     admit::{self, Admission},
     budget,
@@ -280,13 +280,19 @@ impl Session {
     /// Reads until the peer closes, breaks a rule, or the node stops. Dropping `self` at the end
     /// lets the writer finish once everything in flight is answered.
     async fn read<R: AsyncRead + Unpin>(mut self, mut reader: R) -> Result<End, SessionError> {
-        let stop = self.node.stop.clone();
+        let node = Arc::clone(&self.node);
+        let stop = node.stop.clone();
         let result = loop {
             let step = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
                     // Nothing more is read: what the agent sends now it sends again elsewhere.
-                    self.say(Word::GoAway).await;
+                    self.say(Word::GoAway(RECONNECT_WITHIN_MS)).await;
+                    break Ok(End::Parted);
+                }
+                // As with a stop: what was not read is sent elsewhere, what was taken is answered.
+                () = node.balance.is_to_go() => {
+                    self.say(Word::GoAway(HAND_OVER_WITHIN_MS)).await;
                     break Ok(End::Parted);
                 }
                 step = self.step(&mut reader) => step,

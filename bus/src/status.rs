@@ -76,6 +76,7 @@ pub(crate) fn status(node: &Node) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "ready": ready(node).err().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}")),
         "connections": node.open_connections(),
+        "rebalance": node.balance.shown(Instant::now()),
         "memory": { "used_bytes": node.budget.used(), "limit_bytes": node.budget.limit() },
         "held_back": node.quotas.shown(Instant::now()),
         "in_flight_batches": node.in_flight(),

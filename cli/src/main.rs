@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod ctl;
 mod demo;
 mod inspect;
 mod out;
@@ -58,13 +59,9 @@ enum Command {
     /// Measure on this machine.
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Talk to a manager. Not in this version.
-    #[command(disable_help_flag = true, hide = true)]
-    Ctl {
-        /// Whatever is asked.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<std::ffi::OsString>,
-    },
+    /// Ask running parts to do something.
+    #[command(subcommand)]
+    Ctl(ctl::Ctl),
 }
 
 fn main() -> ExitCode {
@@ -76,10 +73,15 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::from(daemon::EXIT_CONFIG),
             Err(error) => return refuse(&error),
         },
-        Command::Ctl { .. } => {
+        Command::Ctl(ctl::Ctl::Rebalance(asked)) => {
+            daemon::run_until_signal(WORKERS, |stop| ctl::rebalance(asked, stop))
+        }
+        Command::Ctl(ctl::Ctl::Other(words)) => {
+            let asked = words.first().map(|word| word.to_string_lossy());
             return refuse(&anyhow::anyhow!(
-                "ctl is not in this version; the manager's console and its /api/v1/topics show the \
-                 counts, and agents have their tasks in agent.toml"
+                "ctl {} is not in this version; there is ctl rebalance; the manager's console and its \
+                 /api/v1/topics show the counts, and agents have their tasks in agent.toml",
+                asked.unwrap_or_default()
             ));
         }
         Command::Inspect { what, path, output } => match (what, path) {

@@ -1,4 +1,5 @@
-//! The admin port of agent and bus: `/metrics`, `/healthz`, `/readyz`, `/status`.
+//! The admin port of agent and bus: `/metrics`, `/healthz`, `/readyz`, `/status`, and what an operator
+//! may ask a part to do.
 //!
 //! What a person or a scraper asks must never harm the data path: few connections, a deadline for
 //! each, answers from memory only.
@@ -40,12 +41,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 type Ready = dyn Fn() -> Result<(), String> + Send + Sync;
 type Status = dyn Fn() -> serde_json::Value + Send + Sync;
+type Act = dyn Fn(&str) -> Result<serde_json::Value, String> + Send + Sync;
 
 /// What the port answers with. Both functions shall be quick and must not block.
 #[derive(Clone)]
 pub struct Admin {
     ready: Arc<Ready>,
     status: Arc<Status>,
+    /// A path that takes POST, and what it does with the query.
+    act: Option<(&'static str, Arc<Act>)>,
 }
 
 impl fmt::Debug for Admin {
@@ -64,12 +68,37 @@ impl Admin {
         Self {
             ready: Arc::new(ready),
             status: Arc::new(status),
+            act: None,
         }
     }
 
+    /// Also takes POST to a path: `act` gets the query and says what it does, or what is wrong with it.
+    #[must_use]
+    pub fn takes(
+        mut self,
+        path: &'static str,
+        act: impl Fn(&str) -> Result<serde_json::Value, String> + Send + Sync + 'static,
+    ) -> Self {
+        self.act = Some((path, Arc::new(act)));
+        self
+    }
+
     /// The answer to a request.
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    fn answer(&self, method: &Method, path: &str, query: &str) -> Response<Full<Bytes>> {
         const TEXT: &str = "text/plain; charset=utf-8";
+        if let Some((_, act)) = self.act.as_ref().filter(|(taken, _)| *taken == path) {
+            if method != Method::POST {
+                let text = "only POST is allowed\n";
+                let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into());
+                let allowed = HeaderValue::from_static("POST");
+                response.headers_mut().insert(ALLOW, allowed);
+                return response;
+            }
+            return match act(query) {
+                Ok(done) => respond(StatusCode::OK, "application/json", format!("{done:#}\n")),
+                Err(why) => respond(StatusCode::BAD_REQUEST, TEXT, format!("{why}\n")),
+            };
+        }
         if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/status") {
             let text = "not found; there are /metrics, /healthz, /readyz, /status\n";
             return respond(StatusCode::NOT_FOUND, TEXT, text.into());
@@ -170,7 +199,9 @@ async fn converse(stream: TcpStream, admin: Admin) {
         return; // The peer has gone already.
     }
     let service = service_fn(|request: Request<Incoming>| {
-        let response = admin.answer(request.method(), request.uri().path());
+        let uri = request.uri();
+        let query = uri.query().unwrap_or_default();
+        let response = admin.answer(request.method(), uri.path(), query);
         async { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -215,7 +246,11 @@ mod tests {
                 }
             },
             || serde_json::json!({"files": 3}),
-        );
+        )
+        .takes("/v1/act", |query| match query {
+            "n=1" => Ok(serde_json::json!({"done": 1})),
+            other => Err(format!("no {other}")),
+        });
         let stop = CancellationToken::new();
         let mut server = JoinSet::new();
         server.spawn(serve(listener, admin, stop.clone()));
@@ -253,6 +288,14 @@ mod tests {
         served
             .check("/readyz", 503, "not ready: no bus answers\n")
             .await;
+        served.check("/v1/act", 405, "only POST").await;
+        for (query, status, begin) in [("n=1", 200, "\"done\": 1"), ("n=2", 400, "no n=2")] {
+            let url = format!("{}/v1/act?{query}", served.url);
+            let posted = http::post_json(&url, None, Vec::new(), LIMIT).await;
+            let (found, body) = posted.unwrap();
+            assert_eq!(found.as_u16(), status);
+            assert!(String::from_utf8_lossy(&body).contains(begin), "{body:?}");
+        }
         let url = format!("{}/metrics", served.url);
         let (status, _) = http::post_json(&url, None, Vec::new(), LIMIT)
             .await

@@ -33,6 +33,9 @@ use crate::{
 pub const PROTOCOL: &str = "tributary/1";
 /// The path that is upgraded.
 pub const STREAM_PATH: &str = "/v1/stream";
+/// A request header of who has another node to try: a node with enough connections answers 503 then,
+/// and the agent goes there. Without it everybody is let in.
+pub const ELSEWHERE: &str = "tributary-elsewhere";
 /// Bytes of the prelude.
 pub const PRELUDE_BYTES: usize = 6;
 /// The longest payload, in bytes: a record of 1 MiB that does not compress, with room for framing.

@@ -11,7 +11,7 @@ use tributary_tests::{
     netns::{self, Sites},
     oracle::{Place, Verdict},
     poll,
-    product::{Node, program},
+    product::{Node, program, run},
     say, scratch,
     writer::{Background, Schedule, Writer},
 };
@@ -143,5 +143,60 @@ fn agents_leave_a_site_that_is_cut_off_and_come_home() -> Result<()> {
         say(&format!("site loss: {} lines doubled", verdict.doubled));
         ensure!(verdict.doubled < verdict.written / 2, "{verdict}");
         agent.must_run()
+    })
+}
+
+/// How many agents each node has.
+fn connections(nodes: &[Node]) -> Result<Vec<u64>> {
+    let of = |node: &Node| Ok(node.status()?["connections"].as_u64().unwrap_or_default());
+    nodes.iter().map(of).collect()
+}
+
+#[test]
+fn an_operator_spreads_the_agents_evenly_and_nothing_moves_by_itself() -> Result<()> {
+    const AGENTS: usize = 9;
+    scratch::scenario("rebalance", |folder| {
+        let writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let globs = [glob_of(&writer)];
+        let mut layout = Layout::new(folder, "rebalance").buses(3);
+        for _ in 0..AGENTS {
+            layout = layout.agent(&globs);
+        }
+        let mut cluster = layout.start()?;
+        let all = |nodes: &[Node]| {
+            poll::until_seen(
+                "all agents",
+                LIMIT,
+                || connections(nodes),
+                |seen| seen.iter().sum::<u64>() == AGENTS as u64,
+            )
+        };
+        // Two nodes come back, and nobody with them.
+        cluster
+            .more_buses
+            .iter_mut()
+            .try_for_each(Node::stop_cleanly)?;
+        all(std::slice::from_ref(&cluster.bus))?;
+        cluster.more_buses.iter_mut().try_for_each(Node::start)?;
+        ensure!(
+            connections(&cluster.more_buses)? == [0, 0],
+            "something moved"
+        );
+        let mut args = vec!["ctl", "rebalance", "--within", "2s", cluster.bus.admin()];
+        args.extend(cluster.more_buses.iter().map(Node::admin));
+        let output = run("tributary", &args, folder)?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "{}: {said}", output.status);
+        ensure!(said.contains("bus1 hands over 6"), "{said}");
+        let first = connections(std::slice::from_ref(&cluster.bus))?;
+        let others = connections(&cluster.more_buses)?;
+        ensure!(
+            first == [3] && others == [3, 3],
+            "{first:?} {others:?}: {said}"
+        );
+        let again = run("tributary", &args, folder)?;
+        let said = String::from_utf8_lossy(&again.stdout).into_owned();
+        ensure!(said.contains("nothing to do"), "{said}");
+        Ok(())
     })
 }

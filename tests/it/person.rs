@@ -94,7 +94,7 @@ fn check_names_every_fault_of_a_file_and_takes_the_samples() -> Result<()> {
             (vec!["check", "missing.toml"], "failed to read missing.toml"),
             (
                 vec!["ctl", "tasks", "list", "-o", "json"],
-                "ctl is not in this version",
+                "ctl tasks is not in this version",
             ),
         ] {
             let output = product::run("tributary", &args, folder)?;

@@ -175,11 +175,18 @@ impl Sender {
     fn open(&self, node: usize, running: &mut JoinSet<Try>) {
         let addr = self.nodes.name(node).1.to_owned();
         let (hello, tls) = (self.hello.clone(), self.tls.clone());
-        running.spawn(async move { (node, Link::open(&addr, hello, tls.as_deref()).await) });
+        let elsewhere = self.nodes.has_neighbour(node, Instant::now());
+        running.spawn(async move {
+            let opened = Link::open(&addr, hello, tls.as_deref(), elsewhere).await;
+            (node, opened)
+        });
     }
 
     /// A node did not welcome us.
     fn no_welcome(&mut self, node: usize, error: &LinkError, told: &mut Told) {
+        if matches!(error, LinkError::TurnedAway) {
+            return self.nodes.turned_away(node, Instant::now());
+        }
         self.nodes.failed(node, Instant::now(), &mut self.rng);
         let addr = self.nodes.name(node).1.to_owned();
         self.tell(&addr, error, told);
@@ -224,6 +231,10 @@ impl Sender {
                 let (cluster, addr) = self.nodes.name(node);
                 tracing::info!(cluster, node = addr, "a better cluster is there again");
                 home.found = Some((node, link, now + CHANGE_WITHIN));
+            }
+            Some((node, Err(LinkError::TurnedAway))) if !self.reorder => {
+                self.nodes.turned_away(node, now);
+                home.look_at = Some(now);
             }
             Some((node, Err(error))) if !self.reorder => {
                 tracing::debug!(%error, "the better cluster is not there");

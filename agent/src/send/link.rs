@@ -28,7 +28,10 @@ use tokio::{
 use tributary_common::{
     net::{self, Cutter, NetError},
     tls::{self, Dialer, Stream, TlsError},
-    wire::{self, Frame, Hello, PRELUDE_BYTES, PROTOCOL, Prelude, STREAM_PATH, Welcome, WireError},
+    wire::{
+        self, ELSEWHERE, Frame, Hello, PRELUDE_BYTES, PROTOCOL, Prelude, STREAM_PATH, Welcome,
+        WireError,
+    },
 };
 
 /// Dialling, upgrading and greeting take at most this long each.
@@ -63,6 +66,9 @@ pub(crate) enum LinkError {
     /// It does not go over to our protocol.
     #[error("it answers {0} to the upgrade to {PROTOCOL}; is it a Tributary bus?")]
     NoUpgrade(StatusCode),
+    /// It has its share of connections, and there is another node.
+    #[error("it has its share of connections, and asks us to try another node")]
+    TurnedAway,
     /// It took too long.
     #[error("it did not {0} within {LIMIT:?}")]
     Slow(&'static str),
@@ -122,7 +128,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects to a node, by TLS when it is given, and greets it.
+    /// Connects to a node, by TLS when it is given, and greets it. With `elsewhere` it may turn us away:
+    /// there is another node of its cluster to try.
     ///
     /// # Errors
     /// [`LinkError`].
@@ -130,6 +137,7 @@ impl Link {
         addr: &str,
         hello: Hello,
         tls: Option<&Dialer>,
+        elsewhere: bool,
     ) -> Result<Self, LinkError> {
         let stream = net::dial(addr, LIMIT).await?;
         let cutter = Cutter::of(&stream)?;
@@ -137,7 +145,7 @@ impl Link {
             Some(tls) => tls.secure(stream, addr).await?,
             None => Stream::plain(stream),
         };
-        let upgraded = timeout(LIMIT, upgrade(stream, addr)).await;
+        let upgraded = timeout(LIMIT, upgrade(stream, addr, elsewhere)).await;
         let (stream, early) = upgraded.map_err(|_late| LinkError::Slow("answer the upgrade"))??;
         let (read, write) = io::split(stream);
         let mut read = BufReader::with_capacity(
@@ -189,18 +197,29 @@ impl Link {
 }
 
 /// Goes over to our protocol; also gives bytes that came early.
-async fn upgrade(stream: Stream, addr: &str) -> Result<(Stream, Bytes), LinkError> {
+async fn upgrade(
+    stream: Stream,
+    addr: &str,
+    elsewhere: bool,
+) -> Result<(Stream, Bytes), LinkError> {
     let (mut client, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut driver = JoinSet::new();
     driver.spawn(connection.with_upgrades());
     let request = Request::get(STREAM_PATH)
         .header(HOST, addr)
         .header(CONNECTION, "upgrade")
-        .header(UPGRADE, PROTOCOL)
-        .body(Empty::<Bytes>::new());
+        .header(UPGRADE, PROTOCOL);
+    let request = match elsewhere {
+        true => request.header(ELSEWHERE, "yes"),
+        false => request,
+    };
+    let request = request.body(Empty::<Bytes>::new());
     // Fails only for an address that is no header value; such one was not dialled.
     let request = request.map_err(|_never| LinkError::Unexpected)?;
     let response = client.send_request(request).await?;
+    if elsewhere && response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        return Err(LinkError::TurnedAway);
+    }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(LinkError::NoUpgrade(response.status()));
     }

@@ -22,6 +22,8 @@ use crate::config::Cluster;
 const FIRST: Duration = Duration::from_millis(200);
 /// … up to this; one that hangs at once after about this long: it would only be waited for.
 const CAP: Duration = Duration::from_secs(10);
+/// A node that turned us away stands behind its neighbours for so long.
+const FULL_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Node {
@@ -33,6 +35,8 @@ struct Node {
     not_before: Option<Instant>,
     /// It asked us to go elsewhere, until then.
     left_until: Option<Instant>,
+    /// It has enough connections, and did not let us in, until then.
+    full_until: Option<Instant>,
 }
 
 impl Node {
@@ -40,8 +44,16 @@ impl Node {
         self.not_before.is_none_or(|at| at <= now)
     }
 
-    fn is_left(&self, now: Instant) -> bool {
-        self.left_until.is_some_and(|until| until > now)
+    fn is_full(&self, now: Instant) -> bool {
+        self.full_until.is_some_and(|until| until > now)
+    }
+
+    /// Behind which of its neighbours it stands: who asked us to go last is the last that we go back to.
+    fn behind(&self, now: Instant) -> (bool, Option<Instant>) {
+        (
+            self.is_full(now),
+            self.left_until.filter(|&until| until > now),
+        )
     }
 }
 
@@ -66,6 +78,7 @@ impl Nodes {
                 backoff: Backoff::new(FIRST, CAP),
                 not_before: None,
                 left_until: None,
+                full_until: None,
             }));
         }
         Self { nodes }
@@ -84,7 +97,7 @@ impl Nodes {
         };
         others()
             .filter(|(_, node)| node.is_free(now))
-            .min_by_key(|(at, node)| (tried(node.rank), node.rank, node.is_left(now), *at))
+            .min_by_key(|(at, node)| (tried(node.rank), node.rank, node.behind(now), *at))
             .map(|(at, _)| at)
             .ok_or_else(|| {
                 let times = others().filter_map(|(_, node)| node.not_before);
@@ -98,13 +111,22 @@ impl Nodes {
         let better = self.nodes.iter().enumerate();
         better
             .filter(|(_, node)| node.rank < rank && node.is_free(now))
-            .min_by_key(|(at, node)| (node.rank, node.is_left(now), *at))
+            .min_by_key(|(at, node)| (node.rank, node.behind(now), *at))
             .map(|(at, _)| at)
     }
 
     /// Whether a node is of the first cluster.
     pub(crate) fn is_home(&self, node: usize) -> bool {
         self.nodes.get(node).is_none_or(|node| node.rank == 0)
+    }
+
+    /// Whether there is another node of its cluster to try now, in the place of this one.
+    pub(crate) fn has_neighbour(&self, of: usize, now: Instant) -> bool {
+        let Some(rank) = self.nodes.get(of).map(|node| node.rank) else {
+            return false;
+        };
+        let mut others = self.nodes.iter().enumerate().filter(|(at, _)| *at != of);
+        others.any(|(_, node)| node.rank == rank && node.is_free(now) && !node.is_full(now))
     }
 
     /// Whether there is another one than this.
@@ -137,6 +159,13 @@ impl Nodes {
     pub(crate) fn leave(&mut self, node: usize, until: Instant) {
         if let Some(node) = self.nodes.get_mut(node) {
             node.left_until = Some(until);
+        }
+    }
+
+    /// A node has enough connections, and another one may have room.
+    pub(crate) fn turned_away(&mut self, node: usize, now: Instant) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.full_until = Some(now + FULL_FOR);
         }
     }
 
@@ -202,10 +231,25 @@ mod tests {
         let until = now + CAP;
         nodes.leave(0, until);
         assert_eq!(nodes.pick(now, &[]), Ok(1));
-        nodes.leave(1, until);
-        nodes.leave(2, until);
-        assert_eq!(nodes.pick(now, &[]), Ok(0), "all of them asked");
-        assert_eq!(nodes.pick(until, &[]), Ok(0));
+        nodes.leave(1, until + CAP);
+        nodes.leave(2, until + CAP);
+        assert_eq!(nodes.pick(now, &[]), Ok(0), "who asked first");
+        nodes.leave(0, until + CAP * 2);
+        assert_eq!(nodes.pick(now, &[]), Ok(1), "not back to who asked last");
+        assert_eq!(nodes.pick(until + CAP * 2, &[]), Ok(0));
+    }
+
+    #[test]
+    fn only_who_has_a_neighbour_to_try_may_be_turned_away() {
+        let (mut nodes, now) = (nodes("x"), Instant::now());
+        assert!(!nodes.has_neighbour(3, now), "another cluster is not meant");
+        for node in 0..3 {
+            assert_eq!(nodes.pick(now, &[]), Ok(node));
+            assert_eq!(nodes.has_neighbour(node, now), node < 2);
+            nodes.turned_away(node, now);
+        }
+        assert_eq!(nodes.pick(now, &[]), Ok(0), "its own cluster all the same");
+        assert!(!nodes.has_neighbour(0, now));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tributary_common::{
     wire::{Outcome, RefuseReason, Scope},
 };
 
-use super::{write::RECONNECT_WITHIN_MS, *};
+use super::*;
 use crate::{
     destination::{Failure, memory::Script},
     testing::{Rig, batch, rig},
@@ -457,6 +457,31 @@ async fn a_stopping_node_asks_agents_to_leave_and_answers_what_it_has() {
     rig.sink.release();
     assert_eq!(agent.answers(1).await, ["1 delivered 1"]);
     assert_eq!(agent.hear().await, None);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_handed_over_is_answered_first() {
+    let rig = rig();
+    rig.sink.script([Script::Hold]);
+    let mut agent = Agent::connect(&rig).await;
+    agent.send(web(1)).await;
+    while rig.sink.held() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let now = Instant::now();
+    let balance = &rig.node.balance;
+    balance.open("connections=0&within=1s", 1, now).unwrap();
+    balance.tick(now + Duration::from_secs(1));
+    assert_eq!(
+        agent.hear().await,
+        Some(Frame::GoAway {
+            reconnect_within_ms: HAND_OVER_WITHIN_MS
+        })
+    );
+    rig.sink.release();
+    assert_eq!(agent.answers(1).await, ["1 delivered 1"]);
+    assert_eq!(agent.hear().await, None);
+    Agent::connect(&rig).await;
 }
 
 #[tokio::test]

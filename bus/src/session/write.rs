@@ -19,6 +19,8 @@ use crate::dedupe::{Answer, Answered};
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
 /// The spread of reconnects when the node stops, in ms.
 pub(super) const RECONNECT_WITHIN_MS: u32 = 5_000;
+/// The same for one that is handed over: the others go at other times.
+pub(super) const HAND_OVER_WITHIN_MS: u32 = 500;
 
 /// While the reader waits or is behind, the agent hears something at least this often.
 pub(super) const ALIVE_EVERY: Duration = Duration::from_secs(1);
@@ -30,7 +32,8 @@ pub(super) enum Word {
     Ping(u64),
     /// The reader waits, or is behind: the agent hears that the node is there.
     Alive,
-    GoAway,
+    /// With the spread of reconnects in ms.
+    GoAway(u32),
     Error(String),
 }
 
@@ -58,8 +61,7 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
                 Some(Word::Alive) if spoke.elapsed() < ALIVE_EVERY => continue,
                 Some(Word::Alive) => bytes = wire::encode(&Frame::Pong(0))?,
                 Some(Word::Pong(number)) => bytes = wire::encode(&Frame::Pong(number))?,
-                Some(Word::GoAway) => {
-                    let reconnect_within_ms = RECONNECT_WITHIN_MS;
+                Some(Word::GoAway(reconnect_within_ms)) => {
                     bytes = wire::encode(&Frame::GoAway { reconnect_within_ms })?;
                 }
                 None => words_open = false,
