@@ -34,7 +34,11 @@ use tributary_common::{
     wire::{ELSEWHERE, PROTOCOL, STREAM_PATH},
 };
 
-use crate::{lines::Lines, node::Node, session};
+use crate::{
+    lines::Lines,
+    node::Node,
+    session::{self, Open},
+};
 
 /// A request's head comes within this; also the longest that a kept connection may be idle.
 const HEAD_WITHIN: Duration = Duration::from_secs(20);
@@ -47,6 +51,9 @@ const FINISH_WITHIN: Duration = Duration::from_secs(6);
 /// What there is, for 404.
 const PATHS: &str =
     "there are GET /v1/stream (upgrade), POST /v1/lines/{topic}, GET /healthz, /readyz, /metrics";
+
+/// A stream that is about to begin.
+type Upgrade = (OnUpgrade, Open);
 
 /// An answer of one piece.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -155,17 +162,17 @@ async fn enter(node: &Node, stream: TcpStream, tls: Option<&Acceptor>) -> Option
 /// One connection: HTTP until it ends or is upgraded, then the stream.
 async fn converse(node: Arc<Node>, lines: Arc<Lines>, stream: Stream) {
     // What HTTP held is given back before the stream begins, which lasts for weeks.
-    let Some(upgrade) = Box::pin(requests(&node, lines, stream)).await else {
+    let Some((upgrade, open)) = Box::pin(requests(&node, lines, stream)).await else {
         return;
     };
     match upgrade.await {
-        Ok(stream) => Box::pin(session::run(node, TokioIo::new(stream))).await,
+        Ok(stream) => Box::pin(session::run(open, TokioIo::new(stream))).await,
         Err(error) => tracing::debug!(%error, "an upgrade did not happen"),
     }
 }
 
 /// The requests of a connection, and the upgrade that ended them, if one did.
-async fn requests(node: &Arc<Node>, lines: Arc<Lines>, stream: Stream) -> Option<OnUpgrade> {
+async fn requests(node: &Arc<Node>, lines: Arc<Lines>, stream: Stream) -> Option<Upgrade> {
     let upgraded = Arc::new(Mutex::new(None));
     let service = service_fn(|request| {
         let (node, lines, upgraded) = (Arc::clone(node), Arc::clone(&lines), Arc::clone(&upgraded));
@@ -196,7 +203,7 @@ async fn requests(node: &Arc<Node>, lines: Arc<Lines>, stream: Stream) -> Option
 async fn answer(
     node: &Arc<Node>,
     lines: &Lines,
-    upgraded: &Mutex<Option<OnUpgrade>>,
+    upgraded: &Mutex<Option<Upgrade>>,
     mut request: Request<Incoming>,
 ) -> Answer {
     let path = request.uri().path();
@@ -217,7 +224,8 @@ async fn answer(
             return text(StatusCode::SERVICE_UNAVAILABLE, words);
         }
         let upgrade = hyper::upgrade::on(&mut request);
-        *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+        let open = Open::new(Arc::clone(node));
+        *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgrade, open));
         return switching();
     }
     if let Some(topic) = path.strip_prefix("/v1/lines/") {

@@ -108,13 +108,13 @@ enum End {
     Parted,
 }
 
-/// Runs a connection to its end: the peer closes, breaks a rule, or the node stops and everything
-/// in flight is answered.
-pub(crate) async fn run<S>(node: Arc<Node>, stream: S)
+/// Runs a connection to its end: the peer closes, breaks a rule, the node stops or hands it over, and
+/// everything in flight is answered.
+pub(crate) async fn run<S>(open: Open, stream: S)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let _open = Open::new(&node);
+    let node = Arc::clone(&open.0);
     let (mut reader, mut writer) = tokio::io::split(stream);
     let hello = match timeout(HELLO_WITHIN, greet(&node, &mut reader, &mut writer)).await {
         Ok(Ok(hello)) => hello,
@@ -169,18 +169,20 @@ fn ended(error: &SessionError, hello: Option<&Hello>) {
     }
 }
 
-/// Counts an open connection while it lives.
-struct Open<'a>(&'a Node);
+/// Counts an open connection while it lives, from the moment when it is let in.
+#[derive(Debug)]
+pub(crate) struct Open(Arc<Node>);
 
-impl<'a> Open<'a> {
-    fn new(node: &'a Node) -> Self {
+impl Open {
+    /// One more.
+    pub(crate) fn new(node: Arc<Node>) -> Self {
         node.connections.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("tributary_bus_connections_count").increment(1);
         Self(node)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
         metrics::gauge!("tributary_bus_connections_count").decrement(1);

@@ -1,13 +1,23 @@
 //! Bus nodes and whole sites go away: agents go on elsewhere, and come home.
 
-use std::{path::Path, thread, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use tokio::time::Instant;
+use tributary_common::{
+    ids::{AgentId, Epoch, Zone},
+    wire::{self, Frame, Hello, Prelude},
+};
 use tributary_tests::{
     child::Child,
     cluster::{Layout, glob_of},
-    delivered, kafka,
+    delivered, http, kafka,
     netns::{self, Sites},
     oracle::{Place, Verdict},
     poll,
@@ -197,6 +207,61 @@ fn an_operator_spreads_the_agents_evenly_and_nothing_moves_by_itself() -> Result
         let again = run("tributary", &args, folder)?;
         let said = String::from_utf8_lossy(&again.stdout).into_owned();
         ensure!(said.contains("nothing to do"), "{said}");
+        Ok(())
+    })
+}
+
+/// A session of one agent, up to its welcome.
+fn greet(address: &str, number: usize) -> Result<TcpStream> {
+    let (answer, mut stream) = http::upgrade(address, wire::STREAM_PATH, wire::PROTOCOL)?;
+    ensure!(answer.status == 101, "answered {}", answer.status);
+    let hello = Frame::Hello(Hello {
+        agent: AgentId::new(&format!("agent-{number}"))?,
+        host: "host".to_owned(),
+        zone: Zone::new("dc1")?,
+        epoch: Epoch(1),
+        software: "herd".to_owned(),
+    });
+    stream.write_all(&wire::encode(&hello)?)?;
+    let mut prelude = [0; wire::PRELUDE_BYTES];
+    stream.read_exact(&mut prelude)?;
+    let prelude = Prelude::decode(prelude)?;
+    let mut bytes = vec![0; prelude.frame_bytes()];
+    stream.read_exact(&mut bytes)?;
+    let answer = wire::decode(prelude, bytes.into())?;
+    ensure!(matches!(answer, Frame::Welcome(_)), "answered {answer:?}");
+    Ok(stream)
+}
+
+/// All agents at once; every one must be welcomed at its first try.
+fn herd(address: &str, agents: usize) -> Result<Vec<TcpStream>> {
+    thread::scope(|scope| {
+        let tries: Vec<_> = (0..agents)
+            .map(|number| scope.spawn(move || greet(address, number)))
+            .collect();
+        let welcomed = tries.into_iter().map(|one| {
+            let joined = one.join().map_err(|_panic| anyhow!("a try panicked"));
+            joined.and_then(|greeted| greeted)
+        });
+        welcomed.collect()
+    })
+}
+
+#[test]
+fn agents_that_all_come_back_at_once_are_all_welcomed() -> Result<()> {
+    const AGENTS: usize = 400;
+    scratch::scenario("herd", |folder| {
+        let mut cluster = Layout::new(folder, "herd").start()?;
+        for _life in 0..2 {
+            let began = Instant::now();
+            let agents = herd(&cluster.listen, AGENTS)?;
+            say(&format!("herd: {AGENTS} in {:?}", began.elapsed()));
+            let seen = || connections(std::slice::from_ref(&cluster.bus));
+            let all = |seen: &Vec<u64>| seen[..] == [AGENTS as u64];
+            poll::until_seen("all of them", LIMIT, seen, all)?;
+            cluster.bus.kill_and_start()?;
+            drop(agents);
+        }
         Ok(())
     })
 }

@@ -39,7 +39,7 @@ impl Agent {
     fn dial(rig: &Rig) -> Self {
         let (pipe, theirs) = duplex(64 << 10);
         let mut session = JoinSet::new();
-        session.spawn(run(Arc::clone(&rig.node), theirs));
+        session.spawn(run(Open::new(Arc::clone(&rig.node)), theirs));
         Self {
             pipe,
             _session: session,

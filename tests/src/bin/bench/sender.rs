@@ -1,7 +1,7 @@
 //! Agents that only send: ready batches, as quickly as the window lets them, or one by one.
 //!
 //! The batches are made before, so that what is measured is the bus. Not for: what an agent costs
-//! (see [`crate::alone`]).
+//! (see [`mod@crate::alone`]).
 
 use std::{
     collections::BTreeMap,
