@@ -47,7 +47,9 @@ bench: build setup-test ## measure speed and memory against a real Kafka, into d
 SEEDS ?= 200
 soak: build setup-test ## kill and hang every part at SEEDS=200 random moments each, instead of 20 (some hours)
 	TRIBUTARY_SEEDS=$(SEEDS) TRIBUTARY_BIN_DIR=$(CURDIR)/target/release cargo test --locked -p tributary-tests --test it -- faults --test-threads 1
+	TRIBUTARY_SEEDS=$(SEEDS) cargo test --locked -p tributary-bus --lib after_any_damage
 
-deb: ## the agent as a Debian package, into target/debian/
+deb: ## agent and bus as Debian packages, into target/debian/
 	@$(SETUP) deb
 	cargo deb --locked --strip -p tributary-agent
+	cargo deb --locked --strip -p tributary-bus

@@ -150,7 +150,8 @@ install_packages() {
 # wheel NAME FOLDER: unpacks a pinned package from PyPI into a folder of its own.
 wheel() {
     mkdir -p "$TOOLS/tmp"
-    grep -A2 "^$1==" "$REQUIREMENTS" >"$TOOLS/tmp/$1.txt"
+    # Where it is called as a condition nothing ends the script.
+    grep -A2 "^$1==" "$REQUIREMENTS" >"$TOOLS/tmp/$1.txt" || return 1
     rm -rf "${TOOLS:?}/$2"
     pip3 install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
         --target "$TOOLS/$2" -r "$TOOLS/tmp/$1.txt" >&2

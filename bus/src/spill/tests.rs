@@ -1,5 +1,7 @@
 //! A node with a spill: outages, hung destinations, kills, full and broken disks, damage.
 
+mod damage;
+
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use tempfile::TempDir;
