@@ -48,6 +48,7 @@ SEEDS ?= 200
 soak: build setup-test ## kill and hang every part at SEEDS=200 random moments each, instead of 20 (some hours)
 	TRIBUTARY_SEEDS=$(SEEDS) TRIBUTARY_BIN_DIR=$(CURDIR)/target/release cargo test --locked -p tributary-tests --test it -- faults --test-threads 1
 	TRIBUTARY_SEEDS=$(SEEDS) cargo test --locked -p tributary-bus --lib after_any_damage
+	[ "$$(id -u)" != 0 ] || TRIBUTARY_BIN_DIR=$(CURDIR)/target/release tests/disks $(SEEDS)
 
 deb: ## agent and bus as Debian packages, into target/debian/
 	@$(SETUP) deb

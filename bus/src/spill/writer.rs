@@ -216,11 +216,11 @@ impl Writer {
             bytes += record_bytes(write);
             bytes <= room
         });
-        let why = format!(
-            "the spill is full: {} of {} bytes",
-            self.store.usage().used(),
-            self.store.usage().max()
-        );
+        let (used, max) = (usage.used(), usage.max());
+        let why = match max.saturating_sub(used) > room {
+            true => format!("the spill is full: its disk has room for {room} more bytes"),
+            false => format!("the spill is full: {used} of {max} bytes"),
+        };
         (fit.count(), why)
     }
 
