@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use tokio::time::Instant;
 use tributary_common::{
     ids::{AgentId, Epoch, Zone},
@@ -17,7 +17,7 @@ use tributary_common::{
 use tributary_tests::{
     child::Child,
     cluster::{Layout, glob_of},
-    delivered, http, kafka,
+    delivered, http, kafka, ledger,
     netns::{self, Sites},
     oracle::{Place, Verdict},
     poll,
@@ -66,6 +66,53 @@ fn a_rolling_restart_of_three_nodes_under_load_loses_and_doubles_nothing() -> Re
         thread::sleep(Duration::from_millis(500));
         node.stop_cleanly()?;
         node.start()
+    })
+}
+
+/// A node hangs with batches in its hands, and goes on later: another one has delivered them by then.
+#[test]
+fn what_a_hung_node_delivers_too_late_is_doubled_and_counted_as_that() -> Result<()> {
+    scratch::scenario("hung-node", |folder| {
+        let (name, kafka) = ("hung-node", kafka::shared()?);
+        kafka.create_topic(name, 1)?;
+        let writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let mut cluster = Layout::new(folder, name)
+            .delivers_to(&kafka.bootstrap(), &[])
+            .class("P0")
+            .agent(&[glob_of(&writer)])
+            .buses(2)
+            .start()?;
+        let manager = cluster.manager.admin().to_owned();
+        let delivered = |least: u64, limit| {
+            let look = || Ok(ledger::topic(&manager, name)?.delivered);
+            poll::until_seen("more lines delivered", limit, look, |seen| *seen >= least)
+        };
+        let background = Background::start(writer, steady(16_000));
+        let some = delivered(500, LIMIT)?;
+        let is_first = connections(std::slice::from_ref(&cluster.bus))? == [1];
+        let hung = match (is_first, &mut cluster.more_buses[..]) {
+            (true, _) => &mut cluster.bus,
+            (false, [other]) => other,
+            (false, others) => bail!("{} nodes more", others.len()),
+        };
+        hung.pause()?;
+        delivered(some + 4_000, ELSEWHERE)?;
+        hung.resume()?;
+        let written = [background.finish()?.written().clone()];
+        let look = || {
+            let verdict = Verdict::on_kafka(&written, &kafka.read_all(name)?);
+            Ok((ledger::topic(&manager, name)?, verdict))
+        };
+        let (_, verdict) =
+            poll::until_seen("counts that agree", LIMIT, look, |(counts, verdict)| {
+                let lines = verdict.written;
+                verdict.missing == 0
+                    && counts.doubled == verdict.doubled
+                    && [counts.read, counts.delivered] == [lines; 2]
+                    && counts.in_flight == 0
+            })?;
+        say(&format!("hung node: {} lines doubled", verdict.doubled));
+        verdict.must_be_complete()
     })
 }
 
