@@ -85,10 +85,18 @@ fn bytes(runtime: &Runtime, folder: &Path, secure: bool, z_per_gb: f64) -> Resul
         let sent = send(&mut senders, streams).await?;
         let cpu = usage(front.bus.pid())?.since(before).cpu_s();
         ensure!(sent.busy == 0, "{} batches were put off", sent.busy);
+        must_be_live(&front)?;
         let gb = as_float(sent.raw_bytes) / 1e9;
         let rate = gb * 1e3 / sent.wall.as_secs_f64();
         Ok((cpu / gb / z_per_gb, rate))
     })
+}
+
+/// What went over the disk would be something else that is measured.
+fn must_be_live(front: &Front) -> Result<()> {
+    let spilled = front.spilled()?;
+    ensure!(spilled == 0, "{spilled} batches were spilled");
+    Ok(())
 }
 
 /// Many agents, each with a small batch a second.
@@ -124,6 +132,7 @@ fn agents(runtime: &Runtime, folder: &Path) -> Result<String> {
         }
         let wall = begun.elapsed();
         let cpu = usage(front.bus.pid())?.since(before).cpu_s();
+        must_be_live(&front)?;
         let batches = AGENTS * u64::from(SECONDS);
         Ok(format!(
             "| {AGENTS} agents, each a batch of 10 lines a second | {:.1} CPU s a million batches, {:.1} % of a core; {:.0} batches a second came, {busy} were put off | |",
@@ -175,6 +184,7 @@ fn posted(folder: &Path) -> Result<String> {
     });
     let requests = requests.with_context(|| format!("wrk said {said:?}"))?;
     ensure!(!said.contains("Non-2xx"), "wrk said {said:?}");
+    must_be_live(&front)?;
     let lines = as_float(requests * POSTED_LINES);
     Ok(format!(
         "| lines posted by `wrk`, {POSTED_LINES} a request, {POST_CONNECTIONS} connections | {:.0}k lines a CPU second, {:.0}k a second | bar 300k per core |",

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
+use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext, types::RDKafkaApiKey};
 use tokio::time::Instant;
 use tributary_tests::{
     certs::Authority,
@@ -40,6 +40,14 @@ impl Broker {
     /// When librdkafka does not.
     pub(crate) fn start(topics: &[&str]) -> Result<Self> {
         let cluster = MockCluster::new(1)?;
+        // Below the flexible versions: the mock's answers in those cannot be read by everybody.
+        for (key, min, max) in [
+            (RDKafkaApiKey::Produce, 7, 7),
+            (RDKafkaApiKey::Metadata, 4, 8),
+            (RDKafkaApiKey::InitProducerId, 0, 1),
+        ] {
+            cluster.apiversion(key, Some(min), Some(max))?;
+        }
         for topic in topics {
             cluster.create_topic(topic, PARTITIONS, 1)?;
         }
@@ -173,6 +181,16 @@ impl Front {
         let answer = http::get(&self.admin, "/status")?;
         let status: serde_json::Value = serde_json::from_str(&answer.text())?;
         Ok(status["spill"]["destinations"][0].clone())
+    }
+
+    /// Batches that went over the disk.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) fn spilled(&self) -> Result<u64> {
+        self.spill()?["spilled_batches"]
+            .as_u64()
+            .context("no spilled_batches")
     }
 
     /// Waits until nothing is to be drained any more; how long that took.
