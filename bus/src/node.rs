@@ -305,35 +305,35 @@ impl Node {
         let id = header.id();
         let routing = self.routing.read().unwrap_or_else(PoisonError::into_inner);
         let of_agent = header.agent != self.identity.lines_agent;
-        if of_agent && self.moving.holds(id.stream) && !self.flights.contains(id) {
-            drop(routing);
-            waiter.block(id);
-            let why = admit::ORDER_REASON.to_owned();
-            return waiter.tell(busy(&header, admit::ORDER_RETRY_MS, false, why));
-        }
-        let (mut ways, mut is_routed) = (Vec::new(), true);
+        let waits = of_agent && self.moving.holds(id.stream);
+        let (mut ways, mut refused) = (Vec::new(), None);
         let begun = self.flights.begin(&header, waiter, || {
             let Some(missing) = routing.missing(&self.journal, &header.topic, id) else {
-                is_routed = false;
+                let why = "no route matches the topic";
+                refused = Some(Answer::Refuse(refusal(id, RefuseReason::NoRoute, why)));
                 return 0;
             };
+            if waits && !missing.is_empty() {
+                let why = admit::ORDER_REASON.to_owned();
+                refused = Some(busy(&header, admit::ORDER_RETRY_MS, false, why));
+                return 0;
+            }
             let way = |branch: &Branch| self.way(&routing, branch, &header);
             ways.extend(missing.into_iter().filter_map(way));
             ways.len()
         });
         drop(routing);
-        match begun {
-            Begun::Joined => return,
-            Begun::Done(waiter) if !is_routed => {
+        match (begun, refused) {
+            (Begun::Joined, _) => return,
+            (Begun::Done(waiter), Some(answer)) => {
                 waiter.block(id);
-                let refused = refusal(id, RefuseReason::NoRoute, "no route matches the topic");
-                return waiter.tell(Answer::Refuse(refused));
+                return waiter.tell(answer);
             }
-            Begun::Done(waiter) => {
+            (Begun::Done(waiter), None) => {
                 self.duplicate(&header, 1);
                 return waiter.tell(self.repeat(&header));
             }
-            Begun::Fresh => {}
+            (Begun::Fresh, _) => {}
         }
         if header.agent != self.identity.lines_agent {
             self.ledger.received(&header);

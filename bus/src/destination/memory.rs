@@ -41,6 +41,8 @@ pub(crate) struct MemorySink {
     no: DestinationNo,
     journal: Journal,
     state: Arc<Mutex<State>>,
+    /// Held by whoever delivers: nothing passes what is being released.
+    turn: Arc<Mutex<()>>,
 }
 
 impl MemorySink {
@@ -52,6 +54,7 @@ impl MemorySink {
             no,
             journal: journal.clone(),
             state: Arc::default(),
+            turn: Arc::default(),
         }
     }
 
@@ -70,6 +73,7 @@ impl MemorySink {
 
     /// Delivers what is held.
     pub(crate) fn release(&self) {
+        let _turn = self.turn.lock().unwrap();
         let held = std::mem::take(&mut self.lock().held);
         for job in held {
             self.take(job);
@@ -108,8 +112,14 @@ impl MemorySink {
     }
 
     pub(crate) fn deliver(&self, job: Job) {
+        let _turn = self.turn.lock().unwrap();
         let step = self.lock().script.pop_front().unwrap_or(Script::Deliver);
+        let of = |job: &Job| job.batch.header.stream;
         match step {
+            // Behind one that is held, in the order of its stream.
+            Script::Deliver if self.lock().held.iter().any(|held| of(held) == of(&job)) => {
+                self.lock().held.push(job);
+            }
             Script::Deliver => self.take(job),
             Script::Hold => self.lock().held.push(job),
             Script::Fail(failure) => job.done.tell(Err(failure)),
