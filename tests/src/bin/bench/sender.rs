@@ -180,6 +180,8 @@ impl Sender {
                     say_frame(&mut self.stream, &Frame::Pong(number)).await?;
                     continue;
                 }
+                // The bus says that it is there.
+                Frame::Pong(_number) => continue,
                 Frame::Receipts(receipts) => {
                     let last = receipts.last();
                     self.delivered = last.is_some_and(|last| last.outcome != Outcome::Spilled);
@@ -310,7 +312,7 @@ pub(crate) async fn trickle(
                     }
                 }
                 Frame::Busy(_busy) => busy += 1,
-                Frame::Ping(_number) => {}
+                Frame::Ping(_number) | Frame::Pong(_number) => {}
                 other => bail!("not an acknowledgement: {other:?}"),
             }
             if stop() && took.len() as u64 + busy >= sent.load(Ordering::Relaxed) {
