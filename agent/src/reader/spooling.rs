@@ -22,6 +22,7 @@ use crate::{
     checkpoint::as_gauge,
     clock,
     content::Content,
+    handle,
     identify::MARK_BYTES,
     shown::shown,
     spool::{self, Done, Job, Meta, SpoolFile, Ticket},
@@ -344,8 +345,27 @@ impl Reader {
         });
     }
 
+    /// What was deleted since its last turn.
+    fn look_for_deleted(&mut self) {
+        let now = Instant::now();
+        for tail in self
+            .streams
+            .iter_mut()
+            .flat_map(|stream| &mut stream.tails)
+            .filter(|tail| !tail.deleted)
+        {
+            let file = tail.file.as_ref().and_then(Content::as_file);
+            let seen = file.and_then(|file| handle::extent(file).ok());
+            if let Some(extent) = seen.filter(|extent| extent.links == 0) {
+                tail.deleted = true;
+                tail.note_size(extent.size, now, now);
+            }
+        }
+    }
+
     /// At the stop: what is deleted and not acknowledged would be gone with this process.
     pub(super) fn save_at_stop(&mut self) {
+        self.look_for_deleted();
         let until = Instant::now() + SAVE_AT_STOP;
         let mut places: Vec<(u8, usize, usize)> = Vec::new();
         for (number, stream) in self.streams.iter().enumerate() {

@@ -113,3 +113,22 @@ async fn what_is_deleted_and_not_acknowledged_at_the_stop_is_saved() {
     agent.stop().await;
     assert_eq!(place.bus.lines().len(), wanted.len());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_is_written_and_deleted_a_moment_before_the_stop_is_saved() {
+    for round in 0..5 {
+        let place = Place::new().await;
+        let config = place.config("a.log", "");
+        append(&place.log("a.log"), &lines("a", 10));
+        let agent = Agent::start(&config);
+        place.bus.expect(&lines("a", 10)).await;
+        append(&place.log("a.log"), &lines("b", 10 + round));
+        fs::remove_file(place.log("a.log")).unwrap();
+        agent.stop().await;
+        let agent = Agent::start(&config);
+        let wanted = [lines("a", 10), lines("b", 10 + round)].concat();
+        place.bus.expect(&wanted).await;
+        agent.stop().await;
+        assert_eq!(place.bus.lines().len(), wanted.len());
+    }
+}
