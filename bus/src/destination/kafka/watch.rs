@@ -322,7 +322,7 @@ impl Watcher {
         };
         match (&health.down, &why) {
             (None, Some(why)) => {
-                tracing::error!(destination = %name, "the destination is down: {why}; batches are answered Busy");
+                tracing::error!(destination = %name, "the destination is down: {why}");
             }
             (Some(_), None) => {
                 tracing::info!(destination = %name, "the destination is up again");
