@@ -125,13 +125,19 @@ impl<'a, G: FnMut(Piece<'_>) -> bool> Joining<'a, '_, G> {
             return true;
         }
         let is_own = !is_rest && line.len() <= longest;
-        // A single line is one record, so that there is always room for it.
+        match is_own.then(|| self.parse(line)).flatten() {
+            Some(part) => self.part(part, begin, end),
+            None => self.raw(line, begin, is_rest),
+        }
+    }
+
+    /// Reads a line of the runtime's. A single one has to be one record, so that there is always room
+    /// for it: a longer one is none of the runtime's.
+    fn parse(&self, line: &'a [u8]) -> Option<Part<'a>> {
         let is_single = self.ground.source.carry.has(Carry::SINGLE);
         let max = self.ground.rule.max_line as usize;
-        match is_own.then(|| self.runtime.parse(line)).flatten() {
-            Some(part) if !is_single || part.text.len() <= max => self.part(part, begin, end),
-            Some(_) | None => self.raw(line, begin, is_rest),
-        }
+        let part = self.runtime.parse(line);
+        part.filter(|part| !is_single || part.text.len() <= max)
     }
 
     /// A line that is none of the runtime's.
@@ -271,11 +277,7 @@ impl<'a, G: FnMut(Piece<'_>) -> bool> Joining<'a, '_, G> {
         }
         let was_raw = matches!(tail, Tail::Again(carry) if carry.has(Carry::RAW));
         let is_raw = is_rest || was_raw || line.len() > longest;
-        let part = if is_raw {
-            None
-        } else {
-            self.runtime.parse(line)
-        };
+        let part = if is_raw { None } else { self.parse(line) };
         let max = self.ground.rule.max_line as usize;
         let takes = self.ground.takes() || (is_raw && self.ground.is_too_long(line, max));
         match part {

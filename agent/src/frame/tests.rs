@@ -465,6 +465,17 @@ fn a_partial_line_without_an_end_does_not_hold_the_file_for_ever() {
 }
 
 #[test]
+fn a_long_runtime_line_without_an_end_comes_in_pieces_where_a_batch_has_room_for_one() {
+    let file = b"2024-01-02T03:04:05.6Z stdout P a text of two records";
+    let out = run(&Framer::cri(Text::Utf8, rule(20, SPLIT)), file, 10_000, 1);
+    assert_eq!(out.texts().concat().as_bytes(), file);
+    assert_eq!(
+        out.records[0].flags.names().collect::<Vec<_>>(),
+        ["cut", "malformed"]
+    );
+}
+
+#[test]
 fn joined_records_over_the_cap_are_split_or_truncated() {
     let line = |tag: &str, text: &str| format!("2024-01-02T03:04:05.6Z stdout {tag} {text}\n");
     let file = [
@@ -520,6 +531,7 @@ fn runtime_lines() -> impl Strategy<Value = Vec<u8>> {
         b"2024-01-02T03:04:05.6Z stderr F\n",
         b"2024-01-02T03:04:05.6Z stdout F a longer text of a line\n",
         b"2024-01-02T03:04:05.6Z stdout",
+        b"2024-01-02T03:04:05.6Z stdout P a text that is longer than a record may be",
         br#"{"log":"part","stream":"stdout"}
 "#,
         br#"{"log":"end\n","stream":"stdout"}
