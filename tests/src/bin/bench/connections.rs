@@ -23,7 +23,7 @@ use tributary_tests::{certs::Authority, kafka::free_port, say};
 use crate::{cpu::usage, line::start};
 
 /// How many.
-const CONNECTIONS: u32 = 9_000;
+const CONNECTIONS: u32 = 10_000;
 /// So many are on their way at a time.
 const AT_ONCE: usize = 200;
 /// How long nobody says anything: every connection is pinged once in it.

@@ -37,7 +37,7 @@ const LITTLE: Kind = Kind {
     lines: 10,
     ..COMMON
 };
-const AGENTS: u64 = 5_000;
+const AGENTS: u64 = 10_000;
 const SECONDS: u32 = 15;
 /// Lines of a posted body, and the load generator's connections and seconds.
 const POSTED_LINES: u64 = 1_000;
