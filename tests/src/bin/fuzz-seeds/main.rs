@@ -1,9 +1,12 @@
 //! Writes a few valid inputs for each fuzz target to `<folder>/<target>/`, to begin with.
 //!
-//! `fuzz/run` calls it: `tributary-fuzz-seeds <folder>`.
+//! Here rather than beside the targets, so that what it needs is not built a second time for them.
+//!
+//! Not for: fuzzing. `fuzz/run` calls it: `fuzz-seeds <folder>`.
 
-use std::{error::Error, fs, path::Path};
+use std::{fs, path::Path};
 
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use tributary_common::{
     batch::{Codec, Encoded, Encoder},
@@ -17,8 +20,6 @@ use tributary_common::{
     },
 };
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
 const ID: BatchId = BatchId {
     stream: StreamId(1),
     epoch: Epoch(2),
@@ -28,7 +29,7 @@ const ID: BatchId = BatchId {
 fn main() -> Result<()> {
     let folder = std::env::args_os()
         .nth(1)
-        .ok_or("usage: tributary-fuzz-seeds <folder>")?;
+        .context("usage: fuzz-seeds <folder>")?;
     let folder = Path::new(&folder);
 
     let mut batches = Vec::new();
@@ -165,16 +166,19 @@ fn frames(headers: &[BatchHeader], batches: &[Encoded]) -> Result<Vec<Vec<u8>>> 
 
 /// Some lines for each framing, behind the bytes that choose it.
 fn framing() -> Vec<Vec<u8>> {
-    let texts: [&[u8]; 4] = [
+    let texts: [&[u8]; 5] = [
         b"2026 one\n\tat a\n\tat b;\n2026 a longer line than the longest record may be\r\nend",
         b"2026-01-02T03:04:05Z stdout P a\n2026-01-02T03:04:05Z stderr F b\n2026-01-02T03:04:05Z stdout F c\n",
+        b"2026-01-02T03:04:05Z stdout P a longer text than the longest record, and no end of its line",
         b"{\"log\":\"a\",\"stream\":\"stdout\"}\n{\"log\":\"b\\n\",\"stream\":\"stdout\"}\nx\n",
         b"\xfe\xff\0a\0\n\x4e\x2d\0\n\xd8\x3d\xde\0",
     ];
     let chosen = |kind: u8| {
-        texts
-            .iter()
-            .map(move |text| [&[kind, 40, 9, 128], *text].concat())
+        let with_room = move |room: u8| {
+            let framed = move |text: &&[u8]| [&[kind, 40, room, 128], *text].concat();
+            texts.iter().map(framed).collect::<Vec<_>>()
+        };
+        [9, 1].into_iter().flat_map(with_room)
     };
     (0..8).flat_map(chosen).collect()
 }
