@@ -173,6 +173,46 @@ fn an_outage_costs_the_agents_nothing_and_kills_of_the_bus_lose_and_double_nothi
     Ok(())
 }
 
+/// Kafka comes and goes every five seconds, twice, and is away for ten; by either producer.
+#[test]
+fn a_kafka_that_flaps_while_lines_flow_loses_and_doubles_nothing() -> Result<()> {
+    let away = Away::start("spill-flaps")?;
+    scratch::scenario("spill-flaps", |folder| {
+        let start = |seed: u64| {
+            let (topic, folder) = (topic_name("flaps", seed), folder.join(seed.to_string()));
+            away.kafka.create_topic(&topic, 3)?;
+            let cluster = layout(&folder, &topic, &away, seed, "").start()?;
+            let schedule = Schedule {
+                lines: 30_000,
+                per_second: 1_200,
+                rotations: Vec::new(),
+            };
+            let writer = Writer::new(&folder.join("logs"), 0, seed)?;
+            anyhow::Ok((cluster, Background::start(writer, schedule)))
+        };
+        let both = [start(0)?, start(1)?];
+        let mut is_away = false;
+        for seconds in [2, 5, 5, 5, 5, 10] {
+            std::thread::sleep(Duration::from_secs(seconds));
+            if is_away {
+                away.proxy.set(Mode::Pass);
+            } else {
+                away.go();
+            }
+            is_away = !is_away;
+        }
+        for (cluster, writer) in both {
+            let written = finish(vec![writer])?;
+            let counts = cluster.must_deliver(&away.kafka, &written)?;
+            until_drained(&cluster)?;
+            let spilled = lane(&cluster)?["spilled_batches"].clone();
+            ensure!(spilled.as_u64() > Some(0), "nothing was spilled");
+            say(&format!("flaps: {counts:?}, {spilled} batches spilled"));
+        }
+        Ok(())
+    })
+}
+
 /// What does not fit stays with the agents; nothing is lost, and the table says what is where.
 #[test]
 fn a_full_spill_says_busy_and_loses_nothing() -> Result<()> {
