@@ -210,14 +210,19 @@ fn connections(nodes: &[Node]) -> Result<Vec<u64>> {
 }
 
 #[test]
-fn an_operator_spreads_the_agents_evenly_and_nothing_moves_by_itself() -> Result<()> {
-    const AGENTS: usize = 9;
+fn an_operator_spreads_the_agents_evenly_under_load_and_nothing_moves_by_itself() -> Result<()> {
+    const AGENTS: u32 = 9;
     scratch::scenario("rebalance", |folder| {
-        let writer = Writer::new(&folder.join("logs"), 1, 1)?;
-        let globs = [glob_of(&writer)];
-        let mut layout = Layout::new(folder, "rebalance").buses(3);
-        for _ in 0..AGENTS {
-            layout = layout.agent(&globs);
+        let (name, kafka) = ("rebalance", kafka::shared()?);
+        kafka.create_topic(name, 1)?;
+        let mut layout = Layout::new(folder, name)
+            .delivers_to(&kafka.bootstrap(), &[])
+            .buses(3);
+        let mut writers = Vec::new();
+        for number in 0..AGENTS {
+            let writer = Writer::new(&folder.join(format!("logs-{number}")), number, 1)?;
+            layout = layout.agent(&[glob_of(&writer)]);
+            writers.push(writer);
         }
         let mut cluster = layout.start()?;
         let all = |nodes: &[Node]| {
@@ -225,7 +230,7 @@ fn an_operator_spreads_the_agents_evenly_and_nothing_moves_by_itself() -> Result
                 "all agents",
                 LIMIT,
                 || connections(nodes),
-                |seen| seen.iter().sum::<u64>() == AGENTS as u64,
+                |seen| seen.iter().sum::<u64>() == u64::from(AGENTS),
             )
         };
         // Two nodes come back, and nobody with them.
@@ -239,6 +244,13 @@ fn an_operator_spreads_the_agents_evenly_and_nothing_moves_by_itself() -> Result
             connections(&cluster.more_buses)? == [0, 0],
             "something moved"
         );
+        let load = Schedule {
+            lines: 2_000,
+            per_second: 500,
+            rotations: Vec::new(),
+        };
+        let start = |writer| Background::start(writer, load.clone());
+        let writers: Vec<Background> = writers.into_iter().map(start).collect();
         let mut args = vec!["ctl", "rebalance", "--within", "2s", cluster.bus.admin()];
         args.extend(cluster.more_buses.iter().map(Node::admin));
         let output = run("tributary", &args, folder)?;
@@ -254,7 +266,9 @@ fn an_operator_spreads_the_agents_evenly_and_nothing_moves_by_itself() -> Result
         let again = run("tributary", &args, folder)?;
         let said = String::from_utf8_lossy(&again.stdout).into_owned();
         ensure!(said.contains("nothing to do"), "{said}");
-        Ok(())
+        let finish = |writer: Background| Ok(writer.finish()?.written().clone());
+        let written: Vec<_> = writers.into_iter().map(finish).collect::<Result<_>>()?;
+        cluster.must_deliver(kafka, &written).map(drop)
     })
 }
 
