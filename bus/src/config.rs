@@ -18,7 +18,10 @@ use tributary_common::{
     tls,
 };
 
-pub use crate::destination::kafka::{KafkaConfig, ProducerKind};
+pub use crate::destination::{
+    hdfs::{Compression, HdfsConfig, Roll},
+    kafka::{KafkaConfig, ProducerKind},
+};
 use crate::{
     destination::kafka::{self, security::Security},
     route::{Pattern, Table},
@@ -152,7 +155,7 @@ static DESTINATION: Kind = Kind::OneOf {
             )],
         ),
         Variant::not_yet("elasticsearch", "Elasticsearch or OpenSearch."),
-        Variant::not_yet("hdfs", "HDFS."),
+        hdfs::VARIANT,
     ],
 };
 
@@ -332,6 +335,7 @@ enum RawKind {
     File {
         path: String,
     },
+    Hdfs(hdfs::RawHdfs),
 }
 
 impl RawKind {
@@ -339,6 +343,7 @@ impl RawKind {
         match self {
             Self::Kafka { .. } => "kafka",
             Self::File { .. } => "file",
+            Self::Hdfs(_) => "hdfs",
         }
     }
 }
@@ -410,6 +415,8 @@ pub enum DestinationKind {
         /// The folder of a batch.
         path: Template,
     },
+    /// Files in HDFS.
+    Hdfs(HdfsConfig),
 }
 
 /// The checked configuration.
@@ -473,6 +480,7 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         None => host_name(checker),
     };
     let routes = routes::check(&raw, checker);
+    hdfs::needs_a_spill(&raw, checker);
     if raw.destination.is_empty() {
         checker.fault(
             "",
@@ -562,6 +570,7 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
             let path = checker.take(&key, Template::parse(&path))?;
             Some(DestinationKind::File { path })
         }
+        RawKind::Hdfs(hdfs) => hdfs.check(at, checker).map(DestinationKind::Hdfs),
     }
 }
 
@@ -575,6 +584,7 @@ fn host_name(checker: &mut Checker) -> Option<NodeId> {
     )
 }
 
+mod hdfs;
 mod routes;
 #[cfg(test)]
 mod tests;

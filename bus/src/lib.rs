@@ -20,7 +20,7 @@
 //! | [`route`], [`template`] | which topic goes where, under which name |
 //! | `routing`, `site`, `moving`, `live` | the rules and destinations that count now, and how they are swapped |
 //! | `breaker`, `switch`, `standby` | which destination is used where several stand in for each other |
-//! | `destination` | Kafka, files; the contract on one page |
+//! | `destination` | Kafka, files, HDFS; the contract on one page |
 //! | [`spill`] | the node's disk in place of a destination that takes nothing |
 //! | `report`, `tally`, `status` | facts for the manager, figures, a page for people |
 //!

@@ -235,6 +235,10 @@ fn goes_on(old: &DestinationKind, new: &DestinationKind) -> bool {
         (DestinationKind::File { path: old }, DestinationKind::File { path: new }) => old == new,
         (DestinationKind::Kafka(_), DestinationKind::File { .. })
         | (DestinationKind::File { .. }, DestinationKind::Kafka(_)) => false,
+        (DestinationKind::Hdfs(old), DestinationKind::Hdfs(new)) => {
+            (&old.url, &old.path) == (&new.url, &new.path)
+        }
+        (DestinationKind::Hdfs(_), _) | (_, DestinationKind::Hdfs(_)) => false,
     }
 }
 

@@ -22,7 +22,7 @@ use tributary_common::{
 use crate::{
     breaker::Breaker,
     config::{Config, DestinationConfig, DestinationKind},
-    destination::{Destination, file::FileSink, kafka::Kafka},
+    destination::{Destination, file::FileSink, hdfs::HdfsSink, kafka::Kafka},
     done::DestinationNo,
     journal::Journal,
     node::Node,
@@ -225,6 +225,9 @@ impl Workshop {
             }
             DestinationKind::File { path } => {
                 FileSink::start(name, path, &self.node, &self.journal).map(Destination::File)
+            }
+            DestinationKind::Hdfs(hdfs) => {
+                HdfsSink::start(name, hdfs, &self.node, &self.journal).map(Destination::Hdfs)
             }
         };
         let destination = Arc::new(destination?);

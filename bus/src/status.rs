@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tributary_common::report::ConfigHealth;
 
-use crate::{node::Node, routing::Routing};
+use crate::{destination::hdfs::HdfsSink, node::Node, routing::Routing};
 
 /// Whether the node can do its work now.
 ///
@@ -65,6 +65,7 @@ pub(crate) fn status(node: &Node) -> Value {
                 "leaving": leaving,
                 "breaker": breaker.as_str(),
                 "trial_s": breaker.trial().as_secs(),
+                "files": site.destination.late().map(HdfsSink::files),
             })
         })
         .collect();

@@ -92,12 +92,21 @@ pub fn check_level(text: &str) -> Result<(), String> {
         .map_err(|error| format!("{text:?}: {error}"))
 }
 
+/// A level at which libraries do not warn of each try of theirs: who uses them says what is wrong.
+fn quiet(level: &str) -> String {
+    const TALKATIVE: &str = "hdfs_native";
+    match level.contains(TALKATIVE) {
+        true => level.to_owned(),
+        false => format!("{level},{TALKATIVE}=error"),
+    }
+}
+
 /// Starts logging. `level` is as in [`Log::level`]; one that cannot be read counts as `info`, since
 /// the config's check has refused it before. Does nothing when the process logs already.
 pub fn init(format: Format, level: &str) {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
-        let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+        let filter = EnvFilter::try_new(quiet(level)).unwrap_or_else(|_| EnvFilter::new("info"));
         let registry = tracing_subscriber::registry().with(filter);
         let terminal = io::stderr().is_terminal();
         let text = match format {

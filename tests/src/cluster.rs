@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    hdfs::Hdfs,
     kafka::{Kafka, free_port},
     ledger::{self, Counts},
     oracle::Verdict,
@@ -73,6 +74,18 @@ impl Layout {
         self.destination = format!(
             "kind = \"kafka\"\nbootstrap = [{bootstrap:?}]\nproducer = \"rdkafka\"\n\
              options = {{ {options} }}\n"
+        );
+        self
+    }
+
+    /// Delivers to files in an HDFS, below `/TOPIC`, that are complete at 64 KiB or after a second.
+    #[must_use]
+    pub fn delivers_to_hdfs(mut self, hdfs: &Hdfs) -> Self {
+        self.destination = format!(
+            "kind = \"hdfs\"\nurl = {:?}\npath = \"/{{topic}}/dt={{date}}/hour={{hour}}\"\n\
+             roll = {{ size = \"64KiB\", after = \"1s\" }}\n\
+             options = {{ \"dfs.client.socket-timeout\" = \"5000\" }}\n",
+            hdfs.url()
         );
         self
     }

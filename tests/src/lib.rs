@@ -9,6 +9,7 @@
 //! | [`scratch`] | a folder per scenario, kept when it fails |
 //! | [`child`] | processes: logs, signals, none left behind |
 //! | [`kafka`] | a real Kafka, its tools, a stock consumer |
+//! | [`hdfs`] | a real HDFS: a NameNode and two DataNodes, read back with Hadoop's own shell |
 //! | [`product`] | our own programs with their configuration |
 //! | [`cluster`] | manager, bus and agents wired together |
 //! | [`delivered`] | what the file destination holds |
@@ -28,6 +29,7 @@ pub mod certs;
 pub mod child;
 pub mod cluster;
 pub mod delivered;
+pub mod hdfs;
 pub mod http;
 pub mod java;
 pub mod kafka;

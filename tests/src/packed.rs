@@ -1,22 +1,22 @@
-//! Log files that somebody compressed.
+//! Files of lines that somebody compressed.
 
-use std::{fs, io::Read as _, path::Path};
+use std::{ffi::OsStr, fs, io::Read as _, path::Path};
 
 use anyhow::{Context as _, Result};
 use flate2::read::MultiGzDecoder;
 
-/// What a log file holds, also when it is a `.gz`.
+/// What a file of lines holds, also when it is a `.gz` or a `.zst`.
 ///
 /// # Errors
 /// When it cannot be read or unpacked.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
-    if path.extension().is_none_or(|extension| extension != "gz") {
-        return Ok(bytes);
-    }
     let mut text = Vec::new();
-    MultiGzDecoder::new(bytes.as_slice())
-        .read_to_end(&mut text)
-        .with_context(|| format!("failed to unpack {}", path.display()))?;
+    let unpacked = match path.extension().and_then(OsStr::to_str) {
+        Some("gz") => MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut text),
+        Some("zst") => zstd::stream::copy_decode(bytes.as_slice(), &mut text).map(|()| 0),
+        Some(_) | None => return Ok(bytes),
+    };
+    unpacked.with_context(|| format!("failed to unpack {}", path.display()))?;
     Ok(text)
 }

@@ -114,6 +114,7 @@ pub struct Node {
     admin: String,
     process: Option<Child>,
     strict: bool,
+    stop_at: Option<&'static str>,
 }
 
 impl Node {
@@ -131,6 +132,7 @@ impl Node {
             admin,
             process: None,
             strict: false,
+            stop_at: None,
         })
     }
 
@@ -168,6 +170,12 @@ impl Node {
         self.strict = true;
     }
 
+    /// From its next start on it stands still at a named point of its work, and says so in its log. Only
+    /// what was built for debugging does.
+    pub fn stop_at(&mut self, point: Option<&'static str>) {
+        self.stop_at = point;
+    }
+
     /// Starts it and waits until it answers `/healthz`.
     ///
     /// # Errors
@@ -196,6 +204,9 @@ impl Node {
             .folder(&self.folder);
         if self.strict {
             plan = plan.obeys_permissions();
+        }
+        if let Some(point) = self.stop_at {
+            plan = plan.env("TRIBUTARY_STOP_AT", point);
         }
         let log = self.folder.join("log");
         self.process = Some(Child::start(self.part.program(), &plan, &log)?);

@@ -9,7 +9,7 @@ use std::{
 
 use tributary_common::{config::Checker, ids::Name};
 
-use super::{Raw, RawBranch, RawKind};
+use super::{Raw, RawBranch, RawKind, hdfs::RawHdfs};
 use crate::{
     route::{Branch, Pattern, Route, Standby},
     switch::Switch,
@@ -73,7 +73,7 @@ impl Known<'_> {
         let kind = self.kind(no)?;
         let text = match kind {
             RawKind::Kafka { .. } => topic,
-            RawKind::File { path } => path,
+            RawKind::File { path } | RawKind::Hdfs(RawHdfs { path, .. }) => path,
         };
         let target = checker.take(key, Template::parse(text))?;
         if matches!(kind, RawKind::Kafka { .. }) && target.has_time() {

@@ -123,10 +123,6 @@ fn what_this_version_lacks_is_refused_by_name() {
         "[[destination]]\nname = \"es\"\nkind = \"elasticsearch\"\n",
         "elasticsearch",
     );
-    check(
-        "[[destination]]\nname = \"lake\"\nkind = \"hdfs\"\n",
-        "hdfs",
-    );
     check("[tls]\ncert = \"x\"\n", "tls.key");
     check(
         "[tls]\ncert = \"/nowhere/cert\"\nkey = \"/nowhere/key\"\n",
@@ -160,7 +156,9 @@ fn verbatim_is_the_producer_where_nothing_needs_librdkafka() {
         let loaded = parse(text, "bus.toml").unwrap();
         match &loaded.value.destinations[0].kind {
             DestinationKind::Kafka(cluster) => cluster.producer,
-            DestinationKind::File { .. } => unreachable!("the first destination is Kafka"),
+            DestinationKind::File { .. } | DestinationKind::Hdfs(_) => {
+                unreachable!("the first destination is Kafka")
+            }
         }
     };
     let options = |options: &str| GOOD.replace("\"security.protocol\" = \"SASL_SSL\"", options);
@@ -210,6 +208,53 @@ fn a_node_spills_unless_it_is_told_not_to() {
     check("[spill]\nmax = \"0B\"", None);
     let drops = Some((10 << 30, 5.0, WhenFull::DropOldest));
     check("[spill]\nwhen_full = \"drop-oldest\"", drops);
+}
+
+#[test]
+fn files_in_hdfs_are_named_and_rolled_as_the_configuration_says() {
+    let lake = |lines: &str| {
+        format!("{GOOD}\n[[destination]]\nname = \"lake\"\nkind = \"hdfs\"\n{lines}\n")
+    };
+    let outside = "url = \"hdfs://nameservice1\"\npath = \"/logs/{topic}/dt={date}/hour={hour}\"\n";
+    let loaded = parse(&lake(outside), "bus.toml").unwrap();
+    let warned: String = loaded.warnings().iter().map(ToString::to_string).collect();
+    assert!(warned.contains("dfs.ha.namenodes.nameservice1"), "{warned}");
+    let last = loaded.value.destinations.last().map(|one| one.kind.clone());
+    let Some(DestinationKind::Hdfs(hdfs)) = last else {
+        unreachable!("the last destination is HDFS")
+    };
+    assert_eq!(
+        (hdfs.roll.size, hdfs.roll.after.as_secs()),
+        (256 << 20, 600)
+    );
+    assert_eq!(hdfs.compression, Compression::Zstd);
+
+    let check = |lines: &str, part: &str| {
+        let faults = faults(&lake(lines));
+        assert!(faults.contains(part), "{faults}");
+    };
+    let url = "url = \"hdfs://nn1:8020\"\n";
+    check(url, "path");
+    check(
+        &format!("{url}path = \"logs\"\n"),
+        "is no folder below the root",
+    );
+    check(
+        &format!("{url}path = \"/a/../../b\"\n"),
+        "is no folder below the root",
+    );
+    check(&format!("{url}path = \"/a/{{tpoic}}\"\n"), "{tpoic}");
+    check("url = \"http://nn1\"\npath = \"/x\"\n", "hdfs://");
+    check(
+        "url = \"hdfs://nn1:8020/logs\"\npath = \"/x\"\n",
+        "folders belong into path",
+    );
+    let bad = format!("{url}path = \"/x\"\nroll = {{ after = \"1ms\" }}\n");
+    check(&bad, "roll.after");
+    check(
+        &format!("{url}path = \"/x\"\n[spill]\nmax = \"0B\"\n"),
+        "needs a spill",
+    );
 }
 
 #[test]

@@ -17,6 +17,7 @@
 //! (see [`crate::route`]), repeats (see [`crate::dedupe`]).
 
 pub(crate) mod file;
+pub(crate) mod hdfs;
 pub(crate) mod kafka;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -176,6 +177,8 @@ pub(crate) enum Destination {
     Kafka(kafka::Kafka),
     /// A local directory.
     File(file::FileSink),
+    /// An HDFS.
+    Hdfs(hdfs::HdfsSink),
     /// Scripted, for tests.
     #[cfg(test)]
     Memory(memory::MemorySink),
@@ -187,6 +190,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.no(),
             Self::File(file) => file.no(),
+            Self::Hdfs(hdfs) => hdfs.no(),
             #[cfg(test)]
             Self::Memory(memory) => memory.no(),
         }
@@ -197,6 +201,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.deliver(job),
             Self::File(file) => file.deliver(job),
+            Self::Hdfs(hdfs) => hdfs.deliver(job),
             #[cfg(test)]
             Self::Memory(memory) => memory.deliver(job),
         }
@@ -207,6 +212,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.down(target),
             Self::File(file) => file.down(target),
+            Self::Hdfs(hdfs) => hdfs.down(target),
             #[cfg(test)]
             Self::Memory(memory) => memory.down(),
         }
@@ -217,6 +223,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.gone(),
             Self::File(file) => file.gone(),
+            Self::Hdfs(hdfs) => hdfs.gone(),
             #[cfg(test)]
             Self::Memory(memory) => memory.down(),
         }
@@ -227,6 +234,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.condition(),
             Self::File(_) => down_or_up(self.gone().is_some()),
+            Self::Hdfs(hdfs) => hdfs.condition(),
             #[cfg(test)]
             Self::Memory(_) => down_or_up(self.gone().is_some()),
         }
@@ -237,8 +245,20 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.health(),
             Self::File(file) => file.health(),
+            Self::Hdfs(hdfs) => hdfs.health(),
             #[cfg(test)]
             Self::Memory(memory) => memory.health(),
+        }
+    }
+
+    /// The destination that answers a batch only when a whole file is complete: every batch for it is in
+    /// the spill first, and is given when it has room.
+    pub(crate) fn late(&self) -> Option<&hdfs::HdfsSink> {
+        match self {
+            Self::Hdfs(hdfs) => Some(hdfs),
+            Self::Kafka(_) | Self::File(_) => None,
+            #[cfg(test)]
+            Self::Memory(_) => None,
         }
     }
 
@@ -247,6 +267,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.close(grace),
             Self::File(file) => file.close(grace),
+            Self::Hdfs(hdfs) => hdfs.close(grace),
             #[cfg(test)]
             Self::Memory(memory) => memory.close(),
         }

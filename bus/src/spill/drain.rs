@@ -81,6 +81,10 @@ impl Drain {
             let (Ok(()) | Err(_)) = self.woken.recv_timeout(LOOK_EVERY);
             if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
                 self.spill.look();
+                if let (Some(late), Err(_full)) = (self.spill.destination.late(), self.spill.room())
+                {
+                    late.hurry();
+                }
                 self.tell();
                 looked = Some(Instant::now());
             }
@@ -89,7 +93,15 @@ impl Drain {
                 unstuck = Instant::now();
             }
             self.reckon();
-            while self.pace.has_room() && !self.spill.is_stopped() && self.one() {}
+            while self.has_room() && !self.spill.is_stopped() && self.one() {}
+        }
+    }
+
+    /// Whether a batch may go now.
+    fn has_room(&self) -> bool {
+        match self.spill.destination.late() {
+            Some(late) => late.has_room(),
+            None => self.pace.has_room(),
         }
     }
 
@@ -115,10 +127,17 @@ impl Drain {
         let Some((id, target, place)) = self.spill.lock().next() else {
             return false;
         };
+        let late = self.spill.destination.late();
+        if late.is_some_and(|late| late.down(&target).is_some()) {
+            // It has just failed, and the next look will say so.
+            self.spill.lock().put_back(id);
+            return false;
+        }
         match self.read(id, place) {
             Ok(Read::Batch(batch)) => {
                 let bytes = u64::from(place.bytes);
-                if self.spill.give(Arc::new(batch), &target) {
+                // An answer that comes with a whole file says nothing about the pace.
+                if self.spill.give(Arc::new(batch), &target) && late.is_none() {
                     self.pace.given(bytes);
                     self.on_the_way.push(OnTheWay {
                         batch: id,

@@ -145,7 +145,10 @@ impl Spill {
         (name, destination): (&Name, Arc<Destination>),
         journal: &Journal,
     ) -> anyhow::Result<(Arc<Self>, Opened, Vec<BatchId>)> {
-        let mut queue = Queue::default();
+        let mut queue = match destination.late() {
+            Some(_) => Queue::disk_first(),
+            None => Queue::default(),
+        };
         let (no, mut found) = (destination.no(), Vec::new());
         let (store, mut opened) = Store::open(&dir.join(name.as_str()), usage, |place, head| {
             let batch = head.header.id();

@@ -196,6 +196,8 @@ pub(crate) struct Queue<T> {
     /// Neither on the disk nor on their way, and not to be given back: later ones are on the disk.
     held: BTreeSet<BatchId>,
     next_order: u64,
+    /// Nothing goes live: every batch is on the disk before it is given to the destination.
+    disk_first: bool,
 }
 
 impl<T> Default for Queue<T> {
@@ -206,11 +208,20 @@ impl<T> Default for Queue<T> {
             backlog: Backlog::default(),
             held: BTreeSet::new(),
             next_order: 0,
+            disk_first: false,
         }
     }
 }
 
 impl<T> Queue<T> {
+    /// A queue of a destination for which every batch is to be on the disk first.
+    pub(crate) fn disk_first() -> Self {
+        Self {
+            disk_first: true,
+            ..Self::default()
+        }
+    }
+
     /// How much is on the disk.
     pub(crate) fn backlog(&self) -> Backlog {
         self.backlog
@@ -327,9 +338,10 @@ impl<T> Queue<T> {
     /// before its payload is read.
     pub(crate) fn would(&self, batch: BatchId, down: bool) -> Verdict<()> {
         match self.streams.get(&batch.stream) {
+            None if self.disk_first => Verdict::Spill,
             None if down => Verdict::Spill,
             None => Verdict::Live,
-            Some(stream) => match stream.verdict(down) {
+            Some(stream) => match stream.verdict(down, self.disk_first) {
                 Verdict::Live => Verdict::Live,
                 Verdict::Spill => Verdict::Spill,
                 Verdict::Wait(()) => Verdict::Wait(()),
@@ -348,7 +360,7 @@ impl<T> Queue<T> {
         let key = (batch.epoch, batch.seq);
         let down = self.way(target).mode == Mode::Spilling;
         let stream = self.streams.entry(batch.stream).or_default();
-        let verdict = stream.verdict(down);
+        let verdict = stream.verdict(down, self.disk_first);
         if stream.entries.contains_key(&key) || matches!(verdict, Verdict::Wait(())) {
             return Verdict::Wait(data);
         }
@@ -662,10 +674,13 @@ impl<T> Queue<T> {
 }
 
 impl<T> Stream<T> {
-    fn verdict(&self, down: bool) -> Verdict<()> {
+    fn verdict(&self, down: bool, disk_first: bool) -> Verdict<()> {
         let all_fly = self.flying == self.entries.len() && !self.failed && !self.stuck;
         if self.doomed > 0 {
             return Verdict::Wait(());
+        }
+        if disk_first {
+            return Verdict::Spill;
         }
         match (down, all_fly, self.kept) {
             (false, true, 0) => Verdict::Live,

@@ -1,4 +1,4 @@
-//! Batches as lines in local files: the embedded default, and the layout that HDFS will have.
+//! Batches as lines in local files: the embedded default, and the folders that HDFS has, too.
 //!
 //! # Constraints
 //! A batch is acknowledged when its lines and the journal's word of where they end are both on the

@@ -1,0 +1,67 @@
+//! Where a test stops the node on a file's way, to kill it there.
+//!
+//! Debug builds only: with `TRIBUTARY_STOP_AT=renamed` in the environment the first file that comes to
+//! that point goes no further, and neither does its task or thread. A release build has none of it.
+
+/// The points, in the order in which a file passes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Point {
+    /// The journal says that the file begins; HDFS knows nothing of it.
+    Begun,
+    /// The temporary file is there.
+    Created,
+    /// All its bytes are given to HDFS.
+    Written,
+    /// It is closed.
+    Closed,
+    /// Its manifest is there.
+    Described,
+    /// It has its final name; the journal does not say so.
+    Renamed,
+    /// The journal says that its batches are delivered; the spill does not.
+    Noted,
+}
+
+impl Point {
+    #[cfg(debug_assertions)]
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Created => "created",
+            Self::Written => "written",
+            Self::Closed => "closed",
+            Self::Described => "described",
+            Self::Renamed => "renamed",
+            Self::Noted => "noted",
+        }
+    }
+}
+
+/// Whether the way ends here; says so.
+#[cfg(debug_assertions)]
+fn ends(point: Point) -> bool {
+    let ends = std::env::var("TRIBUTARY_STOP_AT").is_ok_and(|name| name == point.as_str());
+    if ends {
+        tracing::warn!("stands still at the point {}", point.as_str());
+    }
+    ends
+}
+
+#[cfg(not(debug_assertions))]
+fn ends(_point: Point) -> bool {
+    false
+}
+
+/// A task passes a point.
+pub(super) async fn pass(point: Point) {
+    if ends(point) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A thread passes a point.
+pub(super) fn pass_in_thread(point: Point) {
+    while ends(point) {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,34 @@
+//! Asks again and again whether HDFS is there, and says when that changes.
+//!
+//! Reading is asked for only: whether a folder takes files its own file finds out.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+use tributary_common::ids::Name;
+
+use super::{Shared, cluster::Cluster, lock, upload::Ending};
+
+/// How often the NameNode is asked whether it is there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Does so until its runtime ends.
+pub(super) async fn watch(name: Name, cluster: Arc<Cluster>, shared: Arc<Shared>) -> Ending {
+    let mut first = true;
+    loop {
+        let found = cluster.look().await.err();
+        let before = std::mem::replace(&mut *lock(&shared.absent), found.clone());
+        match (&found, before) {
+            (None, Some(_)) => tracing::info!(destination = %name, "HDFS is there"),
+            (Some(why), before) if first || before.is_none() => {
+                tracing::error!(destination = %name, "the destination is down: {why}");
+            }
+            (Some(_) | None, _) => {}
+        }
+        first = false;
+        let up = if found.is_none() { 1.0 } else { 0.0 };
+        metrics::gauge!("tributary_bus_destination_up_count", "destination" => name.to_string())
+            .set(up);
+        sleep(LOOK_EVERY).await;
+    }
+}

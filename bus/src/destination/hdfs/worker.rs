@@ -1,0 +1,522 @@
+//! The destination's thread: which batch goes into which file, when a file is complete, what the
+//! journal says of it, and who is answered.
+//!
+//! It never waits for HDFS: each file is a task of a small runtime (see [`super::upload`]), and the
+//! thread hears of its end. Decoding and compressing happen here.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use tokio::{
+    runtime::Runtime,
+    sync::mpsc,
+    task::{Id, JoinSet},
+    time::Instant,
+};
+use tributary_common::{
+    batch::Decoder,
+    header::{BatchHeader, MinuteCount},
+    ids::{BatchId, Epoch, Name, NodeId, Topic},
+    wire::Place,
+};
+
+use super::{
+    HdfsConfig, Shared, Waiting,
+    cluster::Cluster,
+    encode::Encoder,
+    lock,
+    manifest::{Batches, Draft},
+    names::Names,
+    points::{Point, pass_in_thread},
+    settled::Settled,
+    upload::{Ending, Piece, Upload},
+    watch::watch,
+};
+use crate::{
+    destination::{Done, Failure, Job},
+    done::DestinationNo,
+    journal::{
+        Journal,
+        format::{Delivered, Record},
+        now_minute,
+    },
+};
+
+/// How often files are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How often, once it is to stop.
+const CLOSING_TICK: Duration = Duration::from_millis(5);
+/// How long tasks may take to notice that they are to end.
+pub(super) const END_LIMIT: Duration = Duration::from_millis(500);
+/// A folder whose file failed is tried again after: at first, at most.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The most open files; the oldest is completed for the next.
+const MAX_OPEN: usize = 256;
+/// The most batches of a file: each is remembered until it is complete.
+const MAX_BATCHES: u64 = 100_000;
+/// The most pieces on their way to a file; what may wait fits in.
+const MAX_PIECES: usize = 1024;
+/// How often that is done.
+const FORGET_EVERY: Duration = Duration::from_secs(300);
+
+/// What the thread hears of.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A batch.
+    Job(Job, Waiting),
+    /// The files of an earlier life are settled: those that are complete, with their batches.
+    Recovered(Vec<(u32, Option<Vec<Batches>>)>),
+    /// Complete what is open until then, and stop.
+    Close(Instant),
+}
+
+/// A batch whose lines are in a file.
+struct Held {
+    id: BatchId,
+    topic: Topic,
+    minutes: Vec<MinuteCount>,
+    range: (i64, i64),
+    done: Done,
+}
+
+/// A file that takes batches.
+struct Open {
+    since: Instant,
+    encoder: Encoder,
+    draft: Draft,
+    pieces: mpsc::Sender<Piece>,
+}
+
+/// A folder's present file.
+struct File {
+    /// Its number in the journal.
+    no: u32,
+    names: Names,
+    /// `None` once it is whole, and on its way to its end.
+    open: Option<Open>,
+    held: Vec<Held>,
+    raw_bytes: i64,
+    /// Batches that came when it was whole already: for the next one.
+    behind: VecDeque<(Job, Waiting)>,
+}
+
+pub(super) struct Worker {
+    name: Name,
+    no: DestinationNo,
+    node: NodeId,
+    life: Epoch,
+    config: HdfsConfig,
+    journal: Journal,
+    cluster: Arc<Cluster>,
+    shared: Arc<Shared>,
+    runtime: Runtime,
+    inbox: Receiver<Message>,
+    files: HashMap<String, File>,
+    tasks: JoinSet<Ending>,
+    /// The folder of each task's file.
+    folders: HashMap<Id, String>,
+    settled: Settled,
+    /// How long a folder waits after its next failure.
+    again: HashMap<String, Duration>,
+    decoder: Decoder,
+    closing: Option<Instant>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Settings that make no address; no threads left.
+    pub(super) fn start(
+        (name, no): (&Name, DestinationNo),
+        config: &HdfsConfig,
+        node: &NodeId,
+        journal: &Journal,
+        shared: &Arc<Shared>,
+    ) -> anyhow::Result<(Sender<Message>, JoinHandle<()>)> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(format!("hdfs-io-{name}"))
+            .enable_all()
+            .build()
+            .context("failed to start a thread")?;
+        let cluster = Cluster::new(config, runtime.handle())
+            .with_context(|| format!("failed to start destination {name}"))?;
+        let life = journal.memory().epoch;
+        // Bounded by the byte permits that the jobs carry; the others are few.
+        let (sender, inbox) = crossbeam_channel::unbounded();
+        let mut worker = Self {
+            name: name.clone(),
+            no,
+            node: node.clone(),
+            life,
+            config: config.clone(),
+            journal: journal.clone(),
+            cluster: Arc::new(cluster),
+            shared: Arc::clone(shared),
+            runtime,
+            inbox,
+            files: HashMap::new(),
+            tasks: JoinSet::new(),
+            folders: HashMap::new(),
+            settled: Settled::default(),
+            again: HashMap::new(),
+            decoder: Decoder::new(),
+            closing: None,
+        };
+        *lock(&shared.absent) = Some("the NameNode was not asked yet".to_owned());
+        worker.begin_recovery(sender.clone());
+        let looking = watch(
+            name.clone(),
+            Arc::clone(&worker.cluster),
+            Arc::clone(shared),
+        );
+        worker.tasks.spawn_on(looking, worker.runtime.handle());
+        let thread = std::thread::Builder::new()
+            .name(format!("hdfs-{name}"))
+            .spawn(move || worker.run())
+            .context("failed to start a thread")?;
+        Ok((sender, thread))
+    }
+
+    fn run(mut self) {
+        let mut ticked = Instant::now();
+        let mut forgot = Instant::now();
+        loop {
+            let tick = if self.closing.is_some() {
+                CLOSING_TICK
+            } else {
+                TICK
+            };
+            match self.inbox.recv_timeout(tick) {
+                Ok(Message::Job(job, waiting)) => self.take(job, waiting),
+                Ok(Message::Recovered(files)) => self.recovered(files),
+                Ok(Message::Close(until)) => {
+                    self.closing = Some(until);
+                    self.complete_all();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if ticked.elapsed() >= TICK || self.closing.is_some() {
+                self.tick();
+                ticked = Instant::now();
+            }
+            if forgot.elapsed() >= FORGET_EVERY {
+                self.forget();
+                forgot = Instant::now();
+            }
+            if let Some(until) = self.closing
+                && (self.files.is_empty() || Instant::now() >= until)
+            {
+                break;
+            }
+        }
+        // What is not complete is settled by the next life. Whoever waits is told so by the drop; by then
+        // nothing of this one is asked of HDFS any more.
+        self.runtime.shutdown_timeout(END_LIMIT);
+    }
+
+    /// Takes a batch.
+    fn take(&mut self, job: Job, waiting: Waiting) {
+        let id = job.batch.header.id();
+        if let Some(found) = self.settled.take(id) {
+            return self.note_settled(job, found.file, found.last);
+        }
+        if self.journal.memory().done.contains(self.no, id) {
+            let place = self.place(&job.target, (0, 0));
+            return job.done.tell(Ok(place));
+        }
+        let why = match self.closing {
+            Some(_) => Some("this node is stopping".to_owned()),
+            None => self
+                .shared
+                .gone()
+                .or_else(|| self.shared.trouble(&job.target)),
+        };
+        if let Some(why) = why {
+            return job.done.tell(Err(Failure::Unavailable(why)));
+        }
+        if let Some(file) = self.files.get_mut(&job.target)
+            && file.open.is_none()
+        {
+            return file.behind.push_back((job, waiting));
+        }
+        self.append(job);
+    }
+
+    /// Adds a batch's lines to the file of its folder.
+    fn append(&mut self, job: Job) {
+        let decoded = match job.batch.open(&mut self.decoder) {
+            Ok(decoded) => decoded,
+            Err(failure) => return job.done.tell(Err(failure)),
+        };
+        let folder = job.target.clone();
+        if !self.files.contains_key(&folder)
+            && let Err(why) = self.open(&folder)
+        {
+            let until = Instant::now() + AGAIN.0;
+            self.shared.set_trouble(&folder, why.clone(), Some(until));
+            return job.done.tell(Err(Failure::Unavailable(why)));
+        }
+        let Some(file) = self.files.get_mut(&folder) else {
+            return;
+        };
+        let Some(open) = &mut file.open else { return };
+        let lines = decoded.records().map(|record| record.value);
+        let added = open.encoder.add(lines);
+        self.decoder.recycle(decoded);
+        let header: &BatchHeader = &job.batch.header;
+        open.draft.add(header);
+        let bytes = header.raw_bytes + u64::from(header.records);
+        let first = file.raw_bytes;
+        file.raw_bytes = first.saturating_add_unsigned(bytes);
+        file.held.push(Held {
+            id: header.id(),
+            topic: header.topic.clone(),
+            minutes: header.minutes.clone(),
+            range: (first, file.raw_bytes),
+            done: job.done,
+        });
+        let is_full = open.encoder.stored_bytes() >= self.config.roll.size
+            || open.draft.batches() >= MAX_BATCHES;
+        let sent = match added {
+            Ok(None) => true,
+            Ok(Some(piece)) => {
+                let waiting = Waiting::new(&self.shared, piece.len());
+                open.pieces.try_send(Piece::Bytes(piece, waiting)).is_ok()
+            }
+            Err(_compressor) => false,
+        };
+        match sent {
+            true if is_full => self.complete(&folder),
+            true => {}
+            // Its task has ended, or ends for want of the rest, and says why.
+            false => drop(file.open.take()),
+        }
+    }
+
+    /// Opens a file in a folder; the journal knows of it first.
+    fn open(&mut self, folder: &str) -> Result<(), String> {
+        if self.files.len() >= MAX_OPEN {
+            let open = self
+                .files
+                .iter()
+                .filter_map(|(folder, file)| Some((file.open.as_ref()?.since, folder)));
+            if let Some(oldest) = open.min().map(|(_since, folder)| folder.clone()) {
+                self.complete(&oldest);
+            }
+        }
+        let encoder = Encoder::new(self.config.compression).map_err(|error| error.to_string())?;
+        let names = Names::next(folder, &self.node, self.life, self.config.compression);
+        let no = self
+            .journal
+            .memory()
+            .target(self.no, &self.cluster.full(&names.path()));
+        self.journal
+            .commit_and_wait(vec![Record::Opened { target: no }])
+            .map_err(|error| error.to_string())?;
+        let (pieces, incoming) = mpsc::channel(MAX_PIECES);
+        let upload = self.upload(names.clone()).run(incoming);
+        let task = self.tasks.spawn_on(upload, self.runtime.handle());
+        self.folders.insert(task.id(), folder.to_owned());
+        let open = Open {
+            since: Instant::now(),
+            encoder,
+            draft: Draft::default(),
+            pieces,
+        };
+        let file = File {
+            no,
+            names,
+            open: Some(open),
+            held: Vec::new(),
+            raw_bytes: 0,
+            behind: VecDeque::new(),
+        };
+        self.files.insert(folder.to_owned(), file);
+        Ok(())
+    }
+
+    fn upload(&self, names: Names) -> Upload {
+        Upload {
+            destination: self.name.clone(),
+            cluster: Arc::clone(&self.cluster),
+            shared: Arc::clone(&self.shared),
+            names,
+        }
+    }
+
+    /// A file takes nothing more, and goes to its end.
+    fn complete(&mut self, folder: &str) {
+        let Some(file) = self.files.get_mut(folder) else {
+            return;
+        };
+        let Some(open) = file.open.take() else { return };
+        // Without the last piece the task gives up by itself.
+        let Ok((last, sum)) = open.encoder.finish() else {
+            return;
+        };
+        let who = (&self.node, &self.name);
+        let manifest = open.draft.finish(&file.names.file, sum, who);
+        let waiting = Waiting::new(&self.shared, last.len());
+        let pieces = [
+            Piece::Bytes(last, waiting),
+            Piece::Whole(manifest.to_bytes()),
+        ];
+        for piece in pieces {
+            if open.pieces.try_send(piece).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn complete_all(&mut self) {
+        let folders: Vec<String> = self.files.keys().cloned().collect();
+        for folder in folders {
+            self.complete(&folder);
+        }
+    }
+
+    /// Looks which files are old enough and which have come to their end.
+    fn tick(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            match ended {
+                Ok((task, ending)) => {
+                    if let Some(folder) = self.folders.remove(&task) {
+                        self.ended(&folder, ending);
+                    }
+                }
+                Err(error) => self.panicked(error.id()),
+            }
+        }
+        let hurry = self.shared.hurry.swap(false, Ordering::Relaxed);
+        let after = if hurry {
+            Duration::from_secs(1)
+        } else {
+            self.config.roll.after
+        };
+        let old = self.files.iter().filter(|(_folder, file)| {
+            file.open
+                .as_ref()
+                .is_some_and(|open| open.since.elapsed() >= after)
+        });
+        let old: Vec<String> = old.map(|(folder, _file)| folder.clone()).collect();
+        for folder in old {
+            self.complete(&folder);
+        }
+        self.shared
+            .open
+            .store(self.files.len() as u64, Ordering::Relaxed);
+    }
+
+    /// A task is gone without a word: what became of its file is to be found out.
+    fn panicked(&mut self, task: Id) {
+        tracing::error!(destination = %self.name, "the task of a file panicked");
+        let Some(folder) = self.folders.remove(&task) else {
+            return;
+        };
+        let Some(file) = self.files.get_mut(&folder) else {
+            return;
+        };
+        file.open = None;
+        let names = file.names.clone();
+        let upload = self.upload(names);
+        let settle = async move {
+            upload
+                .settle("the task of the file panicked".to_owned())
+                .await
+        };
+        let task = self.tasks.spawn_on(settle, self.runtime.handle());
+        self.folders.insert(task.id(), folder);
+    }
+
+    /// A file has come to its end.
+    fn ended(&mut self, folder: &str, ending: Ending) {
+        let Some(file) = self.files.remove(folder) else {
+            return;
+        };
+        match ending {
+            Ending::Complete => {
+                self.completed(file.no, &file.names, file.held);
+                if lock(&self.shared.troubles).remove(folder).is_some() {
+                    tracing::info!(destination = %self.name, folder, "files can be written again");
+                }
+                self.again.remove(folder);
+            }
+            Ending::Gone(why) => {
+                self.close_target(file.no);
+                let again = self.again.entry(folder.to_owned()).or_insert(AGAIN.0);
+                let until = Instant::now() + *again;
+                *again = (*again * 2).min(AGAIN.1);
+                self.shared.set_trouble(folder, why.clone(), Some(until));
+                metrics::counter!("tributary_bus_files_failed_total", "destination" => self.name.to_string()).increment(1);
+                fail(file.held, &why);
+            }
+        }
+        for (job, waiting) in file.behind {
+            self.take(job, waiting);
+        }
+    }
+
+    /// A file has its name: the journal is told, then whoever waits.
+    fn completed(&mut self, no: u32, names: &Names, held: Vec<Held>) {
+        let at = now_minute();
+        let mut records: Vec<Record> = held
+            .iter()
+            .map(|one| {
+                Record::Delivered(Delivered {
+                    target: no,
+                    partition: 0,
+                    first: one.range.0,
+                    end: one.range.1,
+                    batch: one.id,
+                    topic: one.topic.clone(),
+                    minutes: one.minutes.clone(),
+                    at,
+                })
+            })
+            .collect();
+        records.push(Record::Closed { target: no });
+        if let Err(error) = self.journal.commit_and_wait(records) {
+            // They come again, and are recognised.
+            for one in &held {
+                self.settled.add(one.id, no);
+            }
+            return fail(held, &format!("the journal cannot be written: {error}"));
+        }
+        pass_in_thread(Point::Noted);
+        self.shared.completed();
+        metrics::counter!("tributary_bus_files_total", "destination" => self.name.to_string())
+            .increment(1);
+        tracing::debug!(destination = %self.name, file = names.path(), batches = held.len(), "a file is complete");
+        let path = self.cluster.full(&names.path());
+        for one in held {
+            one.done.tell(Ok(self.place(&path, one.range)));
+        }
+    }
+
+    fn place(&self, path: &str, (first, end): (i64, i64)) -> Place {
+        Place {
+            destination: self.name.clone(),
+            target: path.to_owned(),
+            partition: 0,
+            first,
+            end,
+        }
+    }
+}
+
+fn fail(held: Vec<Held>, why: &str) {
+    for one in held {
+        one.done.tell(Err(Failure::Unavailable(why.to_owned())));
+    }
+}
+
+mod earlier;

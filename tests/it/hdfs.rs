@@ -1,0 +1,136 @@
+//! Into HDFS: every line in exactly one whole file, whoever is killed at which step.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tributary_tests::{
+    cluster::{Cluster, Layout, SETTLE_LIMIT, glob_of},
+    hdfs::{self, Hdfs},
+    ledger,
+    oracle::Verdict,
+    poll, scratch,
+    writer::{Background, Rotation, Schedule, Writer, Written},
+};
+
+/// By then a file has come to the point that the scenario waits for.
+const POINT_LIMIT: Duration = Duration::from_secs(60);
+/// The steps of a file's way, in their order.
+const POINTS: [&str; 7] = [
+    "begun",
+    "created",
+    "written",
+    "closed",
+    "described",
+    "renamed",
+    "noted",
+];
+
+fn start(folder: &Path, hdfs: &Hdfs, topic: &str, writer: &Writer) -> Result<Cluster> {
+    Layout::new(folder, topic)
+        .delivers_to_hdfs(hdfs)
+        .agent(&[glob_of(writer)])
+        .start()
+}
+
+/// The ledger counts every line once at every hop, and Hadoop's own client reads every line once, in
+/// order, from whole files that are as their manifests say; nothing else is there.
+fn must_deliver(cluster: &Cluster, hdfs: &Hdfs, written: &Written) -> Result<()> {
+    let (manager, topic) = (cluster.manager.admin(), &cluster.topic);
+    let ledger = ledger::must_agree(manager, topic, written.lines(), SETTLE_LIMIT);
+    let records = hdfs.records(&format!("/{topic}"))?;
+    let arrived = records
+        .iter()
+        .map(|(place, line)| (*place, line.as_slice()));
+    let verdict = Verdict::on(std::slice::from_ref(written), arrived).must_be_perfect();
+    match (ledger, verdict) {
+        (Ok(_counts), verdict) => verdict,
+        (Err(ledger), Ok(())) => Err(ledger.context("everything arrived, but the ledger is wrong")),
+        (Err(ledger), Err(verdict)) => bail!("{verdict:#}\nand {ledger:#}"),
+    }
+}
+
+#[test]
+fn every_line_is_in_one_whole_file_of_hdfs() -> Result<()> {
+    scratch::scenario("hdfs-grow", |folder| {
+        let hdfs = hdfs::shared()?;
+        let writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let mut cluster = start(folder, hdfs, "hdfs-grow", &writer)?;
+        let mut random = fastrand::Rng::with_seed(3);
+        let ways = [Rotation::Rename];
+        let schedule = Schedule::random(20_000, 8_000, 2, &ways, &mut random);
+        let writer = Background::start(writer, schedule).finish()?;
+        must_deliver(&cluster, hdfs, writer.written())?;
+        cluster.stop()
+    })
+}
+
+/// The bus is killed when a file stands at each step of its way; the next life, that settles what was
+/// left, is killed at the next step.
+#[test]
+fn a_bus_killed_at_any_step_of_a_file_loses_and_doubles_nothing() -> Result<()> {
+    scratch::scenario("hdfs-steps", |folder| {
+        let hdfs = hdfs::shared()?;
+        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let mut cluster = start(folder, hdfs, "hdfs-steps", &writer)?;
+        for point in POINTS {
+            cluster.bus.kill()?;
+            cluster.bus.stop_at(Some(point));
+            cluster.bus.start()?;
+            writer.write(500)?;
+            let said = format!("stands still at the point {point}");
+            poll::until(&format!("a file at {point}"), POINT_LIMIT, || {
+                Ok(cluster.bus.log()?.contains(&said).then_some(()))
+            })
+            .context("the bus has to be one that was built for debugging")?;
+        }
+        cluster.bus.kill()?;
+        cluster.bus.stop_at(None);
+        cluster.bus.start()?;
+        must_deliver(&cluster, hdfs, writer.written())?;
+        cluster.stop()
+    })
+}
+
+/// The bus's one destination, by its `/status`.
+fn destination(cluster: &Cluster) -> Result<serde_json::Value> {
+    Ok(cluster.bus.status()?["destinations"][0].clone())
+}
+
+fn until_state(cluster: &Cluster, state: &str) -> Result<String> {
+    let look = || destination(cluster);
+    let seen = poll::until_seen(state, SETTLE_LIMIT, look, |seen| seen["state"] == state)?;
+    Ok(seen["detail"].as_str().unwrap_or_default().to_owned())
+}
+
+/// While a DataNode is dead and not known to be, no new file can be written; while the NameNode is away,
+/// nothing can. Both are said, and neither costs a line.
+#[test]
+fn a_datanode_and_the_namenode_that_die_while_files_are_written_cost_nothing() -> Result<()> {
+    scratch::scenario("hdfs-nodes", |folder| {
+        let mut hdfs = Hdfs::start(&scratch::create("hdfs-broken")?)?;
+        let writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let mut cluster = start(folder, &hdfs, "hdfs-nodes", &writer)?;
+        let schedule = Schedule::random(
+            20_000,
+            2_000,
+            0,
+            &[Rotation::Rename],
+            &mut fastrand::Rng::with_seed(5),
+        );
+        let writer = Background::start(writer, schedule);
+        until_state(&cluster, "up")?;
+        hdfs.kill_datanode(0)?;
+        let why = until_state(&cluster, "half-dead")?;
+        ensure!(why.contains("/hdfs-nodes/dt="), "no folder is named: {why}");
+        hdfs.start_datanode(0)?;
+        until_state(&cluster, "up")?;
+        hdfs.kill_namenode()?;
+        let why = until_state(&cluster, "down")?;
+        ensure!(why.contains("is not there"), "the reason is unclear: {why}");
+        hdfs.start_namenode()?;
+        let writer = writer.finish()?;
+        must_deliver(&cluster, &hdfs, writer.written())?;
+        until_state(&cluster, "up")?;
+        cluster.stop()
+    })
+}

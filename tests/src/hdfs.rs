@@ -1,0 +1,395 @@
+//! A real HDFS (3.4.2) as child processes: a NameNode and two DataNodes, with two replicas.
+//!
+//! Its jars come from `make setup`. [`shared`] is for all scenarios that do not break it; one that does
+//! starts its own. What is in it is read back with Hadoop's own client.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use rustix::process::Signal;
+use serde::Deserialize;
+
+use crate::{
+    child::{Child, Plan},
+    http,
+    kafka::free_port,
+    oracle::Place,
+    packed, poll, scratch,
+};
+
+/// Formatting and starting take 8 s; on a machine that also compiles it may take long.
+const START_LIMIT: Duration = Duration::from_secs(120);
+const DATANODES: usize = 2;
+
+/// A NameNode with its DataNodes.
+#[derive(Debug)]
+pub struct Hdfs {
+    folder: PathBuf,
+    port: u16,
+    web: u16,
+    namenode: Child,
+    datanodes: Vec<Datanode>,
+}
+
+/// A DataNode, with the ports that it has in each of its lives.
+#[derive(Debug)]
+struct Datanode {
+    number: usize,
+    ports: [u16; 3],
+    process: Child,
+}
+
+/// What the manifest beside a file says.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    file: String,
+    records: u64,
+    raw_bytes: u64,
+    stored_bytes: u64,
+    sha256: String,
+}
+
+/// The HDFS that all scenarios share which do not break it; started on first use, ended with the test
+/// process.
+///
+/// # Errors
+/// When it does not start; every caller gets the same error.
+pub fn shared() -> Result<&'static Hdfs> {
+    static SHARED: OnceLock<Result<Hdfs, String>> = OnceLock::new();
+    let start = || {
+        let folder = scratch::create("hdfs").map_err(|error| format!("{error:#}"))?;
+        Hdfs::start(&folder).map_err(|error| format!("{error:#}"))
+    };
+    SHARED
+        .get_or_init(start)
+        .as_ref()
+        .map_err(|text| anyhow!("no shared HDFS: {text}"))
+}
+
+impl Hdfs {
+    /// Formats a file system below `folder` and starts it.
+    ///
+    /// # Errors
+    /// When the jars are missing or it does not start, with the end of its log.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let (port, web) = (free_port()?, free_port()?);
+        fs::create_dir_all(folder.join("conf"))?;
+        for page in ["hdfs", "datanode"] {
+            fs::create_dir_all(folder.join("web/webapps").join(page))?;
+        }
+        fs::write(folder.join("conf/core-site.xml"), core_site(folder, port))?;
+        fs::write(
+            folder.join("conf/hdfs-site.xml"),
+            hdfs_site(folder, port, web),
+        )?;
+        fs::write(folder.join("conf/log4j.properties"), LOG4J)?;
+        // They wait for the NameNode, and take as long to start as it takes to be formatted.
+        let datanodes = (0..DATANODES).map(|number| Datanode::start(folder, number));
+        let datanodes = datanodes.collect::<Result<Vec<_>>>()?;
+        java(folder)?
+            .args([NAMENODE, "-format", "-nonInteractive"])
+            .output()?;
+        let namenode = launch_namenode(folder)?;
+        let mut hdfs = Self {
+            folder: folder.to_owned(),
+            port,
+            web,
+            namenode,
+            datanodes,
+        };
+        hdfs.until_ready(DATANODES)?;
+        Ok(hdfs)
+    }
+
+    /// What a client connects to.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("hdfs://127.0.0.1:{}", self.port)
+    }
+
+    /// Waits until so many DataNodes are there and changes are taken.
+    ///
+    /// # Errors
+    /// When that does not come, with the end of the NameNode's log.
+    pub fn until_ready(&mut self, datanodes: usize) -> Result<()> {
+        let address = format!("127.0.0.1:{}", self.web);
+        let look = |bean: &str| -> Result<serde_json::Value> {
+            let page = format!("/jmx?qry=Hadoop:service=NameNode,name={bean}");
+            let found = http::get(&address, &page)?.json()?;
+            Ok(found["beans"][0].clone())
+        };
+        let namenode = &mut self.namenode;
+        poll::until("HDFS to take files", START_LIMIT, || {
+            namenode.must_run()?;
+            // It answers when it has started, which the limit is for.
+            let Ok(state) = look("FSNamesystem") else {
+                return Ok(None);
+            };
+            let live = state["NumLiveDataNodes"].as_u64().unwrap_or_default();
+            let Ok(info) = look("NameNodeInfo") else {
+                return Ok(None);
+            };
+            let ready = live >= datanodes as u64 && info["Safemode"] == "";
+            Ok(ready.then_some(()))
+        })
+        .with_context(|| self.namenode.log_tail())
+    }
+
+    /// `kill -9` of a DataNode.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn kill_datanode(&mut self, number: usize) -> Result<()> {
+        self.datanode(number)?.process.kill()
+    }
+
+    /// Starts a DataNode again.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_datanode(&mut self, number: usize) -> Result<()> {
+        let folder = self.folder.clone();
+        let datanode = self.datanode(number)?;
+        datanode.process = launch_datanode(&folder, datanode.number, datanode.ports)?;
+        Ok(())
+    }
+
+    fn datanode(&mut self, number: usize) -> Result<&mut Datanode> {
+        let found = self.datanodes.get_mut(number);
+        found.with_context(|| format!("there is no DataNode {number}"))
+    }
+
+    /// `kill -9` of the NameNode.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn kill_namenode(&mut self) -> Result<()> {
+        self.namenode.kill()
+    }
+
+    /// The NameNode hangs: connections stand, no answers.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pause_namenode(&mut self) -> Result<()> {
+        self.namenode.signal(Signal::STOP)
+    }
+
+    /// The end of [`Hdfs::pause_namenode`].
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn resume_namenode(&mut self) -> Result<()> {
+        self.namenode.signal(Signal::CONT)
+    }
+
+    /// Starts the NameNode again on its data; it is not waited for.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_namenode(&mut self) -> Result<()> {
+        self.namenode = launch_namenode(&self.folder)?;
+        Ok(())
+    }
+
+    /// Runs Hadoop's `dfsadmin`.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub fn admin(&self, args: &[&str]) -> Result<String> {
+        java(&self.folder)?
+            .args(["org.apache.hadoop.hdfs.tools.DFSAdmin"])
+            .args(args.iter().copied())
+            .output()
+    }
+
+    /// All records below a folder, read with Hadoop's own shell: in the order of their files' names, as
+    /// if they were one. Each file has to be whole, and as its manifest says; nothing else may be there.
+    ///
+    /// # Errors
+    /// When something is not so.
+    pub fn records(&self, path: &str) -> Result<Vec<(Place, Vec<u8>)>> {
+        let copy = scratch::create("hdfs-copy")?;
+        java(&self.folder)?
+            .args(["org.apache.hadoop.fs.FsShell", "-get", path])
+            .args([copy.join("got").display().to_string()])
+            .output()?;
+        let mut folders = BTreeMap::new();
+        collect(&copy.join("got"), &mut folders)?;
+        let mut records = Vec::new();
+        for files in folders.into_values() {
+            let (manifests, data): (Vec<PathBuf>, Vec<PathBuf>) = files
+                .into_iter()
+                .partition(|path| name(path).starts_with('_'));
+            ensure!(
+                manifests.len() == data.len(),
+                "{data:?} have the manifests {manifests:?}"
+            );
+            for path in data {
+                let lines = whole(&path)?;
+                let first = i64::try_from(records.len())?;
+                let numbered = (first..).zip(lines);
+                records.extend(numbered.map(|(at, line)| ((0, at), line)));
+            }
+        }
+        fs::remove_dir_all(copy)?;
+        Ok(records)
+    }
+}
+
+fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// All files of each folder, by name. Files of other clients' checksums are none.
+fn collect(folder: &Path, folders: &mut BTreeMap<PathBuf, Vec<PathBuf>>) -> Result<()> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => collect(&path, folders)?,
+            false => files.push(path),
+        }
+    }
+    files.sort();
+    folders.insert(folder.to_owned(), files);
+    Ok(())
+}
+
+/// The lines of a file that has to be as its manifest says.
+fn whole(path: &Path) -> Result<Vec<Vec<u8>>> {
+    let name = name(path);
+    ensure!(!name.starts_with('.'), "{name} was left over");
+    let manifest = fs::read(path.with_file_name(format!("_{name}.json")))
+        .with_context(|| format!("{name} has no manifest"))?;
+    let manifest: Manifest = serde_json::from_slice(&manifest)?;
+    let sum = Plan::new("sha256sum")
+        .args([path.display().to_string()])
+        .output()?;
+    let text = packed::read(path)?;
+    let lines: Vec<Vec<u8>> = text
+        .split_inclusive(|&byte| byte == b'\n')
+        .map(|line| line.strip_suffix(b"\n").map(<[u8]>::to_vec))
+        .collect::<Option<_>>()
+        .with_context(|| format!("{name} ends within a line"))?;
+    let stored = fs::metadata(path)?.len();
+    let is = (name.as_str(), lines.len() as u64, text.len() as u64, stored);
+    let said = (
+        manifest.file.as_str(),
+        manifest.records,
+        manifest.raw_bytes,
+        manifest.stored_bytes,
+    );
+    if is != said || !sum.starts_with(&manifest.sha256) {
+        bail!("a file is {is:?}, sum {sum}; its manifest says {manifest:?}");
+    }
+    Ok(lines)
+}
+
+const NAMENODE: &str = "org.apache.hadoop.hdfs.server.namenode.NameNode";
+const DATANODE: &str = "org.apache.hadoop.hdfs.server.datanode.DataNode";
+
+fn java(folder: &Path) -> Result<Plan> {
+    let jars = scratch::repository().join(".tools/hdfs/lib");
+    ensure!(
+        jars.join("hadoop-hdfs-3.4.2.jar").is_file(),
+        "HDFS is missing: run 'make setup'"
+    );
+    let path = format!("conf:web:{}/*", jars.display());
+    let flags = [
+        "-Xmx128m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-XX:-UsePerfData",
+    ];
+    let plan = Plan::new("java").args(flags).args(["-cp".to_owned(), path]);
+    Ok(plan.env("HADOOP_USER_NAME", "tributary").folder(folder))
+}
+
+fn launch_namenode(folder: &Path) -> Result<Child> {
+    let plan = java(folder)?.args([NAMENODE]);
+    Child::start("NameNode", &plan, &folder.join("namenode.log"))
+}
+
+impl Datanode {
+    fn start(folder: &Path, number: usize) -> Result<Self> {
+        let ports = [free_port()?, free_port()?, free_port()?];
+        Ok(Self {
+            number,
+            ports,
+            process: launch_datanode(folder, number, ports)?,
+        })
+    }
+}
+
+fn launch_datanode(folder: &Path, number: usize, ports: [u16; 3]) -> Result<Child> {
+    let data = folder.join(format!("data-{number}"));
+    let mut settings = vec![format!("dfs.datanode.data.dir=file://{}", data.display())];
+    for (key, port) in ["address", "http.address", "ipc.address"].iter().zip(ports) {
+        settings.push(format!("dfs.datanode.{key}=127.0.0.1:{port}"));
+    }
+    let args = settings.into_iter().flat_map(|one| ["-D".to_owned(), one]);
+    let plan = java(folder)?.args([DATANODE]).args(args);
+    let log = folder.join(format!("datanode-{number}.log"));
+    Child::start("DataNode", &plan, &log)
+}
+
+fn site(pairs: &[(&str, String)]) -> String {
+    let properties = pairs.iter().map(|(key, value)| {
+        format!("<property><name>{key}</name><value>{value}</value></property>\n")
+    });
+    format!(
+        "<configuration>\n{}</configuration>\n",
+        properties.collect::<String>()
+    )
+}
+
+fn core_site(folder: &Path, port: u16) -> String {
+    site(&[
+        ("fs.defaultFS", format!("hdfs://127.0.0.1:{port}")),
+        ("hadoop.tmp.dir", folder.join("tmp").display().to_string()),
+        // A DataNode that waits for its NameNode asks more often.
+        ("ipc.client.connect.retry.interval", "200".to_owned()),
+        ("ipc.client.connect.max.retries", "600".to_owned()),
+    ])
+}
+
+fn hdfs_site(folder: &Path, port: u16, web: u16) -> String {
+    let names = folder.join("names");
+    site(&[
+        (
+            "dfs.namenode.name.dir",
+            format!("file://{}", names.display()),
+        ),
+        ("dfs.namenode.rpc-address", format!("127.0.0.1:{port}")),
+        ("dfs.namenode.http-address", format!("127.0.0.1:{web}")),
+        ("dfs.replication", DATANODES.to_string()),
+        ("dfs.permissions.enabled", "false".to_owned()),
+        ("dfs.heartbeat.interval", "1".to_owned()),
+        // A dead DataNode is noticed after 14 s in the place of ten minutes.
+        ("dfs.namenode.heartbeat.recheck-interval", "2000".to_owned()),
+        ("dfs.namenode.safemode.extension", "0".to_owned()),
+        // Closing a file does not wait for the DataNodes' next report.
+        (
+            "dfs.namenode.file.close.num-committed-allowed",
+            "1".to_owned(),
+        ),
+        ("dfs.namenode.fs-limits.min-block-size", "65536".to_owned()),
+    ])
+}
+
+/// What it prints must not stand in the output of its tools.
+const LOG4J: &str = "\
+log4j.rootLogger=INFO,console
+log4j.appender.console=org.apache.log4j.ConsoleAppender
+log4j.appender.console.target=System.err
+log4j.appender.console.layout=org.apache.log4j.PatternLayout
+log4j.appender.console.layout.ConversionPattern=%d{ISO8601} %p %c{2}: %m%n
+";
