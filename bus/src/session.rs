@@ -1,13 +1,15 @@
 //! One agent's connection: frames in, answers out.
 //!
-//! The reader takes a frame's six-byte prelude, then its header, decides, and only then takes a
-//! permit from the node's budget and reads the payload: while there is no room nobody reads, TCP
-//! pushes back, and an idle connection holds no buffer. The writer sends whatever answers are ready
-//! in one write. At most a window of batches is unanswered, so every queue here is bounded by it.
+//! The reader takes a frame's prelude and header, decides, and only then takes a permit from the
+//! node's budget and reads the payload, of which at most a KiB came with the header: while there is no
+//! room nobody reads, TCP pushes back, and an idle connection holds no buffer. The writer sends
+//! whatever answers are ready in one write. At most a window of batches is unanswered, so every queue
+//! here is bounded by it.
 //!
 //! A bad frame is answered with [`Frame::Error`] and ends this connection only. Generic over the
 //! transport, so tests use a pipe. Not for: what happens to a batch (see [`crate::node`]).
 
+mod inlet;
 mod write;
 
 use std::{
@@ -27,7 +29,10 @@ use tributary_common::{
     wire::{self, Frame, Hello, PRELUDE_BYTES, Prelude, Welcome, WireError},
 };
 
-use self::write::{ALIVE_EVERY, HAND_OVER_WITHIN_MS, RECONNECT_WITHIN_MS, Word, write};
+use self::{
+    inlet::Inlet,
+    write::{ALIVE_EVERY, HAND_OVER_WITHIN_MS, RECONNECT_WITHIN_MS, Word, write},
+};
 use crate::{
     admit::{self, Admission},
     budget,
@@ -49,8 +54,6 @@ const PING_AFTER: Duration = Duration::from_secs(20);
 const MAX_PINGS: u32 = 3;
 /// A frame that has begun ends within this; slower senders only hold memory.
 const FRAME_WITHIN: Duration = Duration::from_secs(30);
-/// Payload bytes that are thrown away at a time.
-const DISCARD_BYTES: usize = 16 << 10;
 
 /// A batch's place in the window of its connection; free again when the answer leaves.
 #[derive(Debug)]
@@ -281,7 +284,8 @@ struct Session {
 impl Session {
     /// Reads until the peer closes, breaks a rule, or the node stops. Dropping `self` at the end
     /// lets the writer finish once everything in flight is answered.
-    async fn read<R: AsyncRead + Unpin>(mut self, mut reader: R) -> Result<End, SessionError> {
+    async fn read<R: AsyncRead + Unpin>(mut self, reader: R) -> Result<End, SessionError> {
+        let mut inlet = Inlet::new(reader);
         let node = Arc::clone(&self.node);
         let stop = node.stop.clone();
         let result = loop {
@@ -297,7 +301,7 @@ impl Session {
                     self.say(Word::GoAway(HAND_OVER_WITHIN_MS)).await;
                     break Ok(End::Parted);
                 }
-                step = self.step(&mut reader) => step,
+                step = self.step(&mut inlet) => step,
             };
             match step {
                 Ok(true) => {}
@@ -341,18 +345,21 @@ impl Session {
     }
 
     /// Reads one frame; `false` when the peer has closed between two frames.
-    async fn step<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<bool, SessionError> {
-        let Some(prelude) = self.prelude(reader).await? else {
+    async fn step<R: AsyncRead + Unpin>(
+        &mut self,
+        inlet: &mut Inlet<R>,
+    ) -> Result<bool, SessionError> {
+        let Some(prelude) = self.prelude(inlet).await? else {
             return Ok(false);
         };
         let slow = |_elapsed| SessionError::Rule("a frame took longer than 30 s");
-        let header = timeout(FRAME_WITHIN, read_bytes(reader, prelude.header_bytes))
+        let header = timeout(FRAME_WITHIN, inlet.take(prelude.header_bytes))
             .await
             .map_err(slow)??;
         if wire::is_batch(&header) {
             let header = BatchHeader::decode(&header.slice(1..)).map_err(WireError::from)?;
             return self
-                .batch(reader, header, prelude.payload_bytes)
+                .batch(inlet, header, prelude.payload_bytes)
                 .await
                 .map(|()| true);
         }
@@ -389,20 +396,21 @@ impl Session {
     /// Waits for the next frame's prelude; a quiet peer is pinged. `None` when it has closed.
     async fn prelude<R: AsyncRead + Unpin>(
         &mut self,
-        reader: &mut R,
+        inlet: &mut Inlet<R>,
     ) -> Result<Option<Prelude>, SessionError> {
-        let mut bytes = [0; PRELUDE_BYTES];
-        let mut have = 0;
         loop {
-            let rest = bytes.get_mut(have..).unwrap_or_default();
-            match timeout(PING_AFTER, reader.read(rest)).await {
-                Ok(Ok(0)) if have == 0 => return Ok(None),
+            if let Some(prelude) = inlet.prelude() {
+                self.pings = 0;
+                return Ok(Some(Prelude::decode(prelude)?));
+            }
+            match timeout(PING_AFTER, inlet.begin()).await {
+                Ok(Ok(0)) if !inlet.has_begun() => return Ok(None),
                 Ok(Ok(0)) => {
                     return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
                 }
-                Ok(Ok(count)) => have += count,
+                Ok(Ok(_came)) => {}
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_elapsed) if self.pings >= MAX_PINGS || have > 0 => {
+                Err(_elapsed) if self.pings >= MAX_PINGS || inlet.has_begun() => {
                     return Err(SessionError::Rule("the peer is silent"));
                 }
                 Err(_elapsed) => {
@@ -410,17 +418,13 @@ impl Session {
                     self.say(Word::Ping(u64::from(self.pings))).await;
                 }
             }
-            if have == PRELUDE_BYTES {
-                self.pings = 0;
-                return Ok(Some(Prelude::decode(bytes)?));
-            }
         }
     }
 
     /// Decides on a batch, takes its payload in or throws it away, and sees that it is answered.
     async fn batch<R: AsyncRead + Unpin>(
         &mut self,
-        reader: &mut R,
+        inlet: &mut Inlet<R>,
         header: BatchHeader,
         payload_bytes: usize,
     ) -> Result<(), SessionError> {
@@ -434,7 +438,7 @@ impl Session {
                 let cost = budget::cost(&header, payload_bytes);
                 let permit = self.alive(self.node.budget.take(cost)).await;
                 let slow = |_elapsed| SessionError::Rule("a payload took longer than 30 s");
-                let payload = timeout(FRAME_WITHIN, read_bytes(reader, payload_bytes));
+                let payload = timeout(FRAME_WITHIN, inlet.take(payload_bytes));
                 let payload = self.alive(payload).await.map_err(slow)??;
                 if !self.gate.pass(id) {
                     let why = admit::ORDER_REASON.to_owned();
@@ -451,7 +455,8 @@ impl Session {
                 return Ok(());
             }
             Admission::Join => {
-                self.alive(discard(reader, payload_bytes)).await?;
+                self.alive(inlet.discard(payload_bytes, FRAME_WITHIN))
+                    .await?;
                 self.gate.taken(id);
                 match self.node.join(id, self.waiter(slot)) {
                     Ok(()) => return Ok(()),
@@ -483,7 +488,8 @@ impl Session {
                 Answer::Refuse(refusal(id, reason, &detail))
             }
         };
-        self.alive(discard(reader, payload_bytes)).await?;
+        self.alive(inlet.discard(payload_bytes, FRAME_WITHIN))
+            .await?;
         self.waiter(slot).tell(answer);
         Ok(())
     }
@@ -529,27 +535,6 @@ async fn take_bytes(window: &Arc<Semaphore>, bytes: usize) -> OwnedSemaphorePerm
         .acquire_many_owned(bytes)
         .await
         .expect("the window's semaphore is never closed, and no payload is larger than it")
-}
-
-/// Reads bytes and throws them away.
-async fn discard<R: AsyncRead + Unpin>(
-    reader: &mut R,
-    mut left: usize,
-) -> Result<(), SessionError> {
-    let mut buffer = vec![0; DISCARD_BYTES.min(left)];
-    while left > 0 {
-        let want = buffer.len().min(left);
-        let slow = |_elapsed| SessionError::Rule("a payload took longer than 30 s");
-        let part = buffer.get_mut(..want).unwrap_or_default();
-        let count = timeout(FRAME_WITHIN, reader.read(part))
-            .await
-            .map_err(slow)??;
-        if count == 0 {
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-        }
-        left -= count;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

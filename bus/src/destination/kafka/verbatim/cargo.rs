@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tributary_common::{
     batch::{
         BatchError, Codec, Decoded, Decoder, Draft, Encoder, Headers, ID_HEADER, MAX_DECODED_BYTES,
@@ -18,7 +18,9 @@ use tributary_common::{
 
 use super::{
     super::{super::Failure, produced::Flight, topic::Topic},
+    frame::Load,
     lane::{Parcel, Shipment},
+    says::Part,
 };
 
 /// A batch, or a part of one, on its way into a partition.
@@ -94,17 +96,19 @@ impl Cargo {
 }
 
 /// What goes into a request: the batch with its producer and sequence.
-pub(super) fn stamped(shipment: &Shipment<Arc<Cargo>>) -> Bytes {
+pub(super) fn stamped(part: Part<Arc<Cargo>>) -> Load {
     let Shipment {
         cargo,
         producer,
         sequence,
-    } = shipment;
-    let head = cargo.sealed.stamped(producer.id, producer.epoch, *sequence);
-    let mut bytes = BytesMut::with_capacity(cargo.payload.len());
-    bytes.extend_from_slice(&head);
-    bytes.extend_from_slice(cargo.payload.get(Sealed::HEAD_BYTES..).unwrap_or_default());
-    bytes.freeze()
+    } = part.shipment;
+    Load {
+        topic: part.topic,
+        partition: part.partition,
+        head: cargo.sealed.stamped(producer.id, producer.epoch, sequence),
+        // A sealed batch has a head.
+        records: cargo.payload.slice(Sealed::HEAD_BYTES..),
+    }
 }
 
 /// The records of an opened batch from `skip` on, as a batch of their own.

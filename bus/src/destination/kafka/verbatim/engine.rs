@@ -21,6 +21,7 @@ use super::{
     broker::Kind,
     cargo::{self, Cargo},
     cluster::{Cluster, LaneNo, LinkNo},
+    frame::Frame,
     lane::{Parcel, RequestNo},
     link::{self, Heard},
     meaning::Meaning,
@@ -48,7 +49,7 @@ pub(super) enum Order {
 
 /// A connection's task.
 struct Task {
-    requests: mpsc::Sender<Bytes>,
+    requests: mpsc::Sender<Frame>,
     abort: AbortHandle,
     versions: Option<Versions>,
 }
@@ -300,11 +301,7 @@ impl Engine {
                     }
                 }
                 Command::Produce { link, no, parts } => {
-                    let loads = parts.iter().map(|part| {
-                        let bytes = cargo::stamped(&part.shipment);
-                        (Arc::clone(&part.topic), part.partition, bytes)
-                    });
-                    let loads = loads.collect();
+                    let loads = parts.into_iter().map(cargo::stamped).collect();
                     self.send(link, |versions| proto::produce(versions, no, loads));
                 }
                 Command::AskLeaders { link, no, topics } => {
@@ -397,7 +394,7 @@ impl Engine {
     }
 
     /// Gives a connection a request; one that does not take it is ended.
-    fn send(&mut self, link: LinkNo, request: impl FnOnce(Versions) -> anyhow::Result<Bytes>) {
+    fn send(&mut self, link: LinkNo, request: impl FnOnce(Versions) -> anyhow::Result<Frame>) {
         let Some(task) = self.links.get(&link) else {
             return;
         };

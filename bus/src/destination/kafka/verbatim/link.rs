@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf, split},
     sync::mpsc::{Receiver, Sender},
     time::timeout,
 };
@@ -16,6 +16,7 @@ use tributary_common::{net, tls::Stream};
 
 use super::{
     cluster::LinkNo,
+    frame::Frame,
     proto::{self, Versions},
     security::Security,
 };
@@ -24,6 +25,8 @@ use super::{
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// The longest answer that is read, in bytes: one with the partitions of many topics.
 const MAX_ANSWER: usize = 16 << 20;
+/// Answers that are read at a time, in bytes: one has some 50 for each batch.
+const ANSWER_BYTES: usize = 4 << 10;
 /// Requests that wait to be written: those of a whole window and two questions.
 pub(super) const MAX_WAITING: usize = 8;
 
@@ -42,7 +45,7 @@ pub(super) enum Heard {
 pub(super) async fn run(
     link: LinkNo,
     (addr, security): (String, Arc<Security>),
-    requests: Receiver<Bytes>,
+    requests: Receiver<Frame>,
     heard: Sender<(LinkNo, Heard)>,
 ) {
     let ended = talk(link, (&addr, &security), requests, &heard).await;
@@ -57,7 +60,7 @@ pub(super) async fn run(
 async fn talk(
     link: LinkNo,
     (addr, security): (&str, &Security),
-    requests: Receiver<Bytes>,
+    requests: Receiver<Frame>,
     heard: &Sender<(LinkNo, Heard)>,
 ) -> Result<()> {
     let connect = async {
@@ -84,9 +87,12 @@ async fn talk(
     }
 }
 
-async fn write_all(mut writing: WriteHalf<Stream>, mut requests: Receiver<Bytes>) -> Result<()> {
-    while let Some(request) = requests.recv().await {
-        writing.write_all(&request).await?;
+async fn write_all(mut writing: WriteHalf<Stream>, mut requests: Receiver<Frame>) -> Result<()> {
+    while let Some(mut frame) = requests.recv().await {
+        while let Ok(more) = requests.try_recv() {
+            frame.append(more);
+        }
+        writing.write_all_buf(&mut frame).await?;
         // TLS may hold the end of it back.
         writing.flush().await?;
     }
@@ -95,9 +101,10 @@ async fn write_all(mut writing: WriteHalf<Stream>, mut requests: Receiver<Bytes>
 
 async fn read_all(
     link: LinkNo,
-    mut reading: ReadHalf<Stream>,
+    reading: ReadHalf<Stream>,
     heard: &Sender<(LinkNo, Heard)>,
 ) -> Result<()> {
+    let mut reading = BufReader::with_capacity(ANSWER_BYTES, reading);
     loop {
         let answer = read(&mut reading).await?;
         let answer = (link, Heard::Answer(answer));

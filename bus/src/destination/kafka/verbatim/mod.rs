@@ -17,12 +17,13 @@
 //! opens topics, looks what is in them and watches the cluster.
 //!
 //! Rooms: [`engine`], [`cargo`], [`keys`], [`cluster`], [`broker`], [`lane`],
-//! [`meaning`], [`says`], [`proto`], [`link`], [`security`], [`sasl`].
+//! [`meaning`], [`says`], [`proto`], [`frame`], [`link`], [`security`], [`sasl`].
 
 mod broker;
 mod cargo;
 mod cluster;
 mod engine;
+mod frame;
 mod keys;
 mod lane;
 mod link;

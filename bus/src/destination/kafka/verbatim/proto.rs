@@ -10,16 +10,15 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, InitProducerIdRequest,
-        InitProducerIdResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
-        RequestHeader, ResponseHeader, SaslAuthenticateRequest, SaslAuthenticateResponse,
-        SaslHandshakeRequest, SaslHandshakeResponse, TopicName,
-        metadata_request::MetadataRequestTopic,
-        produce_request::{PartitionProduceData, TopicProduceData},
+        InitProducerIdResponse, MetadataRequest, MetadataResponse, ProduceResponse, RequestHeader,
+        ResponseHeader, SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest,
+        SaslHandshakeResponse, TopicName, metadata_request::MetadataRequestTopic,
     },
     protocol::{Decodable, Encodable, HeaderVersion, StrBytes},
 };
 
 use super::{
+    frame::{self, Frame, Load},
     lane::{Producer, RequestNo},
     meaning::words,
     says::{Leaders, PartAnswer, TopicLeaders},
@@ -64,7 +63,7 @@ pub(super) struct Versions {
 
 /// The question for the versions of a broker, which every broker understands.
 pub(super) fn hello() -> Result<Bytes> {
-    frame(ApiKey::ApiVersions, 0, 0, &ApiVersionsRequest::default())
+    whole(ApiKey::ApiVersions, 0, 0, &ApiVersionsRequest::default())
 }
 
 /// The answer to [`hello`].
@@ -99,7 +98,7 @@ pub(super) fn negotiate(answer: Bytes) -> Result<Versions> {
 pub(super) fn sasl_handshake(mechanism: &str) -> Result<Bytes> {
     let mechanism = StrBytes::from_string(mechanism.to_owned());
     let body = SaslHandshakeRequest::default().with_mechanism(mechanism);
-    frame(ApiKey::SaslHandshake, 1, 0, &body)
+    whole(ApiKey::SaslHandshake, 1, 0, &body)
 }
 
 /// The answer to [`sasl_handshake`].
@@ -120,7 +119,7 @@ pub(super) fn sasl_agreed(mechanism: &str, answer: Bytes) -> Result<()> {
 /// One word of a login.
 pub(super) fn sasl_token(token: Bytes) -> Result<Bytes> {
     let body = SaslAuthenticateRequest::default().with_auth_bytes(token);
-    frame(ApiKey::SaslAuthenticate, 0, 0, &body)
+    whole(ApiKey::SaslAuthenticate, 0, 0, &body)
 }
 
 /// The answer to [`sasl_token`].
@@ -138,30 +137,10 @@ pub(super) fn sasl_answer(answer: Bytes) -> Result<Bytes> {
     Ok(answer.auth_bytes)
 }
 
-/// A batch in a request: its topic, its partition, its bytes.
-pub(super) type Load = (Arc<str>, i32, Bytes);
-
 /// Batches for one broker, acknowledged by all replicas.
-pub(super) fn produce(versions: Versions, no: RequestNo, loads: Vec<Load>) -> Result<Bytes> {
-    let mut topics: Vec<TopicProduceData> = Vec::new();
-    for (topic, partition, records) in loads {
-        let data = PartitionProduceData::default()
-            .with_index(partition)
-            .with_records(Some(records));
-        match topics.iter_mut().find(|one| *one.name.0 == *topic) {
-            Some(one) => one.partition_data.push(data),
-            None => topics.push(
-                TopicProduceData::default()
-                    .with_name(name(&topic))
-                    .with_partition_data(vec![data]),
-            ),
-        }
-    }
-    let body = ProduceRequest::default()
-        .with_acks(-1)
-        .with_timeout_ms(REPLICAS_WITHIN_MS)
-        .with_topic_data(topics);
-    frame(PRODUCE.key, versions.produce, no, &body)
+pub(super) fn produce(versions: Versions, no: RequestNo, loads: Vec<Load>) -> Result<Frame> {
+    let first = (versions.produce, correlation(no));
+    frame::produce(first, (&CLIENT, REPLICAS_WITHIN_MS), loads)
 }
 
 /// What became of each batch, and how long to send nothing.
@@ -191,14 +170,14 @@ pub(super) fn produced(
 }
 
 /// The question who leads the partitions of these topics; none is made by it.
-pub(super) fn ask_leaders(versions: Versions, no: RequestNo, topics: &[Arc<str>]) -> Result<Bytes> {
+pub(super) fn ask_leaders(versions: Versions, no: RequestNo, topics: &[Arc<str>]) -> Result<Frame> {
     let topics = topics
         .iter()
         .map(|topic| MetadataRequestTopic::default().with_name(Some(name(topic))));
     let body = MetadataRequest::default()
         .with_topics(Some(topics.collect()))
         .with_allow_auto_topic_creation(false);
-    frame(METADATA.key, versions.metadata, no, &body)
+    Ok(whole(METADATA.key, versions.metadata, no, &body)?.into())
 }
 
 /// The answer to [`ask_leaders`].
@@ -234,11 +213,11 @@ pub(super) fn leaders(versions: Versions, no: RequestNo, answer: Bytes) -> Resul
 }
 
 /// The question for a producer id of our own.
-pub(super) fn ask_producer(versions: Versions, no: RequestNo) -> Result<Bytes> {
+pub(super) fn ask_producer(versions: Versions, no: RequestNo) -> Result<Frame> {
     let body = InitProducerIdRequest::default()
         .with_transactional_id(None)
         .with_transaction_timeout_ms(0);
-    frame(INIT_PRODUCER_ID.key, versions.producer, no, &body)
+    Ok(whole(INIT_PRODUCER_ID.key, versions.producer, no, &body)?.into())
 }
 
 /// The answer to [`ask_producer`]: a producer, or an error's code.
@@ -267,7 +246,7 @@ fn correlation(no: RequestNo) -> i32 {
 }
 
 /// A request with its length before it.
-fn frame<R: Encodable + HeaderVersion>(
+fn whole<R: Encodable + HeaderVersion>(
     key: ApiKey,
     version: i16,
     no: RequestNo,
