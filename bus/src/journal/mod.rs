@@ -25,13 +25,13 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Sender, channel, sync_channel},
     },
     thread::JoinHandle,
     time::SystemTime,
 };
 
 use anyhow::Context;
-use crossbeam_channel::Sender;
 use tributary_common::{
     disk::{self, DiskError},
     ids::Epoch,
@@ -138,7 +138,7 @@ impl Journal {
         let file = File::rewrite(path, &memory)?;
         // The commits of batches are bounded by the byte permits that they carry; the few others
         // by the targets and reports that wait for them.
-        let (commits, incoming) = crossbeam_channel::unbounded();
+        let (commits, incoming) = channel();
         let writer = Writer {
             incoming,
             file,
@@ -194,7 +194,7 @@ impl Journal {
     /// # Errors
     /// Why they are not durable.
     pub(crate) fn commit_and_wait(&self, records: Vec<Record>) -> Result<(), Arc<DiskError>> {
-        let (done, result) = crossbeam_channel::bounded(1);
+        let (done, result) = sync_channel(1);
         let then = Box::new(move |outcome| {
             // The waiter below outlives this call; if its thread died, nobody wants the answer.
             drop(done.send(outcome));

@@ -8,11 +8,11 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use tokio::time::Instant;
 use tributary_common::disk::{self, AppendFile, DiskError, Syncer};
 
@@ -83,7 +83,7 @@ impl File {
     }
 
     /// Hands the file to the syncing thread when it is time.
-    fn sync_in_time(&mut self, syncing: &Sender<Arc<Syncer>>) {
+    fn sync_in_time(&mut self, syncing: &SyncSender<Arc<Syncer>>) {
         if !self.unsynced || self.synced_at.elapsed() < SYNC_EVERY {
             return;
         }
@@ -113,7 +113,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn run(mut self) {
-        let (syncing, to_sync) = crossbeam_channel::bounded(1);
+        let (syncing, to_sync) = sync_channel(1);
         let failing = Arc::clone(&self.failing);
         std::thread::scope(|scope| {
             scope.spawn(move || sync_each(&to_sync, &failing));
@@ -122,7 +122,7 @@ impl Writer {
         });
     }
 
-    fn take(&mut self, syncing: &Sender<Arc<Syncer>>) {
+    fn take(&mut self, syncing: &SyncSender<Arc<Syncer>>) {
         let mut last = false;
         while !last {
             let group: Vec<_> = match self.incoming.recv_timeout(SYNC_EVERY) {
