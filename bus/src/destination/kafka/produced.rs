@@ -21,7 +21,7 @@ use rdkafka::{
 };
 use tokio::time::Instant;
 use tributary_common::{
-    ids::BatchId,
+    ids::{BatchId, Class},
     wire::{Place, RefuseReason},
 };
 
@@ -42,6 +42,7 @@ pub(super) struct Flight {
     topic: Arc<Topic>,
     partition: i32,
     id: BatchId,
+    class: Class,
     given: Instant,
     /// Where it counts for a request of librdkafka.
     pace: Option<Arc<Pace>>,
@@ -128,6 +129,7 @@ impl Flight {
             topic: Arc::clone(topic),
             partition,
             id: job.batch.header.id(),
+            class: job.batch.header.class,
             given: Instant::now(),
             pace,
             bytes,
@@ -143,6 +145,11 @@ impl Flight {
     /// Which batch it is.
     pub(super) fn id(&self) -> BatchId {
         self.id
+    }
+
+    /// How urgent it is.
+    pub(super) fn class(&self) -> Class {
+        self.class
     }
 
     /// A record is at an offset.

@@ -11,6 +11,14 @@ use super::{
     lane::RequestNo,
 };
 
+/// Which of a broker's connections a partition's batches take: what is urgent does not stand behind what
+/// a broker works off in the order in which it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Haste {
+    Common,
+    Urgent,
+}
+
 /// Which answer a connection gives next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -36,7 +44,7 @@ pub(super) struct Asked {
     pub(super) lanes: Vec<LaneNo>,
 }
 
-/// A broker.
+/// A broker, by one of its connections.
 #[derive(Debug)]
 pub(super) struct Broker {
     pub(super) addr: String,

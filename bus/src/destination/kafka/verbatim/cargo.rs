@@ -12,12 +12,13 @@ use tributary_common::{
         BatchError, Codec, Decoded, Decoder, Draft, Encoder, Headers, ID_HEADER, MAX_DECODED_BYTES,
         Record, Sealed,
     },
-    ids::BatchId,
+    ids::{BatchId, Class},
     wire::RefuseReason,
 };
 
 use super::{
     super::{super::Failure, produced::Flight, topic::Topic},
+    broker::Haste,
     frame::Load,
     lane::{Parcel, Shipment},
     says::Part,
@@ -54,6 +55,10 @@ impl Cargo {
         Parcel {
             records: sealed.records(),
             bytes: sealed.byte_len(),
+            haste: match flight.class() {
+                Class::P0 => Haste::Urgent,
+                Class::P1 | Class::P2 | Class::P3 => Haste::Common,
+            },
             cargo: Arc::new(Self {
                 flight: Arc::clone(flight),
                 topic: Arc::clone(topic),

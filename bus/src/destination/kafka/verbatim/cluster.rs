@@ -4,7 +4,8 @@
 //! [`Cluster::push`] takes batches, [`Cluster::pump`] says what is to be done now, the `on_` functions
 //! take what came of it; all of them leave [`Command`]s. A request takes one batch of each partition
 //! that is ready, up to a bound of bytes; five of them are on their way to a broker. A connection that
-//! ends leaves its batches to be sent again. Leaders are asked for when they are unknown, when a broker
+//! ends leaves its batches to be sent again. A broker works a connection off in order, so the partitions
+//! with urgent batches have one of their own to it. Leaders are asked for when they are unknown, when a broker
 //! says that it leads no more, when one is silent, and every five minutes.
 //! Pure: no I/O, no clock.
 //!
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use tributary_common::backoff::Backoff;
 
 use super::{
-    broker::{Asked, Broker, Kind, Link},
+    broker::{Asked, Broker, Haste, Kind, Link},
     lane::{Lane, MAX_ON_THE_WAY, Parcel, Producer, RequestNo, Verdict},
     meaning::{Meaning, meaning_of, words},
     says::{Command, Leaders, Part, PartAnswer, TopicLeaders},
@@ -42,6 +43,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 
 /// A broker's number; those that the configuration names have negative ones.
 pub(super) type BrokerNo = i32;
+/// A broker by one of its connections.
+type Door = (BrokerNo, Haste);
 /// The number of a connection; never used twice.
 pub(super) type LinkNo = u64;
 /// The number of a partition here.
@@ -54,8 +57,10 @@ struct Slot<T> {
     partition: i32,
     lane: Lane<T>,
     leader: Option<BrokerNo>,
+    /// Which connection it takes; another one only while it has nothing.
+    haste: Haste,
     /// Where its batches without an answer are.
-    at: Option<BrokerNo>,
+    at: Option<Door>,
     /// It stands in a broker's row.
     queued: bool,
     /// Since when the cluster does not know it.
@@ -75,7 +80,7 @@ struct Question {
 pub(super) struct Cluster<T> {
     slots: Vec<Slot<T>>,
     numbers: HashMap<Arc<str>, HashMap<i32, LaneNo>>,
-    brokers: BTreeMap<BrokerNo, Broker>,
+    brokers: BTreeMap<Door, Broker>,
     /// Partitions that wait for their next try.
     paused: Vec<LaneNo>,
     producer: Option<Producer>,
@@ -111,12 +116,12 @@ impl<T: Clone> Cluster<T> {
             commands: VecDeque::new(),
         };
         for (addr, no) in bootstrap.iter().zip(1..) {
-            cluster.add_broker(-no, addr.clone(), now);
+            cluster.add_broker((-no, Haste::Common), addr.clone(), now);
         }
         cluster
     }
 
-    fn add_broker(&mut self, no: BrokerNo, addr: String, now: Instant) {
+    fn add_broker(&mut self, door: Door, addr: String, now: Instant) {
         let broker = Broker {
             addr,
             link: Link::Down,
@@ -126,7 +131,7 @@ impl<T: Clone> Cluster<T> {
             heard: now,
             ready: VecDeque::new(),
         };
-        self.brokers.insert(no, broker);
+        self.brokers.insert(door, broker);
     }
 
     fn number(&mut self) -> u64 {
@@ -153,6 +158,9 @@ impl<T: Clone> Cluster<T> {
             None => self.add_lane(topic, partition, now),
         };
         if let Some(slot) = self.slots.get_mut(lane) {
+            if slot.lane.is_empty() {
+                slot.haste = parcel.haste;
+            }
             slot.lane.push(parcel);
         }
         self.touch(lane, now);
@@ -165,6 +173,7 @@ impl<T: Clone> Cluster<T> {
             partition,
             lane: Lane::new(pause()),
             leader: None,
+            haste: Haste::Common,
             at: None,
             queued: false,
             unknown: None,
@@ -198,7 +207,7 @@ impl<T: Clone> Cluster<T> {
         let Some(leader) = slot.leader else {
             return self.ask_leaders(now);
         };
-        if let Some(broker) = self.brokers.get_mut(&leader)
+        if let Some(broker) = self.brokers.get_mut(&(leader, slot.haste))
             && slot.lane.next_bytes(now).is_some()
         {
             slot.queued = true;
@@ -217,10 +226,11 @@ impl<T: Clone> Cluster<T> {
         }
         self.look_for_silence(now);
         self.ask(now);
-        let brokers: Vec<BrokerNo> = self.brokers.keys().copied().collect();
-        for broker in brokers {
-            self.dial_if_wanted(broker, false, now);
-            while self.fill(broker, now) {}
+        let doors: Vec<Door> = self.brokers.keys().copied().collect();
+        // What is urgent goes first.
+        for door in doors.into_iter().rev() {
+            self.dial_if_wanted(door, false, now);
+            while self.fill(door, now) {}
         }
     }
 
@@ -247,10 +257,10 @@ impl<T: Clone> Cluster<T> {
             let silent = broker.silent_for(now);
             (silent >= SILENT_AFTER).then_some((no, silent))
         });
-        let silent: Vec<(BrokerNo, Duration)> = silent.collect();
+        let silent: Vec<(Door, Duration)> = silent.collect();
         for (no, silent_for) in silent {
             self.ask_leaders(now);
-            let moved = |slot: &Slot<T>| slot.at == Some(no) && slot.leader != Some(no);
+            let moved = |slot: &Slot<T>| slot.at == Some(no) && slot.leader != Some(no.0);
             let given_up = silent_for >= ANSWER_WITHIN || self.slots.iter().any(moved);
             let Some(Broker {
                 link: Link::Up(link),
@@ -287,7 +297,8 @@ impl<T: Clone> Cluster<T> {
                 Link::Up(_) | Link::Dialing(_) | Link::Down => None,
             });
         let Some((broker, link, _asked)) = well.min_by_key(|(_no, _link, asked)| *asked) else {
-            let all: Vec<BrokerNo> = self.brokers.keys().copied().collect();
+            let all = self.brokers.keys().copied();
+            let all: Vec<Door> = all.filter(|(_no, haste)| *haste == Haste::Common).collect();
             let start = self.random.usize(..all.len().max(1));
             let mut order = all.iter().cycle().skip(start).take(all.len());
             order.any(|&broker| self.dial_if_wanted(broker, true, now));
@@ -307,13 +318,7 @@ impl<T: Clone> Cluster<T> {
         }
     }
 
-    fn asked(
-        &mut self,
-        broker: BrokerNo,
-        kind: Kind,
-        lanes: Vec<LaneNo>,
-        now: Instant,
-    ) -> RequestNo {
+    fn asked(&mut self, broker: Door, kind: Kind, lanes: Vec<LaneNo>, now: Instant) -> RequestNo {
         let no = self.number();
         if let Some(broker) = self.brokers.get_mut(&broker) {
             broker.asked.push_back(Asked {
@@ -327,7 +332,7 @@ impl<T: Clone> Cluster<T> {
     }
 
     /// Connects to a broker that is needed. Whether somebody is on the way to it now.
-    fn dial_if_wanted(&mut self, no: BrokerNo, wanted: bool, now: Instant) -> bool {
+    fn dial_if_wanted(&mut self, no: Door, wanted: bool, now: Instant) -> bool {
         let link = self.number();
         let Some(broker) = self.brokers.get_mut(&no) else {
             return false;
@@ -347,7 +352,7 @@ impl<T: Clone> Cluster<T> {
     }
 
     /// Makes one request of what is ready for a broker; false when there is none.
-    fn fill(&mut self, no: BrokerNo, now: Instant) -> bool {
+    fn fill(&mut self, no: Door, now: Instant) -> bool {
         let Some(broker) = self.brokers.get(&no) else {
             return false;
         };
@@ -367,7 +372,8 @@ impl<T: Clone> Cluster<T> {
             let Some(slot) = self.slots.get_mut(lane) else {
                 break;
             };
-            let here = slot.leader == Some(no) && slot.at.is_none_or(|at| at == no);
+            let leads = slot.leader == Some(no.0) && slot.haste == no.1;
+            let here = leads && slot.at.is_none_or(|at| at == no);
             let next = slot.lane.next_bytes(now).filter(|_bytes| here);
             if next.is_some_and(|next| !parts.is_empty() && bytes + next > MAX_REQUEST_BYTES) {
                 break;
@@ -378,7 +384,7 @@ impl<T: Clone> Cluster<T> {
             }
             let Some(next) = next else {
                 // Elsewhere, or nothing more: its next event brings it back.
-                if slot.leader != Some(no) {
+                if !leads {
                     self.touch(lane, now);
                 }
                 continue;
@@ -414,7 +420,7 @@ impl<T: Clone> Cluster<T> {
         true
     }
 
-    fn broker_of(&mut self, link: LinkNo) -> Option<(BrokerNo, &mut Broker)> {
+    fn broker_of(&mut self, link: LinkNo) -> Option<(Door, &mut Broker)> {
         let here = |broker: &Broker| match broker.link {
             Link::Dialing(no) | Link::Up(no) => no == link,
             Link::Down => false,
@@ -586,10 +592,12 @@ impl<T: Clone> Cluster<T> {
         }
         self.leaders.asked = false;
         for (no, addr) in &answer.brokers {
-            match self.brokers.get_mut(no) {
-                None => self.add_broker(*no, addr.clone(), now),
-                // The present connection lives as long as it answers.
-                Some(broker) => broker.addr.clone_from(addr),
+            for door in [(*no, Haste::Common), (*no, Haste::Urgent)] {
+                match self.brokers.get_mut(&door) {
+                    None => self.add_broker(door, addr.clone(), now),
+                    // The present connection lives as long as it answers.
+                    Some(broker) => broker.addr.clone_from(addr),
+                }
             }
         }
         for topic in &answer.topics {

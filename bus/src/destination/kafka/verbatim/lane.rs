@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 use tributary_common::backoff::Backoff;
 
-use super::meaning::Meaning;
+use super::{broker::Haste, meaning::Meaning};
 
 /// Batches on their way at a time; brokers keep the places of as many.
 pub(super) const MAX_ON_THE_WAY: usize = 5;
@@ -40,6 +40,7 @@ pub(super) struct Parcel<T> {
     pub(super) cargo: T,
     pub(super) records: u32,
     pub(super) bytes: usize,
+    pub(super) haste: Haste,
 }
 
 /// A batch that is to be sent now.
@@ -377,6 +378,7 @@ mod tests {
             cargo,
             records: 10,
             bytes: 1,
+            haste: Haste::Common,
         }
     }
 
@@ -457,6 +459,7 @@ mod tests {
             cargo,
             records,
             bytes: 1,
+            haste: Haste::Common,
         };
         assert_eq!(lane.cut(vec![piece(11, 4), piece(12, 6)]), None);
         assert_eq!(send(&mut lane, 4), [(11, 10)]);

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::{
+    broker::Haste,
     cluster::{BrokerNo, Cluster, LinkNo},
     lane::{Parcel, Producer, RequestNo, Shipment},
     says::{Command, Leaders, Part, PartAnswer, TopicLeaders},
@@ -355,11 +356,17 @@ impl Partition {
 }
 
 fn parcel(cargo: Cargo) -> Parcel<Cargo> {
-    let (_no, _batch, _first, records) = cargo;
+    let (no, batch, _first, records) = cargo;
+    // One partition is urgent, one common, the others change.
+    let haste = match (no, batch / 4 % 2) {
+        (0, _) | (2.., 0) => Haste::Urgent,
+        _ => Haste::Common,
+    };
     Parcel {
         cargo,
         records,
         bytes: 300 << 10,
+        haste,
     }
 }
 
