@@ -16,7 +16,7 @@
 //! | `node` | the way of a batch, where the rooms meet |
 //! | `balance` | hands over connections while an operator wants it |
 //! | `admit`, `order`, `budget`, `quota` | take it, in which order, with how much memory, at which rate |
-//! | `dedupe`, `done`, [`journal`] | what is on its way, what is delivered, and that on disk |
+//! | `dedupe`, `done`, `unfinished`, [`journal`] | what is on its way, what is delivered, and that on disk |
 //! | [`route`], [`template`] | which topic goes where, under which name |
 //! | `routing`, `site`, `moving`, `live` | the rules and destinations that count now, and how they are swapped |
 //! | `breaker`, `switch`, `standby` | which destination is used where several stand in for each other |
@@ -56,8 +56,9 @@ mod tally;
 pub mod template;
 #[cfg(test)]
 mod testing;
+mod unfinished;
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -89,6 +90,7 @@ use crate::{
     report::Ledger,
     routing::Routing,
     site::{Workshop, close_all},
+    unfinished::Unfinished,
 };
 
 /// How long sessions and pages may take after the stop; with [`site::GRACE`] and the one below it makes
@@ -256,7 +258,7 @@ async fn assemble(
     let (started, workshop) = started
         .await
         .context("failed to start the destinations")??;
-    let (mut sites, mut unfinished) = (Vec::new(), HashSet::new());
+    let (mut sites, mut unfinished) = (Vec::new(), Unfinished::default());
     for (site, found) in started {
         sites.push(Arc::new(site));
         unfinished.extend(found);

@@ -5,7 +5,7 @@
 //! [`crate::session`], [`crate::lines`]).
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -37,6 +37,7 @@ use crate::{
     site::Site,
     spill::{Landing, Settled},
     tally::{Counts, Tallies, Tally},
+    unfinished::Unfinished,
 };
 
 /// Who this node is.
@@ -96,7 +97,7 @@ pub(crate) struct Node {
     /// may have them. By the destination's place.
     pins: Mutex<HashMap<BatchId, usize>>,
     /// Batches that were acknowledged as spilled and are not delivered everywhere.
-    unfinished: Mutex<HashSet<BatchId>>,
+    unfinished: Mutex<Unfinished>,
     flights: Flights,
     tallies: Tallies,
 }
@@ -108,7 +109,7 @@ impl Node {
         (budget, quotas): (Budget, Quotas),
         journal: Journal,
         ledger: Ledger,
-        (routing, unfinished): (Routing, HashSet<BatchId>),
+        (routing, unfinished): (Routing, Unfinished),
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -387,8 +388,8 @@ impl Node {
         }
     }
 
-    fn unfinished(&self) -> MutexGuard<'_, HashSet<BatchId>> {
-        // A set is whole after every line, so a panic elsewhere leaves it usable.
+    fn unfinished(&self) -> MutexGuard<'_, Unfinished> {
+        // It is whole after every line, so a panic elsewhere leaves it usable.
         self.unfinished
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -428,7 +429,7 @@ impl Node {
             let held = |(site, _leaving): (&Arc<Site>, bool)| {
                 site.spill.as_ref().is_some_and(|spill| spill.holds(id))
             };
-            !routing.sites().any(held) && unfinished.remove(&id)
+            !routing.sites().any(held) && unfinished.remove(id)
         };
         if last {
             if header.agent == self.identity.lines_agent {
@@ -442,7 +443,7 @@ impl Node {
     /// A batch that was acknowledged cannot be delivered from the disk any more. Whether the manager
     /// is to be told, which [`Node::loss_told`] then hears of.
     pub(crate) fn spill_lost(&self, header: &BatchHeader, reason: &'static str) -> bool {
-        self.unfinished().remove(&header.id());
+        self.unfinished().remove(header.id());
         self.ledger.spill_lost(header, reason)
     }
 

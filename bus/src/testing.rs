@@ -1,6 +1,6 @@
 //! What the tests of several rooms share: batches, a node with scripted destinations.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -28,6 +28,7 @@ use crate::{
     spill::{Spill, Usage},
     switch::Switch,
     template::Template,
+    unfinished::Unfinished,
 };
 
 /// A batch of lines.
@@ -210,7 +211,7 @@ fn assembled(dir: TempDir, memory: u64, usage: Option<&Arc<Usage>>) -> Rig {
         epoch: journal.memory().epoch,
         lines_agent: AgentId::new("bus-bus1").unwrap(),
     };
-    let (mut sites, mut unfinished) = (Vec::new(), HashSet::new());
+    let (mut sites, mut unfinished) = (Vec::new(), Unfinished::default());
     for (name, sink) in [("first", &sink), ("second", &second)] {
         let name = Name::new(name).unwrap();
         let destination = Arc::new(Destination::Memory(sink.clone()));

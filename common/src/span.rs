@@ -66,6 +66,24 @@ impl RangeSet {
         end - start - known
     }
 
+    /// Takes `number` out; whether it was inside.
+    pub fn remove(&mut self, number: u64) -> bool {
+        let Some((&start, end)) = self.ranges.range_mut(..=number).next_back() else {
+            return false;
+        };
+        if number >= *end {
+            return false;
+        }
+        let after = std::mem::replace(end, number);
+        if start == number {
+            self.ranges.remove(&start);
+        }
+        if number + 1 < after {
+            self.ranges.insert(number + 1, after);
+        }
+        true
+    }
+
     /// Whether `number` is inside.
     #[must_use]
     pub fn contains(&self, number: u64) -> bool {
@@ -116,6 +134,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_taken_out_leaves_the_rest(
+            steps in prop::collection::vec((0_u64..40, 0_u64..6, any::<bool>()), 0..60),
+        ) {
+            let (mut ranges, mut model) = (RangeSet::default(), BTreeSet::new());
+            for (start, len, adds) in steps {
+                if adds {
+                    ranges.insert(start, start + len);
+                    model.extend(start..start + len);
+                } else {
+                    prop_assert_eq!(ranges.remove(start), model.remove(&start));
+                }
+                let inside: Vec<u64> = ranges.iter().flat_map(|(start, end)| start..end).collect();
+                prop_assert_eq!(inside, model.iter().copied().collect::<Vec<_>>());
+            }
+        }
+    }
 
     #[test]
     fn the_watermark_stops_at_the_first_hole() {
