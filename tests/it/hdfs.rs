@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tributary_tests::{
-    cluster::{Cluster, Layout, SETTLE_LIMIT, glob_of},
+    cluster::{Cluster, Layout, SETTLE_LIMIT, for_each_seed, glob_of, topic_name},
     hdfs::{self, Hdfs},
     ledger,
     oracle::Verdict,
@@ -65,21 +65,35 @@ fn every_line_is_in_one_whole_file_of_hdfs() -> Result<()> {
 }
 
 /// The bus is killed when a file stands at each step of its way; the next life, that settles what was
-/// left, is killed at the next step.
+/// left, is killed at the next step. `make soak` does so in any order, with kills at any moment between.
 #[test]
 fn a_bus_killed_at_any_step_of_a_file_loses_and_doubles_nothing() -> Result<()> {
-    scratch::scenario("hdfs-steps", |folder| {
-        let hdfs = hdfs::shared()?;
-        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
-        let mut cluster = start(folder, hdfs, "hdfs-steps", &writer)?;
-        for point in POINTS {
+    let hdfs = hdfs::shared()?;
+    for_each_seed("hdfs-steps", 1, |seed, folder| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut writer = Writer::new(&folder.join("logs"), 1, seed)?;
+        let mut cluster = start(folder, hdfs, &topic_name("hdfs-steps", seed), &writer)?;
+        let mut points = POINTS;
+        if seed > 0 {
+            random.shuffle(&mut points);
+        }
+        for point in points {
             cluster.bus.kill()?;
+            if seed > 0 && random.bool() {
+                cluster.bus.stop_at(None);
+                cluster.bus.start()?;
+                writer.write(random.u64(1..5_000))?;
+                std::thread::sleep(Duration::from_millis(random.u64(1..3_000)));
+                cluster.bus.kill()?;
+            }
+            let from = cluster.bus.log()?.len();
             cluster.bus.stop_at(Some(point));
             cluster.bus.start()?;
             writer.write(500)?;
             let said = format!("stands still at the point {point}");
             poll::until(&format!("a file at {point}"), POINT_LIMIT, || {
-                Ok(cluster.bus.log()?.contains(&said).then_some(()))
+                let log = cluster.bus.log()?.split_off(from);
+                Ok(log.contains(&said).then_some(()))
             })
             .context("the bus has to be one that was built for debugging")?;
         }
@@ -87,6 +101,26 @@ fn a_bus_killed_at_any_step_of_a_file_loses_and_doubles_nothing() -> Result<()> 
         cluster.bus.stop_at(None);
         cluster.bus.start()?;
         must_deliver(&cluster, hdfs, writer.written())?;
+        cluster.stop()
+    })?;
+    Ok(())
+}
+
+/// A folder that may not grow is said with its reason; its lines wait in the spill.
+#[test]
+fn a_full_quota_is_said_and_waited_for() -> Result<()> {
+    scratch::scenario("hdfs-quota", |folder| {
+        let hdfs = hdfs::shared()?;
+        hdfs.shell(&["-mkdir", "/hdfs-quota"])?;
+        hdfs.admin(&["-setSpaceQuota", "1", "/hdfs-quota"])?;
+        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let mut cluster = start(folder, hdfs, "hdfs-quota", &writer)?;
+        writer.write(1_000)?;
+        let why = until_state(&cluster, "half-dead")?;
+        ensure!(why.contains("the quota of the folder is full"), "{why}");
+        hdfs.admin(&["-clrSpaceQuota", "/hdfs-quota"])?;
+        must_deliver(&cluster, hdfs, writer.written())?;
+        until_state(&cluster, "up")?;
         cluster.stop()
     })
 }

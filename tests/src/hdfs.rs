@@ -209,6 +209,17 @@ impl Hdfs {
             .output()
     }
 
+    /// Runs Hadoop's `fs`.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub fn shell(&self, args: &[&str]) -> Result<String> {
+        java(&self.folder)?
+            .args(["org.apache.hadoop.fs.FsShell"])
+            .args(args.iter().copied())
+            .output()
+    }
+
     /// All records below a folder, read with Hadoop's own shell: in the order of their files' names, as
     /// if they were one. Each file has to be whole, and as its manifest says; nothing else may be there.
     ///
@@ -216,10 +227,7 @@ impl Hdfs {
     /// When something is not so.
     pub fn records(&self, path: &str) -> Result<Vec<(Place, Vec<u8>)>> {
         let copy = scratch::create("hdfs-copy")?;
-        java(&self.folder)?
-            .args(["org.apache.hadoop.fs.FsShell", "-get", path])
-            .args([copy.join("got").display().to_string()])
-            .output()?;
+        self.shell(&["-get", path, &copy.join("got").display().to_string()])?;
         let mut folders = BTreeMap::new();
         collect(&copy.join("got"), &mut folders)?;
         let mut records = Vec::new();
