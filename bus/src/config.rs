@@ -21,6 +21,7 @@ use tributary_common::{
 pub use crate::destination::{
     hdfs::{Compression, HdfsConfig, Roll},
     kafka::{KafkaConfig, ProducerKind},
+    search::{Document, SearchConfig, TemplateKind},
 };
 use crate::{
     destination::kafka::{self, security::Security},
@@ -84,6 +85,16 @@ static SPILL: Schema = Schema::new(
             "What a full spill does. busy: the agents hold the data. drop-oldest: the oldest batches are lost, counted.",
         ),
     ],
+);
+
+static DEAD: Schema = Schema::new(
+    "Records that a destination will never take as they are, below data_dir/dead, until somebody replays them or gives them up.",
+    &[Key::default(
+        "max",
+        Kind::size("1MiB", "1GiB"),
+        "64MiB",
+        "Most bytes of one destination. When they are full, what would come to them waits.",
+    )],
 );
 
 static MANAGER: Schema = Schema::new(
@@ -154,7 +165,7 @@ static DESTINATION: Kind = Kind::OneOf {
                 "The folder of a batch; {topic}, {date} and {hour} (UTC) are filled in.",
             )],
         ),
-        Variant::not_yet("elasticsearch", "Elasticsearch or OpenSearch."),
+        search::VARIANT,
         hdfs::VARIANT,
     ],
 };
@@ -175,8 +186,11 @@ static BRANCH: Schema = Schema::new(
             "[]",
             "Destinations of the same kind that take new batches, in this order, while the destination takes none for some seconds. What it was given before stays with it.",
         ),
-        Key::optional("index", TEXT, "The index there.")
-            .not_yet("it belongs to elasticsearch destinations, which come later"),
+        Key::optional(
+            "index",
+            Kind::checked("template", "logs-{topic}-{date}", check_template),
+            "The index or data stream there, of elasticsearch destinations: {topic} in lower case; {date} and {hour} (UTC) of each record's own time. Left out: {topic}.",
+        ),
     ],
 );
 static BRANCH_TABLE: Kind = Kind::Table(&BRANCH);
@@ -243,6 +257,7 @@ pub static SCHEMA: Schema = Schema::new(
         ),
         Key::table("limits", &LIMITS),
         Key::table("spill", &SPILL),
+        Key::table("dead", &DEAD),
         Key::tables(
             "destination",
             Kind::list_by(&DESTINATION, "name"),
@@ -283,6 +298,7 @@ struct Raw {
     data_dir: PathBuf,
     limits: Limits,
     spill: RawSpill,
+    dead: DeadLimits,
     destination: Vec<RawDestination>,
     route: Vec<RawRoute>,
     manager: Option<Manager>,
@@ -336,6 +352,8 @@ enum RawKind {
         path: String,
     },
     Hdfs(hdfs::RawHdfs),
+    /// Boxed: it has many keys.
+    Elasticsearch(Box<search::RawSearch>),
 }
 
 impl RawKind {
@@ -344,6 +362,7 @@ impl RawKind {
             Self::Kafka { .. } => "kafka",
             Self::File { .. } => "file",
             Self::Hdfs(_) => "hdfs",
+            Self::Elasticsearch(_) => "elasticsearch",
         }
     }
 }
@@ -358,6 +377,7 @@ struct RawRoute {
 struct RawBranch {
     destination: Name,
     topic: String,
+    index: Option<String>,
     standby: Vec<Name>,
 }
 
@@ -383,6 +403,13 @@ pub struct SpillLimits {
     pub min_free_percent: f64,
     /// What it does when there is no room.
     pub when_full: WhenFull,
+}
+
+/// What is kept of records that a destination will never take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct DeadLimits {
+    /// Most bytes of one destination.
+    pub max: u64,
 }
 
 /// The manager.
@@ -417,6 +444,8 @@ pub enum DestinationKind {
     },
     /// Files in HDFS.
     Hdfs(HdfsConfig),
+    /// Elasticsearch or OpenSearch.
+    Search(SearchConfig),
 }
 
 /// The checked configuration.
@@ -440,6 +469,8 @@ pub struct Config {
     pub limits: Limits,
     /// Its spill, where it has one.
     pub spill: Option<SpillLimits>,
+    /// Its dead letters.
+    pub dead: DeadLimits,
     /// Where batches can go.
     pub destinations: Vec<DestinationConfig>,
     /// Which topics go where.
@@ -516,6 +547,7 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         data_dir: raw.data_dir,
         limits: raw.limits,
         spill: raw.spill.limits(),
+        dead: raw.dead,
         destinations,
         routes: Table::new(routes),
         manager: raw.manager,
@@ -571,6 +603,10 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
             Some(DestinationKind::File { path })
         }
         RawKind::Hdfs(hdfs) => hdfs.check(at, checker).map(DestinationKind::Hdfs),
+        RawKind::Elasticsearch(search) => {
+            let search = search.check(&format!("destination[{at}]"), checker);
+            Some(DestinationKind::Search(search))
+        }
     }
 }
 
@@ -586,5 +622,6 @@ fn host_name(checker: &mut Checker) -> Option<NodeId> {
 
 mod hdfs;
 mod routes;
+mod search;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,8 @@
 //! | [`route`], [`template`] | which topic goes where, under which name |
 //! | `routing`, `site`, `moving`, `live` | the rules and destinations that count now, and how they are swapped |
 //! | `breaker`, `switch`, `standby` | which destination is used where several stand in for each other |
-//! | `destination` | Kafka, files, HDFS; the contract on one page |
+//! | `destination` | Kafka, files, HDFS, Elasticsearch; the contract on one page |
+//! | `dead` | records that a destination will never take, until somebody replays them |
 //! | [`spill`] | the node's disk in place of a destination that takes nothing |
 //! | `report`, `tally`, `status` | facts for the manager, figures, a page for people |
 //!
@@ -32,6 +33,7 @@ mod balance;
 mod breaker;
 mod budget;
 pub mod config;
+mod dead;
 mod dedupe;
 mod destination;
 mod done;
@@ -297,11 +299,23 @@ fn client(config: &Config) -> anyhow::Result<Option<Client>> {
 }
 
 fn admin_pages(node: &Arc<Node>) -> Admin {
-    let (ready, status, node) = (Arc::clone(node), Arc::clone(node), Arc::clone(node));
+    let its = || Arc::clone(node);
+    let (ready, status, list, show, replay, purge, node) =
+        (its(), its(), its(), its(), its(), its(), its());
     Admin::new(
         move || status::ready(&ready),
         move || status::status(&status),
     )
+    .shows("/v1/dead", move |query| dead::api::list(&list, query))
+    .shows("/v1/dead/letters", move |query| {
+        dead::api::show(&show, query)
+    })
+    .takes("/v1/dead/replay", move |query| {
+        dead::api::replay(&replay, query)
+    })
+    .takes("/v1/dead/purge", move |query| {
+        dead::api::purge(&purge, query)
+    })
     .takes("/v1/rebalance", move |query| {
         node.balance
             .open(query, node.open_connections(), Instant::now())

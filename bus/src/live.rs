@@ -231,14 +231,16 @@ fn stuck(routing: &Routing, old: &Config, new: &Config) -> Vec<(String, String)>
 /// Whether what was spilled for a destination can still go there: a file's folder stands in it.
 fn goes_on(old: &DestinationKind, new: &DestinationKind) -> bool {
     match (old, new) {
-        (DestinationKind::Kafka(_), DestinationKind::Kafka(_)) => true,
+        (DestinationKind::Kafka(_), DestinationKind::Kafka(_))
+        | (DestinationKind::Search(_), DestinationKind::Search(_)) => true,
         (DestinationKind::File { path: old }, DestinationKind::File { path: new }) => old == new,
-        (DestinationKind::Kafka(_), DestinationKind::File { .. })
-        | (DestinationKind::File { .. }, DestinationKind::Kafka(_)) => false,
         (DestinationKind::Hdfs(old), DestinationKind::Hdfs(new)) => {
             (&old.url, &old.path) == (&new.url, &new.path)
         }
-        (DestinationKind::Hdfs(_), _) | (_, DestinationKind::Hdfs(_)) => false,
+        (DestinationKind::Kafka(_), _)
+        | (DestinationKind::File { .. }, _)
+        | (DestinationKind::Hdfs(_), _)
+        | (DestinationKind::Search(_), _) => false,
     }
 }
 

@@ -22,7 +22,8 @@ use tributary_common::{
 use crate::{
     breaker::Breaker,
     config::{Config, DestinationConfig, DestinationKind},
-    destination::{Destination, file::FileSink, hdfs::HdfsSink, kafka::Kafka},
+    dead::Letters,
+    destination::{Destination, file::FileSink, hdfs::HdfsSink, kafka::Kafka, search::Search},
     done::DestinationNo,
     journal::Journal,
     node::Node,
@@ -41,6 +42,8 @@ pub(crate) struct Site {
     pub(crate) destination: Arc<Destination>,
     /// Its disk.
     pub(crate) spill: Option<Arc<Spill>>,
+    /// Its dead letters, where it has any.
+    pub(crate) letters: Option<Arc<Letters>>,
     breaker: Mutex<Breaker>,
     /// Batches that its disk had delivered at the last look.
     drained: AtomicU64,
@@ -57,6 +60,7 @@ impl Site {
             name,
             destination,
             spill,
+            letters: None,
             breaker: Mutex::default(),
             drained: AtomicU64::new(0),
         }
@@ -158,6 +162,8 @@ pub(crate) struct Workshop {
     node: NodeId,
     memory: u64,
     dir: PathBuf,
+    /// Where dead letters are, and how many bytes of them a destination may have.
+    dead: (PathBuf, u64),
     /// The disk that all spills share; none where there is no spill.
     usage: Option<Arc<Usage>>,
 }
@@ -181,6 +187,7 @@ impl Workshop {
             node: config.node.clone(),
             memory: config.limits.memory,
             dir,
+            dead: (config.data_dir.join("dead"), config.dead.max),
             usage,
         })
     }
@@ -219,6 +226,7 @@ impl Workshop {
     /// Settings that it refuses, a disk that does not answer.
     pub(crate) fn open(&self, config: &DestinationConfig) -> anyhow::Result<(Site, Vec<BatchId>)> {
         let name = &config.name;
+        let mut letters = None;
         let destination = match &config.kind {
             DestinationKind::Kafka(cluster) => {
                 Kafka::start(name, cluster, self.memory, &self.journal).map(Destination::Kafka)
@@ -229,9 +237,16 @@ impl Workshop {
             DestinationKind::Hdfs(hdfs) => {
                 HdfsSink::start(name, hdfs, &self.node, &self.journal).map(Destination::Hdfs)
             }
+            DestinationKind::Search(cluster) => {
+                let (dir, max) = &self.dead;
+                let kept = Arc::new(Letters::open(dir, name, *max)?);
+                letters = Some(Arc::clone(&kept));
+                Search::start(name, cluster, &kept, &self.journal).map(Destination::Search)
+            }
         };
         let destination = Arc::new(destination?);
         let mut site = Site::new(name.clone(), destination, None);
+        site.letters = letters;
         let mut found = Vec::new();
         if let Some(usage) = &self.usage {
             let its = (name, Arc::clone(&site.destination));

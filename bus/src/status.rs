@@ -63,6 +63,7 @@ pub(crate) fn status(node: &Node) -> Value {
                 "state": site.destination.condition().as_str(),
                 "detail": health.detail,
                 "leaving": leaving,
+                "dead_letters": site.letters.as_ref().map(|letters| letters.size().0),
                 "breaker": breaker.as_str(),
                 "trial_s": breaker.trial().as_secs(),
                 "files": site.destination.late().map(HdfsSink::files),

@@ -23,6 +23,8 @@ enum Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     parts: Vec<Part>,
+    /// Dates and hours are filled in by the destination, record by record.
+    by_record: bool,
 }
 
 /// Why text is not a template.
@@ -67,7 +69,18 @@ impl Template {
         if !rest.is_empty() {
             parts.push(Part::Literal(rest.to_owned()));
         }
-        Ok(Self { parts })
+        Ok(Self {
+            parts,
+            by_record: false,
+        })
+    }
+
+    /// The same template for a destination that fills in dates and hours record by record: rendered, it
+    /// is a template of those alone. The topic is in lower case, as indices must be.
+    #[must_use]
+    pub fn by_record(mut self) -> Self {
+        self.by_record = true;
+        self
     }
 
     /// The text for one batch: `minute` counts from 1970-01-01 00:00 UTC; dates and hours are UTC.
@@ -77,6 +90,11 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Literal(literal) => text.push_str(literal),
+                Part::Topic if self.by_record => {
+                    text.push_str(&topic.as_str().to_ascii_lowercase());
+                }
+                Part::Date if self.by_record => text.push_str("{date}"),
+                Part::Hour if self.by_record => text.push_str("{hour}"),
                 Part::Topic => text.push_str(topic.as_str()),
                 Part::Date => text.push_str(&date(minute)),
                 Part::Hour => {

@@ -23,7 +23,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     select,
     sync::Semaphore,
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// A listener out of descriptors is tried again after this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
 type Ready = dyn Fn() -> Result<(), String> + Send + Sync;
 type Status = dyn Fn() -> serde_json::Value + Send + Sync;
 type Act = dyn Fn(&str) -> Result<serde_json::Value, String> + Send + Sync;
@@ -48,8 +51,8 @@ type Act = dyn Fn(&str) -> Result<serde_json::Value, String> + Send + Sync;
 pub struct Admin {
     ready: Arc<Ready>,
     status: Arc<Status>,
-    /// A path that takes POST, and what it does with the query.
-    act: Option<(&'static str, Arc<Act>)>,
+    /// Further paths: the method that each takes, and what it does with the query.
+    acts: Vec<(&'static str, Method, Arc<Act>)>,
 }
 
 impl fmt::Debug for Admin {
@@ -68,7 +71,7 @@ impl Admin {
         Self {
             ready: Arc::new(ready),
             status: Arc::new(status),
-            act: None,
+            acts: Vec::new(),
         }
     }
 
@@ -79,26 +82,47 @@ impl Admin {
         path: &'static str,
         act: impl Fn(&str) -> Result<serde_json::Value, String> + Send + Sync + 'static,
     ) -> Self {
-        self.act = Some((path, Arc::new(act)));
+        self.acts.push((path, Method::POST, Arc::new(act)));
         self
     }
 
-    /// The answer to a request.
-    fn answer(&self, method: &Method, path: &str, query: &str) -> Response<Full<Bytes>> {
-        const TEXT: &str = "text/plain; charset=utf-8";
-        if let Some((_, act)) = self.act.as_ref().filter(|(taken, _)| *taken == path) {
-            if method != Method::POST {
-                let text = "only POST is allowed\n";
-                let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into());
-                let allowed = HeaderValue::from_static("POST");
+    /// Also takes GET of a path: `show` gets the query and gives what it asks for, or says what is wrong
+    /// with it. Both may block for a while.
+    #[must_use]
+    pub fn shows(
+        mut self,
+        path: &'static str,
+        show: impl Fn(&str) -> Result<serde_json::Value, String> + Send + Sync + 'static,
+    ) -> Self {
+        self.acts.push((path, Method::GET, Arc::new(show)));
+        self
+    }
+
+    /// The answer to a request of one of the further paths; `None` when it is none of them.
+    async fn act(&self, method: &Method, path: &str, query: &str) -> Option<Response<Full<Bytes>>> {
+        let (_, wants, act) = self.acts.iter().find(|(taken, ..)| *taken == path)?;
+        if method != wants {
+            let text = format!("only {wants} is allowed\n");
+            let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+            if let Ok(allowed) = HeaderValue::from_str(wants.as_str()) {
                 response.headers_mut().insert(ALLOW, allowed);
-                return response;
             }
-            return match act(query) {
-                Ok(done) => respond(StatusCode::OK, "application/json", format!("{done:#}\n")),
-                Err(why) => respond(StatusCode::BAD_REQUEST, TEXT, format!("{why}\n")),
-            };
+            return Some(response);
         }
+        let (act, query) = (Arc::clone(act), query.to_owned());
+        let done = spawn_blocking(move || act(&query)).await;
+        Some(match done {
+            Ok(Ok(done)) => respond(StatusCode::OK, JSON, format!("{done:#}\n")),
+            Ok(Err(why)) => respond(StatusCode::BAD_REQUEST, TEXT, format!("{why}\n")),
+            Err(panicked) => {
+                tracing::error!(error = %panicked, path, "the admin port failed to answer");
+                respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "failed\n".into())
+            }
+        })
+    }
+
+    /// The answer to a request.
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/status") {
             let text = "not found; there are /metrics, /healthz, /readyz, /status\n";
             return respond(StatusCode::NOT_FOUND, TEXT, text.into());
@@ -117,11 +141,7 @@ impl Admin {
                 "text/plain; version=0.0.4",
                 metrics::render(),
             ),
-            "/status" => respond(
-                StatusCode::OK,
-                "application/json",
-                format!("{:#}\n", (self.status)()),
-            ),
+            "/status" => respond(StatusCode::OK, JSON, format!("{:#}\n", (self.status)())),
             "/readyz" => match (self.ready)() {
                 Ok(()) => respond(StatusCode::OK, TEXT, "ready\n".into()),
                 Err(why) => respond(
@@ -199,10 +219,14 @@ async fn converse(stream: TcpStream, admin: Admin) {
         return; // The peer has gone already.
     }
     let service = service_fn(|request: Request<Incoming>| {
-        let uri = request.uri();
-        let query = uri.query().unwrap_or_default();
-        let response = admin.answer(request.method(), uri.path(), query);
-        async { Ok::<_, Infallible>(response) }
+        let admin = &admin;
+        async move {
+            let (method, uri) = (request.method(), request.uri());
+            let query = uri.query().unwrap_or_default();
+            let acted = admin.act(method, uri.path(), query).await;
+            let response = acted.unwrap_or_else(|| admin.answer(method, uri.path()));
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -13,7 +13,9 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Method, Request, StatusCode, Uri,
     client::conn::http1::{SendRequest, handshake},
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, InvalidHeaderValue},
+    header::{
+        AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, InvalidHeaderValue,
+    },
 };
 use hyper_util::rt::TokioIo;
 use tokio::{task::JoinSet, time::timeout};
@@ -97,6 +99,29 @@ pub async fn post_json(
         .await
 }
 
+/// What a request carries.
+#[derive(Debug, Clone, Default)]
+pub struct Content {
+    /// The bytes.
+    pub body: Bytes,
+    /// What they are; none without a body.
+    pub kind: Option<&'static str>,
+    /// They are packed with gzip.
+    pub gzip: bool,
+}
+
+impl Content {
+    /// A JSON document.
+    #[must_use]
+    pub fn json(body: Vec<u8>) -> Self {
+        Self {
+            body: body.into(),
+            kind: Some("application/json"),
+            gzip: false,
+        }
+    }
+}
+
 /// A client of one server, which keeps its connection between calls.
 #[derive(Debug)]
 pub struct Client {
@@ -123,6 +148,20 @@ impl Client {
         token: Option<&str>,
         dialer: Option<Arc<Dialer>>,
     ) -> Result<Self, HttpError> {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        Self::authorized(base, bearer.as_deref(), dialer)
+    }
+
+    /// As [`Client::new`], with the whole value of the header `Authorization`, such as
+    /// `Basic dTpw`.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn authorized(
+        base: &str,
+        authorization: Option<&str>,
+        dialer: Option<Arc<Dialer>>,
+    ) -> Result<Self, HttpError> {
         let wrong = |why: &str| HttpError::Url {
             url: base.to_owned(),
             why: why.to_owned(),
@@ -141,12 +180,13 @@ impl Client {
         };
         let host =
             HeaderValue::from_str(authority.as_str()).map_err(|error| wrong(&error.to_string()))?;
-        let bearer = |token: &str| {
-            let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
+        let hidden = |text: &str| {
+            let mut value = HeaderValue::from_str(text)?;
             value.set_sensitive(true);
             Ok(value)
         };
-        let auth = token.map(bearer).transpose().map_err(HttpError::Token)?;
+        let auth = authorization.map(hidden).transpose();
+        let auth = auth.map_err(HttpError::Token)?;
         let base = base.trim_end_matches('/').to_owned();
         Ok(Self {
             base,
@@ -168,7 +208,8 @@ impl Client {
         path: &str,
         limit: Duration,
     ) -> Result<(StatusCode, Bytes), HttpError> {
-        self.call(Method::GET, path, Bytes::new(), limit).await
+        self.send(Method::GET, path, Content::default(), limit)
+            .await
     }
 
     /// Posts a JSON document to `path` within `limit`.
@@ -181,19 +222,23 @@ impl Client {
         body: Vec<u8>,
         limit: Duration,
     ) -> Result<(StatusCode, Bytes), HttpError> {
-        self.call(Method::POST, path, body.into(), limit).await
+        self.send(Method::POST, path, Content::json(body), limit)
+            .await
     }
 
-    /// One call. A kept connection that the server has closed meanwhile is replaced once.
-    async fn call(
+    /// One call of any method. A kept connection that the server has closed meanwhile is replaced once.
+    ///
+    /// # Errors
+    /// As [`get`].
+    pub async fn send(
         &mut self,
         method: Method,
         path: &str,
-        body: Bytes,
+        content: Content,
         limit: Duration,
     ) -> Result<(StatusCode, Bytes), HttpError> {
         let url = format!("{}{path}", self.base);
-        let request = self.request(&method, &url, body)?;
+        let request = self.request(&method, &url, content)?;
         let call = async {
             let mut connection = match self.idle.take().filter(|idle| !idle.is_closed()) {
                 Some(idle) => idle,
@@ -237,7 +282,7 @@ impl Client {
         &self,
         method: &Method,
         url: &str,
-        body: Bytes,
+        content: Content,
     ) -> Result<Request<Full<Bytes>>, HttpError> {
         let wrong = |why: String| HttpError::Url {
             url: url.to_owned(),
@@ -252,11 +297,14 @@ impl Client {
         if let Some(auth) = &self.auth {
             request = request.header(AUTHORIZATION, auth);
         }
-        if method == Method::POST {
-            request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(kind) = content.kind {
+            request = request.header(CONTENT_TYPE, kind);
+        }
+        if content.gzip {
+            request = request.header(CONTENT_ENCODING, "gzip");
         }
         request
-            .body(Full::new(body))
+            .body(Full::new(content.body))
             .map_err(|error| wrong(error.to_string()))
     }
 

@@ -13,10 +13,12 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
 mod process;
+mod row;
 mod table;
 
 pub use process::resident_bytes;
-pub use table::{Kind, Metric, TABLE, Unit};
+pub use row::{Kind, Metric, Unit};
+pub use table::TABLE;
 
 /// How often histograms are folded, so that they stay small when nobody asks for them.
 const UPKEEP: Duration = Duration::from_secs(5);

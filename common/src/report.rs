@@ -213,7 +213,7 @@ pub struct ConfigHealth {
 pub struct DestinationHealth {
     /// Its configured name.
     pub name: Name,
-    /// `kafka` or `file`.
+    /// `kafka`, `file` or `elasticsearch`.
     pub kind: String,
     /// `up` or `down`.
     pub state: String,

@@ -16,7 +16,7 @@ ROOT=$PWD
 TOOLS=$ROOT/.tools
 export PATH="$TOOLS/bin:$PATH"
 REQUIREMENTS=deploy/setup/tools.txt    # pinned by hash
-JARS=(kafka java-logging hdfs)         # tests/servers/<name>/pom.xml -> .tools/<name>/lib/
+JARS=(kafka java-logging hdfs opensearch)   # tests/servers/<name>/pom.xml -> .tools/<name>/lib/
 NODE_MIN=20.19.0                       # what the console's builder asks for
 JAVA_MIN=17                            # what Kafka asks for
 export PIP_ROOT_USER_ACTION=ignore     # what pip installs here goes into .tools/
@@ -209,6 +209,7 @@ jars() {
 install_jars_kafka() { jars kafka; }
 install_jars_java_logging() { jars java-logging; }
 install_jars_hdfs() { jars hdfs; }
+install_jars_opensearch() { jars opensearch; }
 
 # tool NAME VERSION: the ready binary where PyPI has one for this machine, else compiled.
 tool() {

@@ -16,6 +16,7 @@ mod person;
 mod post;
 mod real_writers;
 mod routes;
+mod search;
 mod secure;
 mod shapes;
 mod spill;

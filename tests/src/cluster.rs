@@ -35,6 +35,7 @@ pub struct Layout {
     agent_extra: String,
     task_extra: String,
     bus_extra: String,
+    branch_extra: String,
     buses: usize,
 }
 
@@ -52,7 +53,8 @@ impl Layout {
             bus_for_agents: None,
             agent_extra: none.clone(),
             task_extra: none.clone(),
-            bus_extra: none,
+            bus_extra: none.clone(),
+            branch_extra: none,
             buses: 1,
         };
         let path = layout.delivered().join("{topic}/dt={date}/hour={hour}");
@@ -94,6 +96,16 @@ impl Layout {
     #[must_use]
     pub fn verbatim(mut self) -> Self {
         self.destination = self.destination.replace("\"rdkafka\"", "\"verbatim\"");
+        self
+    }
+
+    /// Delivers to an OpenSearch at `address`, with extra lines of the destination, into an index
+    /// (`logs-{topic}-{date}`).
+    #[must_use]
+    pub fn searches(mut self, address: &str, extra: &str, index: &str) -> Self {
+        self.destination =
+            format!("kind = \"elasticsearch\"\nurls = [\"http://{address}\"]\n{extra}\n");
+        self.branch_extra = format!(", index = {index:?}");
         self
     }
 
@@ -201,8 +213,8 @@ impl Layout {
             "zone = \"dc1\"\ncluster = \"dc1\"\nnode = {node:?}\nlisten = {listen:?}\n\
              admin = {admin:?}\ndata_dir = {data:?}\n{}\n[manager]\nurl = \"http://{manager}\"\n\n\
              [[destination]]\nname = {DESTINATION:?}\n{}\n\
-             [[route]]\ntopic = \"*\"\nto = [{{ destination = {DESTINATION:?} }}]\n",
-            self.bus_extra, self.destination
+             [[route]]\ntopic = \"*\"\nto = [{{ destination = {DESTINATION:?}{} }}]\n",
+            self.bus_extra, self.destination, self.branch_extra
         );
         Node::new(Part::Bus, &folder, admin, &config)
     }

@@ -57,6 +57,20 @@ pub fn post(address: &str, path: &str, headers: &[&str], body: &[u8]) -> Result<
     send(address, "POST", path, headers, body)
 }
 
+/// Any method, with extra header lines.
+///
+/// # Errors
+/// When there is no answer.
+pub fn request(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> Result<Answer> {
+    send(address, method, path, headers, body)
+}
+
 /// Asks for an upgrade and gives the answer's head with the connection that follows it.
 ///
 /// # Errors

@@ -36,6 +36,7 @@ pub mod kafka;
 pub mod ledger;
 pub mod netns;
 pub mod nginx;
+pub mod opensearch;
 pub mod oracle;
 pub mod packed;
 pub mod pods;

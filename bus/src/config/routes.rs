@@ -9,7 +9,7 @@ use std::{
 
 use tributary_common::{config::Checker, ids::Name};
 
-use super::{Raw, RawBranch, RawKind, hdfs::RawHdfs};
+use super::{Raw, RawBranch, RawKind, hdfs::RawHdfs, search};
 use crate::{
     route::{Branch, Pattern, Route, Standby},
     switch::Switch,
@@ -69,12 +69,25 @@ impl Known<'_> {
     }
 
     /// The name of a topic's batches at a destination: a file destination's own path says it.
-    fn target(&self, no: usize, topic: &str, key: &str, checker: &mut Checker) -> Option<Template> {
+    fn target(
+        &self,
+        no: usize,
+        branch: &RawBranch,
+        key: &str,
+        checker: &mut Checker,
+    ) -> Option<Template> {
         let kind = self.kind(no)?;
         let text = match kind {
-            RawKind::Kafka { .. } => topic,
+            RawKind::Kafka { .. } => &branch.topic,
             RawKind::File { path } | RawKind::Hdfs(RawHdfs { path, .. }) => path,
+            RawKind::Elasticsearch(search) => {
+                let index = branch.index.as_deref().unwrap_or("{topic}");
+                return search::index(index, search.is_stream(), key, checker);
+            }
         };
+        if branch.index.is_some() {
+            checker.fault(key, "has an index, and is no elasticsearch destination");
+        }
         let target = checker.take(key, Template::parse(text))?;
         if matches!(kind, RawKind::Kafka { .. }) && target.has_time() {
             checker.warn(key, "makes a topic of its own for every date or hour");
@@ -91,7 +104,7 @@ fn check_branch(
 ) -> Option<Branch> {
     let at = format!("{key}.destination");
     let destination = known.find(&branch.destination, &at, checker)?;
-    let target = known.target(destination, &branch.topic, &at, checker)?;
+    let target = known.target(destination, branch, &at, checker)?;
     let standby = check_standby(branch, destination, key, known, checker);
     let mut names = vec![branch.destination.clone()];
     names.extend(branch.standby.iter().cloned());
@@ -132,7 +145,7 @@ fn check_standby(
             checker.fault(&at, why);
             continue;
         }
-        if let Some(target) = known.target(number, &branch.topic, &at, checker) {
+        if let Some(target) = known.target(number, branch, &at, checker) {
             standby.push(Standby {
                 destination: number,
                 target,

@@ -119,10 +119,6 @@ fn what_this_version_lacks_is_refused_by_name() {
         let faults = faults(&format!("{GOOD}\n{text}"));
         assert!(faults.contains(part), "{faults}");
     };
-    check(
-        "[[destination]]\nname = \"es\"\nkind = \"elasticsearch\"\n",
-        "elasticsearch",
-    );
     check("[tls]\ncert = \"x\"\n", "tls.key");
     check(
         "[tls]\ncert = \"/nowhere/cert\"\nkey = \"/nowhere/key\"\n",
@@ -156,7 +152,9 @@ fn verbatim_is_the_producer_where_nothing_needs_librdkafka() {
         let loaded = parse(text, "bus.toml").unwrap();
         match &loaded.value.destinations[0].kind {
             DestinationKind::Kafka(cluster) => cluster.producer,
-            DestinationKind::File { .. } | DestinationKind::Hdfs(_) => {
+            DestinationKind::File { .. }
+            | DestinationKind::Hdfs(_)
+            | DestinationKind::Search(_) => {
                 unreachable!("the first destination is Kafka")
             }
         }
@@ -262,4 +260,76 @@ fn the_sample_in_deploy_is_good() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/bus.toml");
     let loaded = load(Path::new(path), &Env::none()).unwrap();
     assert!(loaded.warnings().is_empty());
+}
+
+/// [`GOOD`] with an elasticsearch destination that gets all topics `es.*`.
+fn with_search(keys: &str, branch: &str) -> String {
+    let destination = format!(
+        "[[destination]]\nname = \"es\"\nkind = \"elasticsearch\"\n{keys}\n\
+         [[route]]\ntopic = \"es.*\"\nto = [{{ destination = \"es\" {branch} }}]\n"
+    );
+    GOOD.replacen("[[route]]", &format!("{destination}[[route]]"), 1)
+}
+
+const URLS: &str = "urls = [\"http://es1:9200\", \"http://es2:9200\"]";
+
+#[test]
+fn a_search_destination_has_an_index_of_each_records_time() {
+    let text = with_search(URLS, ", index = \"logs-{topic}-{date}\"");
+    let config = parse(&text, "bus.toml").unwrap().value;
+    let DestinationKind::Search(search) = &config.destinations[2].kind else {
+        panic!("{:?}", config.destinations);
+    };
+    assert_eq!(search.urls.len(), 2);
+    assert_eq!(search.document, Document::Line);
+    assert_eq!(config.dead.max, 64 << 20);
+    let topic = tributary_common::ids::Topic::new("es.Web").unwrap();
+    let to = config.routes.find(&topic).unwrap();
+    assert_eq!(to[0].target.render(&topic, 0), "logs-es.web-{date}");
+    let plain = parse(&with_search(URLS, ""), "bus.toml").unwrap().value;
+    let to = plain.routes.find(&topic).unwrap();
+    assert_eq!(to[0].target.render(&topic, 0), "es.web");
+}
+
+#[test]
+fn what_is_wrong_with_a_search_destination_is_one_sentence() {
+    let check = |keys: &str, branch: &str, part: &str| {
+        let faults = faults(&with_search(keys, branch));
+        assert!(faults.contains(part), "{keys} {branch}: {faults}");
+        assert_eq!(faults.lines().count(), 1, "{keys} {branch}: {faults}");
+    };
+    let more = |keys: &str| format!("{URLS}\n{keys}");
+    check("", "", "destination[2].urls");
+    check("urls = []", "", "urls");
+    check("urls = [\"es1:9200\"]", "", "urls[0]");
+    check("urls = [\"http://u:p@es1\"]", "", "holds credentials");
+    check(&more("user = \"u\""), "", "without `password_file`");
+    check(
+        &more("password_file = \"/nowhere\"\nuser = \"u\""),
+        "",
+        "/nowhere",
+    );
+    check(&more("api_key_file = \"/nowhere\""), "", "/nowhere");
+    check(&more("ca = \"/nowhere\""), "", "no URL is https");
+    check(
+        "urls = [\"https://es1\"]\nca = \"/nowhere\"",
+        "",
+        "/nowhere",
+    );
+    check(&more("bulk = 5"), "", "bulk");
+    check(&more("document = \"xml\""), "", "line, json");
+    check(URLS, ", index = \"logs-{when}\"", "{when} is unknown");
+    check(URLS, ", index = \"Logs\"", "no capital letters");
+    check(URLS, ", index = \"_logs\"", "begins with");
+    let stream = more("template = \"data-stream\"");
+    check(
+        &stream,
+        ", index = \"logs-{date}\"",
+        "roll over by themselves",
+    );
+    let text = GOOD.replace(
+        "{ destination = \"local\" }]",
+        "{ destination = \"local\", index = \"x\" }]",
+    );
+    assert!(faults(&text).contains("is no elasticsearch destination"));
 }

@@ -21,6 +21,7 @@ pub(crate) mod hdfs;
 pub(crate) mod kafka;
 #[cfg(test)]
 pub(crate) mod memory;
+pub(crate) mod search;
 
 use std::sync::Arc;
 
@@ -179,6 +180,8 @@ pub(crate) enum Destination {
     File(file::FileSink),
     /// An HDFS.
     Hdfs(hdfs::HdfsSink),
+    /// Elasticsearch or OpenSearch.
+    Search(search::Search),
     /// Scripted, for tests.
     #[cfg(test)]
     Memory(memory::MemorySink),
@@ -191,6 +194,7 @@ impl Destination {
             Self::Kafka(kafka) => kafka.no(),
             Self::File(file) => file.no(),
             Self::Hdfs(hdfs) => hdfs.no(),
+            Self::Search(search) => search.no(),
             #[cfg(test)]
             Self::Memory(memory) => memory.no(),
         }
@@ -202,6 +206,7 @@ impl Destination {
             Self::Kafka(kafka) => kafka.deliver(job),
             Self::File(file) => file.deliver(job),
             Self::Hdfs(hdfs) => hdfs.deliver(job),
+            Self::Search(search) => search.deliver(job),
             #[cfg(test)]
             Self::Memory(memory) => memory.deliver(job),
         }
@@ -213,6 +218,7 @@ impl Destination {
             Self::Kafka(kafka) => kafka.down(target),
             Self::File(file) => file.down(target),
             Self::Hdfs(hdfs) => hdfs.down(target),
+            Self::Search(search) => search.down(target),
             #[cfg(test)]
             Self::Memory(memory) => memory.down(),
         }
@@ -224,6 +230,7 @@ impl Destination {
             Self::Kafka(kafka) => kafka.gone(),
             Self::File(file) => file.gone(),
             Self::Hdfs(hdfs) => hdfs.gone(),
+            Self::Search(search) => search.gone(),
             #[cfg(test)]
             Self::Memory(memory) => memory.down(),
         }
@@ -235,6 +242,7 @@ impl Destination {
             Self::Kafka(kafka) => kafka.condition(),
             Self::File(_) => down_or_up(self.gone().is_some()),
             Self::Hdfs(hdfs) => hdfs.condition(),
+            Self::Search(search) => search.condition(),
             #[cfg(test)]
             Self::Memory(_) => down_or_up(self.gone().is_some()),
         }
@@ -246,6 +254,7 @@ impl Destination {
             Self::Kafka(kafka) => kafka.health(),
             Self::File(file) => file.health(),
             Self::Hdfs(hdfs) => hdfs.health(),
+            Self::Search(search) => search.health(),
             #[cfg(test)]
             Self::Memory(memory) => memory.health(),
         }
@@ -256,7 +265,7 @@ impl Destination {
     pub(crate) fn late(&self) -> Option<&hdfs::HdfsSink> {
         match self {
             Self::Hdfs(hdfs) => Some(hdfs),
-            Self::Kafka(_) | Self::File(_) => None,
+            Self::Kafka(_) | Self::File(_) | Self::Search(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
         }
@@ -268,6 +277,7 @@ impl Destination {
             Self::Kafka(kafka) => kafka.close(grace),
             Self::File(file) => file.close(grace),
             Self::Hdfs(hdfs) => hdfs.close(grace),
+            Self::Search(search) => search.close(grace),
             #[cfg(test)]
             Self::Memory(memory) => memory.close(),
         }

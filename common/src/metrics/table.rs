@@ -6,137 +6,7 @@
 //!
 //! Not for: setting figures; that is done where things happen.
 
-/// What a figure does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows; the rate is what tells.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Counts values in buckets.
-    Histogram,
-}
-
-impl Kind {
-    /// The word of the documentation.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-        }
-    }
-}
-
-/// What a figure counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    /// Bytes.
-    Bytes,
-    /// Seconds.
-    Seconds,
-    /// Log records.
-    Records,
-    /// Things, as the name says.
-    Count,
-}
-
-impl Unit {
-    /// The word of the documentation.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Bytes => "bytes",
-            Self::Seconds => "seconds",
-            Self::Records => "records",
-            Self::Count => "count",
-        }
-    }
-
-    /// The facade's unit.
-    fn facade(self) -> metrics::Unit {
-        match self {
-            Self::Bytes => metrics::Unit::Bytes,
-            Self::Seconds => metrics::Unit::Seconds,
-            Self::Records | Self::Count => metrics::Unit::Count,
-        }
-    }
-}
-
-/// One row of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Metric {
-    /// Its whole name.
-    pub name: &'static str,
-    /// What it does.
-    pub kind: Kind,
-    /// What it counts.
-    pub unit: Unit,
-    /// Its labels.
-    pub labels: &'static [&'static str],
-    /// What it tells, in one sentence.
-    pub meaning: &'static str,
-}
-
-impl Metric {
-    /// The part that shows it: `agent`, `bus`, `manager`, or `process` for all of them.
-    #[must_use]
-    pub fn part(&self) -> &'static str {
-        self.name
-            .strip_prefix("tributary_")
-            .and_then(|rest| rest.split_once('_'))
-            .map_or("process", |(part, _thing)| part)
-    }
-}
-
-/// A counter's row.
-const fn counter(
-    name: &'static str,
-    unit: Unit,
-    labels: &'static [&'static str],
-    meaning: &'static str,
-) -> Metric {
-    Metric {
-        name,
-        kind: Kind::Counter,
-        unit,
-        labels,
-        meaning,
-    }
-}
-
-/// A gauge's row.
-const fn gauge(
-    name: &'static str,
-    unit: Unit,
-    labels: &'static [&'static str],
-    meaning: &'static str,
-) -> Metric {
-    Metric {
-        name,
-        kind: Kind::Gauge,
-        unit,
-        labels,
-        meaning,
-    }
-}
-
-/// A histogram's row. `_seconds` and `_bytes` have buckets of their own.
-const fn histogram(
-    name: &'static str,
-    unit: Unit,
-    labels: &'static [&'static str],
-    meaning: &'static str,
-) -> Metric {
-    Metric {
-        name,
-        kind: Kind::Histogram,
-        unit,
-        labels,
-        meaning,
-    }
-}
+use super::row::{Kind, Metric, Unit, counter, gauge, histogram};
 
 /// Every metric, the rows of a part together.
 pub const TABLE: &[Metric] = &[
@@ -435,6 +305,48 @@ pub const TABLE: &[Metric] = &[
         Unit::Records,
         &["destination"],
         "Records that went from the disk to a destination.",
+    ),
+    counter(
+        "tributary_bus_documents_records_total",
+        Unit::Records,
+        &["destination", "reason"],
+        "Records of which a search server has said what became of them: created, known (it had them before: a repeat), dead.",
+    ),
+    histogram(
+        "tributary_bus_search_request_seconds",
+        Unit::Seconds,
+        &["destination"],
+        "From a request to a search server to its answer, or to giving up.",
+    ),
+    counter(
+        "tributary_bus_dead_records_total",
+        Unit::Records,
+        &["destination"],
+        "Records that were put to the dead letters.",
+    ),
+    counter(
+        "tributary_bus_dead_replayed_records_total",
+        Unit::Records,
+        &["destination"],
+        "Dead letters that the destination took when they were replayed.",
+    ),
+    counter(
+        "tributary_bus_dead_purged_records_total",
+        Unit::Records,
+        &["destination"],
+        "Dead letters that an operator gave up.",
+    ),
+    gauge(
+        "tributary_bus_dead_letters_count",
+        Unit::Count,
+        &["destination"],
+        "Dead letters that are kept now.",
+    ),
+    gauge(
+        "tributary_bus_dead_letters_bytes",
+        Unit::Bytes,
+        &["destination"],
+        "Bytes of dead letters that are kept now.",
     ),
     gauge(
         "tributary_bus_spill_backlog_bytes",

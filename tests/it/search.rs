@@ -1,0 +1,284 @@
+//! Elasticsearch and OpenSearch: every record is one document, whatever the server refuses, however often
+//! it is killed; and what it will never take is kept, told, and replayed.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::Write as _,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tributary_tests::{
+    cluster::{Cluster, Layout},
+    http, ledger,
+    opensearch::{self, OpenSearch},
+    oracle::Verdict,
+    poll, say, scratch,
+    writer::{Rotation, Writer, Written},
+};
+
+/// By then a settled cluster has delivered everything, also on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn layout(folder: &Path, topic: &str, search: &OpenSearch, extra: &str, index: &str) -> Layout {
+    Layout::new(folder, topic)
+        .searches(&search.address(), extra, index)
+        .extra(
+            "",
+            "shape = \"headers\"\nlabels = { app = \"shop\" }",
+            "[spill]\nmin_free = \"0%\"\n",
+        )
+        .agent(&[format!("{}/logs/*", folder.display())])
+}
+
+/// The one destination by the bus's `/status`.
+fn destination(cluster: &Cluster) -> Result<Value> {
+    Ok(cluster.bus.status()?["destinations"][0].clone())
+}
+
+/// The server has each written line as one document, and nothing else.
+fn must_have(search: &OpenSearch, index: &str, written: &[Written]) -> Result<()> {
+    let documents = search.documents(index)?;
+    let text = |document: &Value| document["message"].as_str().unwrap_or_default().to_owned();
+    let mut found: Vec<(i64, String)> = documents
+        .values()
+        .map(|one| (one["offset"].as_i64().unwrap_or_default(), text(one)))
+        .collect();
+    // In the order of their places in their files.
+    found.sort();
+    let found = found.iter().map(|(at, line)| ((0, *at), line.as_bytes()));
+    Verdict::on(written, found).must_be_perfect()
+}
+
+/// A server with one thread and hardly a queue, which others keep busy: it answers 429 much of the
+/// time. Then it is killed, is away for a while, and comes back.
+#[test]
+fn a_server_that_is_flooded_and_killed_has_every_line_once() -> Result<()> {
+    let folder = scratch::create("opensearch-narrow")?;
+    let narrow = ["thread_pool.write.size=1", "thread_pool.write.queue_size=1"];
+    let mut search = OpenSearch::start(&folder, &narrow)?;
+    scratch::scenario("search-storm", |folder| {
+        let index = "storm-{topic}-{date}";
+        let extra = "request = \"64KiB\"\nconnections = 4\ntemplate = \"index\"";
+        let mut cluster = layout(folder, "Storm", &search, extra, index).start()?;
+        let logs = folder.join("logs");
+        let mut writers = (0..3).map(|file| Writer::new(&logs, file, 7));
+        let mut writers = writers.by_ref().collect::<Result<Vec<_>>>()?;
+        let refused = flood(&search, || {
+            for part in 0..4 {
+                for writer in &mut writers {
+                    writer.write(400)?;
+                    writer.rotate(Rotation::Rename)?;
+                }
+                if part == 2 {
+                    cluster.bus.kill_and_start()?;
+                }
+            }
+            poll::until_seen(
+                "a server that says that it gets too much",
+                LIMIT,
+                || destination(&cluster),
+                |seen| {
+                    seen["detail"].to_string().contains("rejected") || seen["state"] == "throttled"
+                },
+            )
+            .map(drop)
+        })?;
+        let lines = writers.iter().map(|writer| writer.written().lines()).sum();
+        ledger::must_agree(cluster.manager.admin(), "Storm", lines, LIMIT)?;
+        say(&format!(
+            "search: {refused} requests of others were refused"
+        ));
+        ensure!(refused > 0, "the server was never too busy");
+
+        search.kill()?;
+        for writer in &mut writers {
+            writer.write(500)?;
+        }
+        poll::until_seen(
+            "a destination that is down, and its lines on the disk",
+            LIMIT,
+            || {
+                Ok((
+                    destination(&cluster)?,
+                    cluster.bus.status()?["spill"].clone(),
+                ))
+            },
+            |(destination, spill)| {
+                destination["state"] == "down" && spill["destinations"][0]["batches"] != 0
+            },
+        )?;
+        cluster.bus.kill_and_start()?;
+        search.restart()?;
+        let written: Vec<Written> = writers.iter().map(|w| w.written().clone()).collect();
+        let lines = written.iter().map(Written::lines).sum();
+        ledger::must_agree(cluster.manager.admin(), "Storm", lines, LIMIT)?;
+        must_have(&search, "storm-storm-*", &written)?;
+        let documents = search.documents("storm-storm-*")?;
+        let labelled = |one: &Value| one["labels"]["app"] == "shop" && one["topic"] == "Storm";
+        ensure!(
+            documents.values().all(labelled),
+            "{:?}",
+            documents.first_key_value()
+        );
+        cluster.stop()
+    })
+}
+
+/// Keeps the server busy with requests of eight others while `body` runs; gives how many of these it
+/// refused.
+fn flood(search: &OpenSearch, body: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let (done, refused) = (AtomicBool::new(false), AtomicU64::new(0));
+    let bulk = "{\"create\":{}}\n{\"a\":1}\n".repeat(300);
+    std::thread::scope(|scope| {
+        for _other in 0..8 {
+            scope.spawn(|| {
+                let kind = ["content-type: application/x-ndjson"];
+                while !done.load(Ordering::Relaxed) {
+                    let path = "/noise/_bulk?filter_path=items.*.status";
+                    let body = bulk.as_bytes();
+                    let told = http::request(&search.address(), "POST", path, &kind, body);
+                    let busy =
+                        told.is_ok_and(|told| told.status == 429 || told.text().contains("429"));
+                    refused.fetch_add(u64::from(busy), Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            });
+        }
+        let told = body();
+        done.store(true, Ordering::Relaxed);
+        told
+    })?;
+    Ok(refused.into_inner())
+}
+
+/// Lines of the dead letters' scenario, and of how many one does not fit.
+const LINES: u64 = 5_000;
+const EVERY: u64 = 50;
+const DEAD: u64 = LINES / EVERY;
+const REPLAY: &str = "/v1/dead/replay?destination=main";
+
+/// Objects, of which some do not fit the mapping, and some lines that are none.
+fn write_mixed(file: &mut File) -> Result<()> {
+    for n in 0..LINES {
+        match n % EVERY {
+            0 => writeln!(file, "{{\"n\":\"word {n}\",\"at\":{n}}}")?,
+            1 => writeln!(file, "no object {n}")?,
+            _ => writeln!(file, "{{\"n\":{n},\"at\":{n}}}")?,
+        }
+    }
+    Ok(())
+}
+
+/// The dead letters of the one destination.
+fn letters(cluster: &Cluster) -> Result<Value> {
+    let list = http::get(cluster.bus.admin(), "/v1/dead?destination=main")?.json()?;
+    Ok(list["destinations"][0].clone())
+}
+
+/// The oldest of them.
+fn oldest(cluster: &Cluster) -> Result<Value> {
+    let path = "/v1/dead/letters?destination=main&limit=1";
+    let shown = http::get(cluster.bus.admin(), path)?.json()?;
+    Ok(shown["shown"][0].clone())
+}
+
+/// They are told with their records and reasons. A replay before anything is mended changes nothing;
+/// neither does a kill.
+fn dead_letters_are_kept(cluster: &mut Cluster) -> Result<()> {
+    let must_be_listed = |cluster: &Cluster| {
+        let group = letters(cluster)?["groups"][0].clone();
+        ensure!(
+            group["letters"] == DEAD && group["reason"] == "mapper_parsing_exception",
+            "{group}"
+        );
+        Ok(())
+    };
+    must_be_listed(cluster)?;
+    let first = oldest(cluster)?;
+    let told = first["reason"].to_string().contains("type [long]");
+    ensure!(
+        told && first["value"] == "{\"n\":\"word 0\",\"at\":0}",
+        "{first}"
+    );
+    http::post(cluster.bus.admin(), REPLAY, &[], b"")?;
+    poll::until_seen(
+        "a second try",
+        LIMIT,
+        || oldest(cluster),
+        |first| first["tries"] == 2,
+    )?;
+    cluster.bus.kill_and_start()?;
+    must_be_listed(cluster)
+}
+
+/// With a mapping that takes them all are delivered.
+fn dead_letters_are_replayed(cluster: &Cluster, search: &OpenSearch) -> Result<()> {
+    search.ask("POST", "/dead/_close", &Value::Null)?;
+    let lenient = json!({ "index.mapping.ignore_malformed": true });
+    search.ask("PUT", "/dead/_settings", &lenient)?;
+    search.ask("POST", "/dead/_open", &Value::Null)?;
+    http::post(cluster.bus.admin(), REPLAY, &[], b"")?;
+    poll::until_seen(
+        "no dead letters",
+        LIMIT,
+        || letters(cluster),
+        |letters| letters["letters"] == 0,
+    )?;
+    let found = search.count("dead")?;
+    ensure!(found == LINES, "{found} documents after the replay");
+    Ok(())
+}
+
+/// Lines of which some do not fit the index: the rest of their batches goes on, they are kept with their
+/// reason, and delivered when the mapping is mended. Then the index is closed to writing for a while.
+#[test]
+fn what_does_not_fit_the_mapping_is_kept_and_replayed_and_a_block_is_waited_for() -> Result<()> {
+    let search = opensearch::shared()?;
+    scratch::scenario("search-dead", |folder| {
+        let mapping = json!({ "mappings": { "properties": { "n": { "type": "long" } } } });
+        search.ask("PUT", "/dead", &mapping)?;
+        let layout = layout(folder, "dead", search, "document = \"json\"", "{topic}");
+        let mut cluster = layout.start()?;
+        let logs = folder.join("logs");
+        fs::create_dir_all(&logs)?;
+        let mut file = File::create(logs.join("app.log"))?;
+        write_mixed(&mut file)?;
+        ledger::must_agree(cluster.manager.admin(), "dead", LINES, LIMIT)?;
+        let found = search.count("dead")?;
+        ensure!(found == LINES - DEAD, "{found} documents, {DEAD} are dead");
+        dead_letters_are_kept(&mut cluster)?;
+        dead_letters_are_replayed(&cluster, search)?;
+
+        let block = |on: Value| {
+            let settings = json!({ "index.blocks.write": on });
+            search.ask("PUT", "/dead/_settings", &settings).map(drop)
+        };
+        block(json!(true))?;
+        let lines = LINES + 1_000;
+        for n in LINES..lines {
+            writeln!(file, "{{\"n\":{n},\"at\":{n}}}")?;
+        }
+        let blocked = |seen: &Value| {
+            let detail = seen["detail"].to_string();
+            seen["state"] == "half-dead" && detail.contains("cluster_block_exception")
+        };
+        poll::until_seen("a block", LIMIT, || destination(&cluster), blocked)?;
+        ensure!(search.count("dead")? == LINES, "the block was none");
+        block(Value::Null)?;
+        ledger::must_agree(cluster.manager.admin(), "dead", lines, LIMIT)?;
+        let documents = search.documents("dead")?;
+        let at = documents.values().filter_map(|one| one["at"].as_u64());
+        let objects = at.collect::<BTreeSet<_>>().len() as u64;
+        ensure!(
+            documents.len() as u64 == lines && objects == lines - DEAD,
+            "{} documents, {objects} of them objects",
+            documents.len()
+        );
+        cluster.stop()
+    })
+}
