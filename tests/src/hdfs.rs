@@ -317,7 +317,11 @@ fn java(folder: &Path) -> Result<Plan> {
         "-XX:TieredStopAtLevel=1",
         "-XX:-UsePerfData",
     ];
-    let plan = Plan::new("java").args(flags).args(["-cp".to_owned(), path]);
+    // Its web servers leave folders behind.
+    let temporary = format!("-Djava.io.tmpdir={}", folder.display());
+    let plan = Plan::new("java")
+        .args(flags)
+        .args([temporary, "-cp".to_owned(), path]);
     Ok(plan.env("HADOOP_USER_NAME", "tributary").folder(folder))
 }
 
