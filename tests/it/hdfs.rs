@@ -168,3 +168,25 @@ fn a_datanode_and_the_namenode_that_die_while_files_are_written_cost_nothing() -
         cluster.stop()
     })
 }
+
+/// The active NameNode is killed while files are written, and the standby takes over.
+#[test]
+#[ignore = "starts more Java machines than the gate has time for; make soak runs it"]
+fn a_name_service_that_fails_over_costs_nothing() -> Result<()> {
+    scratch::scenario("hdfs-service", |folder| {
+        let mut hdfs = Hdfs::start_pair(&scratch::create("hdfs-pair")?)?;
+        let writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let mut cluster = start(folder, &hdfs, "hdfs-service", &writer)?;
+        let mut random = fastrand::Rng::with_seed(7);
+        let schedule = Schedule::random(20_000, 2_000, 0, &[Rotation::Rename], &mut random);
+        let writer = Background::start(writer, schedule);
+        until_state(&cluster, "up")?;
+        std::thread::sleep(Duration::from_millis(random.u64(1_000..4_000)));
+        hdfs.kill_namenode()?;
+        hdfs.fail_over()?;
+        let writer = writer.finish()?;
+        must_deliver(&cluster, &hdfs, writer.written())?;
+        until_state(&cluster, "up")?;
+        cluster.stop()
+    })
+}

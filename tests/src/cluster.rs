@@ -83,10 +83,14 @@ impl Layout {
     /// Delivers to files in an HDFS, below `/TOPIC`, that are complete at 64 KiB or after a second.
     #[must_use]
     pub fn delivers_to_hdfs(mut self, hdfs: &Hdfs) -> Self {
+        let mut options = "\"dfs.client.socket-timeout\" = \"5000\"".to_owned();
+        for (key, value) in hdfs.options() {
+            options += &format!(", {key:?} = {value:?}");
+        }
         self.destination = format!(
             "kind = \"hdfs\"\nurl = {:?}\npath = \"/{{topic}}/dt={{date}}/hour={{hour}}\"\n\
              roll = {{ size = \"64KiB\", after = \"1s\" }}\n\
-             options = {{ \"dfs.client.socket-timeout\" = \"5000\" }}\n",
+             options = {{ {options} }}\n",
             hdfs.url()
         );
         self

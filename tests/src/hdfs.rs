@@ -27,13 +27,14 @@ use crate::{
 const START_LIMIT: Duration = Duration::from_secs(120);
 const DATANODES: usize = 2;
 
-/// A NameNode with its DataNodes.
+/// A NameNode with its DataNodes, or a name service: two NameNodes, of which one is active.
 #[derive(Debug)]
 pub struct Hdfs {
     folder: PathBuf,
-    port: u16,
-    web: u16,
+    /// Where each NameNode listens, and its pages.
+    ports: Vec<(u16, u16)>,
     namenode: Child,
+    standby: Option<Child>,
     datanodes: Vec<Datanode>,
 }
 
@@ -78,39 +79,88 @@ impl Hdfs {
     /// # Errors
     /// When the jars are missing or it does not start, with the end of its log.
     pub fn start(folder: &Path) -> Result<Self> {
-        let (port, web) = (free_port()?, free_port()?);
+        let ports = [(free_port()?, free_port()?)];
+        let mut hdfs = Self::start_first(folder, &ports)?;
+        hdfs.until_ready(DATANODES)?;
+        Ok(hdfs)
+    }
+
+    /// As [`Hdfs::start`], with a second NameNode that stands by.
+    ///
+    /// # Errors
+    /// As [`Hdfs::start`].
+    pub fn start_pair(folder: &Path) -> Result<Self> {
+        let ports = [(free_port()?, free_port()?), (free_port()?, free_port()?)];
+        let mut hdfs = Self::start_first(folder, &ports)?;
+        let second = ["-D", "dfs.ha.namenode.id=nn2"];
+        poll::until("the standby to be formatted", START_LIMIT, || {
+            // As soon as the first one answers.
+            let format = java(folder)?.args([NAMENODE]).args(second);
+            Ok(format
+                .args(["-bootstrapStandby", "-nonInteractive"])
+                .output()
+                .ok())
+        })?;
+        hdfs.standby = Some(launch_namenode(folder, &second)?);
+        hdfs.haadmin(&["-transitionToActive", "nn1"])?;
+        hdfs.until_ready(DATANODES)?;
+        Ok(hdfs)
+    }
+
+    fn start_first(folder: &Path, ports: &[(u16, u16)]) -> Result<Self> {
         fs::create_dir_all(folder.join("conf"))?;
         for page in ["hdfs", "datanode"] {
             fs::create_dir_all(folder.join("web/webapps").join(page))?;
         }
-        fs::write(folder.join("conf/core-site.xml"), core_site(folder, port))?;
-        fs::write(
-            folder.join("conf/hdfs-site.xml"),
-            hdfs_site(folder, port, web),
-        )?;
+        fs::write(folder.join("conf/core-site.xml"), core_site(folder, ports))?;
+        fs::write(folder.join("conf/hdfs-site.xml"), hdfs_site(folder, ports))?;
         fs::write(folder.join("conf/log4j.properties"), LOG4J)?;
         // They wait for the NameNode, and take as long to start as it takes to be formatted.
         let datanodes = (0..DATANODES).map(|number| Datanode::start(folder, number));
         let datanodes = datanodes.collect::<Result<Vec<_>>>()?;
-        java(folder)?
-            .args([NAMENODE, "-format", "-nonInteractive"])
-            .output()?;
-        let namenode = launch_namenode(folder)?;
-        let mut hdfs = Self {
-            folder: folder.to_owned(),
-            port,
-            web,
-            namenode,
-            datanodes,
+        let first: &[&str] = match ports {
+            [_alone] => &[],
+            _pair => &["-D", "dfs.ha.namenode.id=nn1"],
         };
-        hdfs.until_ready(DATANODES)?;
-        Ok(hdfs)
+        let format = java(folder)?.args([NAMENODE]).args(first.iter().copied());
+        format.args(["-format", "-nonInteractive"]).output()?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            ports: ports.to_vec(),
+            namenode: launch_namenode(folder, first)?,
+            standby: None,
+            datanodes,
+        })
+    }
+
+    /// The second NameNode takes over from the first, which was killed.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn fail_over(&self) -> Result<()> {
+        self.haadmin(&["-transitionToActive", "--forceactive", "nn2"])
+    }
+
+    fn haadmin(&self, args: &[&str]) -> Result<()> {
+        poll::until("a NameNode to become active", START_LIMIT, || {
+            let tool = "org.apache.hadoop.hdfs.tools.DFSHAAdmin";
+            let change = java(&self.folder)?.args([tool, "-ns", SERVICE]);
+            // It refuses while the NameNode starts.
+            Ok(change.args(args.iter().copied()).output().ok())
+        })
+        .map(drop)
     }
 
     /// What a client connects to.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("hdfs://127.0.0.1:{}", self.port)
+        url(&self.ports)
+    }
+
+    /// What a client's configuration says of its NameNodes.
+    #[must_use]
+    pub fn options(&self) -> Vec<(String, String)> {
+        service(&self.ports)
     }
 
     /// Waits until so many DataNodes are there and changes are taken.
@@ -118,7 +168,8 @@ impl Hdfs {
     /// # Errors
     /// When that does not come, with the end of the NameNode's log.
     pub fn until_ready(&mut self, datanodes: usize) -> Result<()> {
-        let address = format!("127.0.0.1:{}", self.web);
+        let web = self.ports.first().map_or(0, |&(_port, web)| web);
+        let address = format!("127.0.0.1:{web}");
         let look = |bean: &str| -> Result<serde_json::Value> {
             let page = format!("/jmx?qry=Hadoop:service=NameNode,name={bean}");
             let found = http::get(&address, &page)?.json()?;
@@ -194,7 +245,7 @@ impl Hdfs {
     /// # Errors
     /// When it cannot be started.
     pub fn start_namenode(&mut self) -> Result<()> {
-        self.namenode = launch_namenode(&self.folder)?;
+        self.namenode = launch_namenode(&self.folder, &[])?;
         Ok(())
     }
 
@@ -325,9 +376,13 @@ fn java(folder: &Path) -> Result<Plan> {
     Ok(plan.env("HADOOP_USER_NAME", "tributary").folder(folder))
 }
 
-fn launch_namenode(folder: &Path) -> Result<Child> {
-    let plan = java(folder)?.args([NAMENODE]);
-    Child::start("NameNode", &plan, &folder.join("namenode.log"))
+fn launch_namenode(folder: &Path, args: &[&str]) -> Result<Child> {
+    let plan = java(folder)?.args([NAMENODE]).args(args.iter().copied());
+    let log = match args.iter().any(|arg| arg.ends_with("nn2")) {
+        true => "standby.log",
+        false => "namenode.log",
+    };
+    Child::start("NameNode", &plan, &folder.join(log))
 }
 
 impl Datanode {
@@ -353,7 +408,7 @@ fn launch_datanode(folder: &Path, number: usize, ports: [u16; 3]) -> Result<Chil
     Child::start("DataNode", &plan, &log)
 }
 
-fn site(pairs: &[(&str, String)]) -> String {
+fn site<K: std::fmt::Display>(pairs: &[(K, String)]) -> String {
     let properties = pairs.iter().map(|(key, value)| {
         format!("<property><name>{key}</name><value>{value}</value></property>\n")
     });
@@ -363,9 +418,37 @@ fn site(pairs: &[(&str, String)]) -> String {
     )
 }
 
-fn core_site(folder: &Path, port: u16) -> String {
+/// The name service of two NameNodes.
+const SERVICE: &str = "ns";
+
+fn url(ports: &[(u16, u16)]) -> String {
+    match ports {
+        [(port, _web)] => format!("hdfs://127.0.0.1:{port}"),
+        _pair => format!("hdfs://{SERVICE}"),
+    }
+}
+
+/// What a client has to know of a name service; nothing of a NameNode alone.
+fn service(ports: &[(u16, u16)]) -> Vec<(String, String)> {
+    if ports.len() < 2 {
+        return Vec::new();
+    }
+    let mut keys = vec![
+        ("dfs.nameservices".to_owned(), SERVICE.to_owned()),
+        (format!("dfs.ha.namenodes.{SERVICE}"), "nn1,nn2".to_owned()),
+    ];
+    for (number, (port, web)) in (1..).zip(ports) {
+        for (key, port) in [("rpc", port), ("http", web)] {
+            let key = format!("dfs.namenode.{key}-address.{SERVICE}.nn{number}");
+            keys.push((key, format!("127.0.0.1:{port}")));
+        }
+    }
+    keys
+}
+
+fn core_site(folder: &Path, ports: &[(u16, u16)]) -> String {
     site(&[
-        ("fs.defaultFS", format!("hdfs://127.0.0.1:{port}")),
+        ("fs.defaultFS", url(ports)),
         ("hadoop.tmp.dir", folder.join("tmp").display().to_string()),
         // A DataNode that waits for its NameNode asks more often.
         ("ipc.client.connect.retry.interval", "200".to_owned()),
@@ -373,28 +456,43 @@ fn core_site(folder: &Path, port: u16) -> String {
     ])
 }
 
-fn hdfs_site(folder: &Path, port: u16, web: u16) -> String {
-    let names = folder.join("names");
-    site(&[
-        (
-            "dfs.namenode.name.dir",
-            format!("file://{}", names.display()),
-        ),
-        ("dfs.namenode.rpc-address", format!("127.0.0.1:{port}")),
-        ("dfs.namenode.http-address", format!("127.0.0.1:{web}")),
-        ("dfs.replication", DATANODES.to_string()),
-        ("dfs.permissions.enabled", "false".to_owned()),
-        ("dfs.heartbeat.interval", "1".to_owned()),
+fn hdfs_site(folder: &Path, ports: &[(u16, u16)]) -> String {
+    let local = |name: &str| format!("file://{}", folder.join(name).display());
+    let mut keys = service(ports);
+    let mut set = |key: &str, value: String| keys.push((key.to_owned(), value));
+    match ports {
+        [(port, web)] => {
+            set("dfs.namenode.name.dir", local("names"));
+            set("dfs.namenode.rpc-address", format!("127.0.0.1:{port}"));
+            set("dfs.namenode.http-address", format!("127.0.0.1:{web}"));
+        }
+        _pair => {
+            for node in ["nn1", "nn2"] {
+                let key = format!("dfs.namenode.name.dir.{SERVICE}.{node}");
+                set(&key, local(&format!("names-{node}")));
+            }
+            set("dfs.namenode.shared.edits.dir", local("shared"));
+            set("dfs.ha.fencing.methods", "shell(/bin/true)".to_owned());
+            let provider = "ha.ConfiguredFailoverProxyProvider";
+            let provider = format!("org.apache.hadoop.hdfs.server.namenode.{provider}");
+            let key = format!("dfs.client.failover.proxy.provider.{SERVICE}");
+            set(&key, provider);
+        }
+    }
+    let rest = [
+        ("dfs.replication", "2"),
+        ("dfs.permissions.enabled", "false"),
+        ("dfs.heartbeat.interval", "1"),
         // A dead DataNode is noticed after 14 s in the place of ten minutes.
-        ("dfs.namenode.heartbeat.recheck-interval", "2000".to_owned()),
-        ("dfs.namenode.safemode.extension", "0".to_owned()),
+        ("dfs.namenode.heartbeat.recheck-interval", "2000"),
+        ("dfs.namenode.safemode.extension", "0"),
         // Closing a file does not wait for the DataNodes' next report.
-        (
-            "dfs.namenode.file.close.num-committed-allowed",
-            "1".to_owned(),
-        ),
-        ("dfs.namenode.fs-limits.min-block-size", "65536".to_owned()),
-    ])
+        ("dfs.namenode.file.close.num-committed-allowed", "1"),
+    ];
+    for (key, value) in rest {
+        set(key, value.to_owned());
+    }
+    site(&keys)
 }
 
 /// What it prints must not stand in the output of its tools.
