@@ -4,7 +4,11 @@
 //! this asks each for its connections, works out the share, and tells all of them. They hand over
 //! connections while that window is open; outside one nothing moves by itself.
 //!
+//! `dead` (see [`dead`]) lists, shows, replays and gives up the records that destinations refused for good.
+//!
 //! Not for: talking to a manager, which has no `ctl` yet.
+
+pub(crate) mod dead;
 
 use std::{ffi::OsString, time::Duration};
 
@@ -34,6 +38,9 @@ pub(crate) enum Ctl {
     /// Reads /status of each node's admin port, and has nodes with more than their share hand over
     /// connections one after the other. Ends with 0 when the spread is below 10 % of a share.
     Rebalance(Rebalance),
+    /// Records that destinations will never take as they are: list, show, replay, purge.
+    #[command(subcommand)]
+    Dead(dead::Dead),
     /// Talk to a manager. Not in this version.
     #[command(external_subcommand)]
     Other(Vec<OsString>),

@@ -17,7 +17,7 @@ use tributary_tests::{
     http, ledger,
     opensearch::{self, OpenSearch},
     oracle::Verdict,
-    poll, say, scratch,
+    poll, product, say, scratch,
     writer::{Rotation, Writer, Written},
 };
 
@@ -160,7 +160,6 @@ fn flood(search: &OpenSearch, body: impl FnOnce() -> Result<()>) -> Result<u64> 
 const LINES: u64 = 5_000;
 const EVERY: u64 = 50;
 const DEAD: u64 = LINES / EVERY;
-const REPLAY: &str = "/v1/dead/replay?destination=main";
 
 /// Objects, of which some do not fit the mapping, and some lines that are none.
 fn write_mixed(file: &mut File) -> Result<()> {
@@ -187,6 +186,20 @@ fn oldest(cluster: &Cluster) -> Result<Value> {
     Ok(shown["shown"][0].clone())
 }
 
+/// `tributary ctl dead` succeeds, or does not.
+fn ctl(cluster: &Cluster, words: &[&str], succeeds: bool) -> Result<()> {
+    let which = [cluster.bus.admin(), "--destination", "main"];
+    let args = [&["ctl", "dead"], words, &which].concat();
+    let done = product::run("tributary", &args, cluster.bus.folder())?;
+    ensure!(
+        done.status.success() == succeeds,
+        "{words:?}: {}{}",
+        String::from_utf8_lossy(&done.stdout),
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(())
+}
+
 /// They are told with their records and reasons. A replay before anything is mended changes nothing;
 /// neither does a kill.
 fn dead_letters_are_kept(cluster: &mut Cluster) -> Result<()> {
@@ -205,13 +218,10 @@ fn dead_letters_are_kept(cluster: &mut Cluster) -> Result<()> {
         told && first["value"] == "{\"n\":\"word 0\",\"at\":0}",
         "{first}"
     );
-    http::post(cluster.bus.admin(), REPLAY, &[], b"")?;
-    poll::until_seen(
-        "a second try",
-        LIMIT,
-        || oldest(cluster),
-        |first| first["tries"] == 2,
-    )?;
+    ctl(cluster, &["purge"], false)?;
+    ctl(cluster, &["replay"], false)?;
+    let first = oldest(cluster)?;
+    ensure!(first["tries"] == 2, "{first}");
     cluster.bus.kill_and_start()?;
     must_be_listed(cluster)
 }
@@ -222,13 +232,9 @@ fn dead_letters_are_replayed(cluster: &Cluster, search: &OpenSearch) -> Result<(
     let lenient = json!({ "index.mapping.ignore_malformed": true });
     search.ask("PUT", "/dead/_settings", &lenient)?;
     search.ask("POST", "/dead/_open", &Value::Null)?;
-    http::post(cluster.bus.admin(), REPLAY, &[], b"")?;
-    poll::until_seen(
-        "no dead letters",
-        LIMIT,
-        || letters(cluster),
-        |letters| letters["letters"] == 0,
-    )?;
+    ctl(cluster, &["replay"], true)?;
+    let left = letters(cluster)?;
+    ensure!(left["letters"] == 0, "{left}");
     let found = search.count("dead")?;
     ensure!(found == LINES, "{found} documents after the replay");
     Ok(())

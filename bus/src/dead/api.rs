@@ -115,8 +115,13 @@ pub(crate) fn list(node: &Node, query: &str) -> Result<Value, String> {
                     "first_ms": first, "last_ms": last,
                 })
             });
+        let replaying = match &*site.destination {
+            Destination::Search(search) => search.replaying(),
+            _other => 0,
+        };
         json!({
             "destination": site.name,
+            "replaying": replaying,
             "letters": letters.size().0,
             "bytes": letters.size().1,
             "max_bytes": letters.max(),

@@ -3,7 +3,7 @@
 //!
 //! | room | what for |
 //! |---|---|
-//! | [`format`] | the bytes |
+//! | [`mod@format`] | the bytes |
 //! | [`store`] | the file, and what is known of each letter |
 //! | [`api`] | what an operator asks |
 //!

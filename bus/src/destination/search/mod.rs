@@ -33,7 +33,10 @@ mod worker;
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -130,6 +133,8 @@ struct Shared {
     nodes: Mutex<Nodes>,
     health: Mutex<Health>,
     stop: CancellationToken,
+    /// Dead letters that are on their way once more.
+    replaying: AtomicUsize,
     /// From the first look at a group of batches to its end, in seconds.
     took: metrics::Histogram,
 }
@@ -231,6 +236,7 @@ impl Search {
             nodes: Mutex::new(Nodes::new(&config.urls)),
             health: Mutex::default(),
             stop: CancellationToken::new(),
+            replaying: AtomicUsize::new(0),
             took: metrics::histogram!("tributary_bus_deliver_seconds", "destination" => name.to_string()),
         });
         let (mut workers, mut threads) = (Vec::new(), Vec::new());
@@ -280,9 +286,16 @@ impl Search {
         if let Some(worker) = self.workers().first()
             && !numbers.is_empty()
         {
+            let count = numbers.len();
+            self.shared.replaying.fetch_add(count, Ordering::Relaxed);
             drop(worker.send(Work::Replay(numbers)));
         }
         cards.len()
+    }
+
+    /// Dead letters that are on their way once more.
+    pub(crate) fn replaying(&self) -> usize {
+        self.shared.replaying.load(Ordering::Relaxed)
     }
 
     pub(crate) fn down(&self, target: &str) -> Option<String> {
@@ -331,6 +344,10 @@ impl Search {
         }
         drop(health);
         trouble.extend(self.shared.nodes().failing());
+        let (letters, _bytes) = self.shared.letters.size();
+        if letters > 0 {
+            trouble.push(format!("{letters} dead letters: see `tributary ctl dead`"));
+        }
         if self.shared.flow.is_throttled() {
             let (_used, most) = self.shared.flow.requests();
             trouble.push(format!(

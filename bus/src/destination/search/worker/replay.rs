@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use tributary_common::{batch::MAX_DECODED_BYTES, header::BatchHeader};
@@ -67,6 +67,11 @@ impl Worker {
             }
             self.decoder.recycle(decoded);
         }
+        self.try_again(by_target);
+        self.shared.replaying.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    fn try_again(&mut self, by_target: BTreeMap<String, (Docs, Vec<Opened>)>) {
         for (target, (docs, letters)) in by_target {
             let sent = self.ready(&target).and_then(|()| self.send(&docs, &target));
             let told = sent.and_then(|sent| self.replayed(&target, &letters, &sent));
