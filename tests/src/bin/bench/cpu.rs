@@ -1,4 +1,4 @@
-//! The kernel's own accounting of another process.
+//! The kernel's own accounting of another process, or of a thread.
 
 use std::fs;
 
@@ -35,9 +35,21 @@ impl Usage {
 /// # Errors
 /// When there is no such process.
 pub(crate) fn usage(pid: u32) -> anyhow::Result<Usage> {
+    usage_in(&format!("/proc/{pid}"))
+}
+
+/// Reads what this thread used so far; the peak is the whole process's.
+///
+/// # Errors
+/// When the kernel does not say it.
+pub(crate) fn usage_of_thread() -> anyhow::Result<Usage> {
+    usage_in("/proc/thread-self")
+}
+
+fn usage_in(folder: &str) -> anyhow::Result<Usage> {
     const TICKS_PER_SECOND: f64 = 100.0;
     let read = |name: &str| {
-        let path = format!("/proc/{pid}/{name}");
+        let path = format!("{folder}/{name}");
         fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))
     };
     let stat = read("stat")?;

@@ -20,6 +20,7 @@ mod counter;
 mod counting;
 mod cpu;
 mod files;
+mod floor;
 mod front;
 mod latency;
 mod limits;
