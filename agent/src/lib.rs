@@ -39,6 +39,9 @@ mod report;
 mod send;
 mod shape;
 mod shown;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
 pub mod spool;
 mod status;
 pub mod survey;

@@ -299,14 +299,16 @@ impl Sender {
         loop {
             let deadline = self.stopped.map(|at| at + LAST_CONNECT);
             select! {
-                done = &mut wait => return Some(done),
-                hand = self.incoming.recv(), if !self.ended => self.take_in(hand),
+                // In this order: each but the batches comes once.
+                biased;
                 () = stop.cancelled(), if self.stopped.is_none() => {
                     self.stopped = Some(Instant::now());
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return None;
                 }
+                done = &mut wait => return Some(done),
+                hand = self.incoming.recv(), if !self.ended => self.take_in(hand),
             }
         }
     }
@@ -374,6 +376,9 @@ impl Sender {
             }
             let now = Instant::now();
             let deadline = self.stopped.map(|at| at + LAST_ANSWERS);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Close::Done;
+            }
             let filled = match self.fill(session, now) {
                 Ok(filled) => filled,
                 Err(error) => return Close::Broken(error),
@@ -407,21 +412,24 @@ impl Sender {
             let pulse = self.pulse.next();
             let wake = wake.into_iter().flatten().fold(pulse, Instant::min);
             select! {
+                // In this order: what comes once; answers, of which there are no more than batches in
+                // flight; batches, which memory bounds; the socket.
+                biased;
+                () = stop.cancelled(), if self.stopped.is_none() => {
+                    self.stopped = Some(Instant::now());
+                }
+                () = changed(&mut self.ways) => self.look_at_ways(session, addr),
+                looked = session.home.looked() => self.looked(&mut session.home, looked),
                 answer = session.link.answers.recv() => {
                     if let Err(error) = self.on_answers(session, answer) {
                         return Close::Broken(error);
                     }
                 }
+                hand = self.incoming.recv(), if !self.ended => self.take_in(hand),
                 written = session.link.writer.write_some(most), if most > 0 || held => match written {
                     Ok(bytes) => self.pace.written(bytes),
                     Err(error) => return Close::Broken(error),
                 },
-                hand = self.incoming.recv(), if !self.ended => self.take_in(hand),
-                () = changed(&mut self.ways) => self.look_at_ways(session, addr),
-                () = stop.cancelled(), if self.stopped.is_none() => {
-                    self.stopped = Some(Instant::now());
-                }
-                looked = session.home.looked() => self.looked(&mut session.home, looked),
                 () = sleep_until(wake) => {
                     if let Some(close) = self.on_time(session, deadline) {
                         return close;

@@ -49,6 +49,9 @@ mod report;
 pub mod route;
 mod routing;
 mod session;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
 mod site;
 pub mod spill;
 mod standby;

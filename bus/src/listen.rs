@@ -160,7 +160,7 @@ async fn enter(node: &Node, stream: TcpStream, tls: Option<&Acceptor>) -> Option
 }
 
 /// One connection: HTTP until it ends or is upgraded, then the stream.
-async fn converse(node: Arc<Node>, lines: Arc<Lines>, stream: Stream) {
+pub(crate) async fn converse(node: Arc<Node>, lines: Arc<Lines>, stream: Stream) {
     // What HTTP held is given back before the stream begins, which lasts for weeks.
     let Some((upgrade, open)) = Box::pin(requests(&node, lines, stream)).await else {
         return;
@@ -186,6 +186,7 @@ async fn requests(node: &Arc<Node>, lines: Arc<Lines>, stream: Stream) -> Option
         .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
+        biased;
         ended = &mut connection => ended,
         () = node.stop.cancelled() => {
             connection.as_mut().graceful_shutdown();

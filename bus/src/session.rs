@@ -145,6 +145,7 @@ where
     let read = session.read(reader);
     tokio::pin!(read);
     let ended_by = tokio::select! {
+        biased;
         result = &mut read => match result {
             // Nobody is there to be answered; what is in flight is answered when it comes again.
             Ok(End::Closed) | Err(SessionError::Io(_)) => result.map(|_end| ()),

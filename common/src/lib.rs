@@ -42,6 +42,8 @@ pub mod ids;
 pub mod metrics;
 pub mod net;
 pub mod report;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod span;
 pub mod tasks;
 pub mod telemetry;

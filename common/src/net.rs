@@ -135,7 +135,21 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 /// A second hold on a connection, to give it up for good.
 #[derive(Debug)]
-pub struct Cutter(OwnedFd);
+pub struct Cutter(Hold);
+
+#[derive(Debug)]
+enum Hold {
+    Socket(OwnedFd),
+    #[cfg(feature = "sim")]
+    Simulated(crate::sim::Cutter),
+}
+
+#[cfg(feature = "sim")]
+impl From<crate::sim::Cutter> for Cutter {
+    fn from(cutter: crate::sim::Cutter) -> Self {
+        Self(Hold::Simulated(cutter))
+    }
+}
 
 impl Cutter {
     /// A hold on a connection; it stays open until both are dropped.
@@ -143,13 +157,19 @@ impl Cutter {
     /// # Errors
     /// Without descriptors.
     pub fn of(stream: &TcpStream) -> io::Result<Self> {
-        Ok(Self(stream.as_fd().try_clone_to_owned()?))
+        let socket = stream.as_fd().try_clone_to_owned()?;
+        Ok(Self(Hold::Socket(socket)))
     }
 
     /// What the peer has not got by now it shall not get when the connection is closed; else the
     /// kernel goes on sending it for a quarter of an hour, and a peer that was cut off takes it twice.
     pub fn cut(&self) {
-        let linger = rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
+        let socket = match &self.0 {
+            Hold::Socket(socket) => socket,
+            #[cfg(feature = "sim")]
+            Hold::Simulated(cutter) => return cutter.cut(),
+        };
+        let linger = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
         if let Err(error) = linger {
             tracing::debug!(%error, "a connection was gone before it was cut");
         }

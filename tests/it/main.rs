@@ -19,6 +19,7 @@ mod routes;
 mod search;
 mod secure;
 mod shapes;
+mod sim;
 mod spill;
 mod tidy;
 mod web_server;

@@ -133,6 +133,7 @@ impl Sender {
             let mut ways = self.ways.clone();
             let first = async {
                 select! {
+                    biased;
                     Some(done) = tries.running.join_next() => Event::Tried(done.ok()),
                     () = sleep_until(until) => Event::Time,
                     () = changed(&mut ways) => Event::Ways,
@@ -160,9 +161,10 @@ impl Sender {
         };
         while self.window.is_empty() && !self.ended && !stop.is_cancelled() {
             select! {
-                hand = self.incoming.recv() => self.take_in(hand),
+                biased;
                 () = stop.cancelled() => {}
                 () = sleep_until(until) => return,
+                hand = self.incoming.recv() => self.take_in(hand),
             }
         }
     }

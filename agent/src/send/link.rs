@@ -139,12 +139,7 @@ impl Link {
         tls: Option<&Dialer>,
         elsewhere: bool,
     ) -> Result<Self, LinkError> {
-        let stream = net::dial(addr, LIMIT).await?;
-        let cutter = Cutter::of(&stream)?;
-        let stream = match tls {
-            Some(tls) => tls.secure(stream, addr).await?,
-            None => Stream::plain(stream),
-        };
+        let (stream, cutter) = dial(addr, tls).await?;
         let upgraded = timeout(LIMIT, upgrade(stream, addr, elsewhere)).await;
         let (stream, early) = upgraded.map_err(|_late| LinkError::Slow("answer the upgrade"))??;
         let (read, write) = io::split(stream);
@@ -194,6 +189,22 @@ impl Link {
             _reader: reader,
         })
     }
+}
+
+/// A connection to a node, and how to give it up for good.
+async fn dial(addr: &str, tls: Option<&Dialer>) -> Result<(Stream, Cutter), LinkError> {
+    #[cfg(feature = "sim")]
+    if let Some(dialled) = tributary_common::sim::dial(addr, LIMIT).await {
+        let (stream, cutter) = dialled?;
+        return Ok((Stream::simulated(stream), cutter.into()));
+    }
+    let stream = net::dial(addr, LIMIT).await?;
+    let cutter = Cutter::of(&stream)?;
+    let stream = match tls {
+        Some(tls) => tls.secure(stream, addr).await?,
+        None => Stream::plain(stream),
+    };
+    Ok((stream, cutter))
 }
 
 /// Goes over to our protocol; also gives bytes that came early.

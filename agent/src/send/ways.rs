@@ -32,6 +32,16 @@ impl Ways {
         }
     }
 
+    /// To these, without a ceiling.
+    #[cfg(feature = "sim")]
+    pub(crate) fn to(clusters: Vec<Cluster>, return_after: Duration) -> Self {
+        Self {
+            clusters,
+            bandwidth: None,
+            return_after,
+        }
+    }
+
     /// The ceiling.
     pub(super) fn bucket(&self) -> Option<Bucket> {
         self.bandwidth.map(|rate| Bucket::new(rate, Instant::now()))

@@ -206,8 +206,12 @@ impl Window {
         self.timers.clear();
         self.node_until = None;
         self.unpark_all();
-        let streams: Vec<StreamId> = self.lanes.keys().copied().collect();
-        for stream in streams {
+        // Who has waited longest goes first.
+        let of = |lane: &Lane| lane.waiting.front().map(|item| item.place);
+        let lanes = self.lanes.iter();
+        let mut streams: Vec<_> = lanes.map(|(&stream, lane)| (of(lane), stream)).collect();
+        streams.sort_unstable();
+        for (_place, stream) in streams {
             if let Some(lane) = self.lanes.get_mut(&stream) {
                 lane.in_flight = 0;
                 lane.hold = Hold::Free;

@@ -16,6 +16,8 @@
 //! A destination is one file and one variant here. Not for: which batch goes where
 //! (see [`crate::route`]), repeats (see [`crate::dedupe`]).
 
+#[cfg(feature = "sim")]
+pub(crate) mod by_hand;
 pub(crate) mod file;
 pub(crate) mod hdfs;
 pub(crate) mod kafka;
@@ -185,6 +187,9 @@ pub(crate) enum Destination {
     /// Scripted, for tests.
     #[cfg(test)]
     Memory(memory::MemorySink),
+    /// Moved by a simulation.
+    #[cfg(feature = "sim")]
+    ByHand(by_hand::ByHand),
 }
 
 impl Destination {
@@ -197,6 +202,8 @@ impl Destination {
             Self::Search(search) => search.no(),
             #[cfg(test)]
             Self::Memory(memory) => memory.no(),
+            #[cfg(feature = "sim")]
+            Self::ByHand(sink) => sink.no(),
         }
     }
 
@@ -209,6 +216,8 @@ impl Destination {
             Self::Search(search) => search.deliver(job),
             #[cfg(test)]
             Self::Memory(memory) => memory.deliver(job),
+            #[cfg(feature = "sim")]
+            Self::ByHand(sink) => sink.deliver(job),
         }
     }
 
@@ -221,6 +230,8 @@ impl Destination {
             Self::Search(search) => search.down(target),
             #[cfg(test)]
             Self::Memory(memory) => memory.down(),
+            #[cfg(feature = "sim")]
+            Self::ByHand(sink) => sink.down(),
         }
     }
 
@@ -233,6 +244,8 @@ impl Destination {
             Self::Search(search) => search.gone(),
             #[cfg(test)]
             Self::Memory(memory) => memory.down(),
+            #[cfg(feature = "sim")]
+            Self::ByHand(sink) => sink.down(),
         }
     }
 
@@ -245,6 +258,8 @@ impl Destination {
             Self::Search(search) => search.condition(),
             #[cfg(test)]
             Self::Memory(_) => down_or_up(self.gone().is_some()),
+            #[cfg(feature = "sim")]
+            Self::ByHand(_) => down_or_up(self.gone().is_some()),
         }
     }
 
@@ -257,6 +272,8 @@ impl Destination {
             Self::Search(search) => search.health(),
             #[cfg(test)]
             Self::Memory(memory) => memory.health(),
+            #[cfg(feature = "sim")]
+            Self::ByHand(sink) => sink.health(),
         }
     }
 
@@ -268,6 +285,8 @@ impl Destination {
             Self::Kafka(_) | Self::File(_) | Self::Search(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
+            #[cfg(feature = "sim")]
+            Self::ByHand(_) => None,
         }
     }
 
@@ -280,6 +299,8 @@ impl Destination {
             Self::Search(search) => search.close(grace),
             #[cfg(test)]
             Self::Memory(memory) => memory.close(),
+            #[cfg(feature = "sim")]
+            Self::ByHand(sink) => sink.close(),
         }
     }
 }

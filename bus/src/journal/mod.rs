@@ -38,10 +38,11 @@ use tributary_common::{
 };
 
 pub use self::inspect::{Inspection, inspect, is_journal};
+pub(crate) use self::writer::Writer;
 use self::{
     format::{Record, scan},
     memory::Memory,
-    writer::{File, Writer},
+    writer::File,
 };
 
 /// The file's name in its folder.
@@ -114,6 +115,20 @@ impl Journal {
     /// # Errors
     /// A file of another version, or a disk that does not answer: do not start.
     pub(crate) fn open(dir: &Path, keep_untold: bool) -> anyhow::Result<(Self, Owner, Opened)> {
+        let (journal, writer, opened) = Self::prepare(dir, keep_untold)?;
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || writer.run())
+            .context("failed to start a thread")?;
+        let owner = Owner {
+            thread,
+            commits: journal.commits.clone(),
+        };
+        Ok((journal, owner, opened))
+    }
+
+    /// [`Journal::open`], with what its thread does left to the caller.
+    pub(crate) fn prepare(dir: &Path, keep_untold: bool) -> anyhow::Result<(Self, Writer, Opened)> {
         disk::create_dir_all(dir)?;
         let path = dir.join(FILE);
         let bytes = disk::read(&path)?.unwrap_or_default();
@@ -146,23 +161,12 @@ impl Journal {
             failing: Arc::clone(&failing),
             keep_untold,
         };
-        let thread = std::thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn(move || writer.run())
-            .context("failed to start a thread")?;
-        let owner = Owner {
-            thread,
-            commits: commits.clone(),
+        let journal = Self {
+            commits,
+            memory,
+            failing,
         };
-        Ok((
-            Self {
-                commits,
-                memory,
-                failing,
-            },
-            owner,
-            opened,
-        ))
+        Ok((journal, writer, opened))
     }
 
     /// The state; for a few lines at a time.
@@ -218,6 +222,10 @@ impl Journal {
 
 /// The wall clock in ms since 1970.
 pub(crate) fn now_ms() -> u64 {
+    #[cfg(feature = "sim")]
+    if let Some(ms) = tributary_common::sim::wall_ms() {
+        return ms;
+    }
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();

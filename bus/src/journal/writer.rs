@@ -25,6 +25,8 @@ use super::{
 
 /// The longest that a write without `sync` stays unsynced.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// A file that cannot be written is tried again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Commits that share one write at most.
 const GROUP: usize = 4096;
 /// A file below this many bytes is never compacted.
@@ -103,7 +105,7 @@ impl File {
 }
 
 /// What the thread owns.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     pub(super) incoming: Receiver<Commit>,
     pub(super) file: File,
     pub(super) memory: Arc<Mutex<Memory>>,
@@ -122,6 +124,16 @@ impl Writer {
         });
     }
 
+    /// One turn of the thread: writes what is there, and syncs it if that is wished.
+    #[cfg(feature = "sim")]
+    pub(crate) fn turn(&mut self, sync: bool) {
+        let group: Vec<_> = self.incoming.try_iter().take(GROUP).collect();
+        self.write(group);
+        if sync && let Err(error) = self.file.sync() {
+            tracing::error!(%error, "the journal cannot be synced");
+        }
+    }
+
     fn take(&mut self, syncing: &SyncSender<Arc<Syncer>>) {
         let mut last = false;
         while !last {
@@ -134,6 +146,9 @@ impl Writer {
             };
             last = group.iter().any(|commit| commit.last);
             self.write(group);
+            if self.failing.load(Ordering::Relaxed) {
+                std::thread::sleep(RETRY_AFTER);
+            }
             self.file.sync_in_time(syncing);
         }
         if let Err(error) = self.file.sync() {
@@ -203,7 +218,6 @@ impl Writer {
             }
             Err(error) if self.failing.load(Ordering::Relaxed) => {
                 tracing::debug!(%error, "the journal still cannot be written");
-                std::thread::sleep(Duration::from_millis(100));
             }
             Err(error) => {
                 // The old file may have been replaced or not: go on only from a whole one.

@@ -59,6 +59,8 @@ pub(super) struct Drain {
     pace: Pace,
     on_the_way: Vec<OnTheWay>,
     rate: (Instant, u64),
+    looked: Option<Instant>,
+    unstuck: Instant,
 }
 
 impl Drain {
@@ -69,31 +71,17 @@ impl Drain {
             pace: Pace::new(),
             on_the_way: Vec::new(),
             rate: (Instant::now(), 0),
+            looked: None,
+            unstuck: Instant::now(),
         }
     }
 
     /// Works until the spill stops.
     pub(super) fn run(mut self) {
-        let mut looked: Option<Instant> = None;
-        let mut unstuck = Instant::now();
         while !self.spill.is_stopped() {
             // Both ends live in the spill: the wait ends by a word or by its time.
             let (Ok(()) | Err(_)) = self.woken.recv_timeout(LOOK_EVERY);
-            if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
-                self.spill.look();
-                if let (Some(late), Err(_full)) = (self.spill.destination.late(), self.spill.room())
-                {
-                    late.hurry();
-                }
-                self.tell();
-                looked = Some(Instant::now());
-            }
-            if unstuck.elapsed() >= UNSTICK_EVERY {
-                self.spill.lock().unstick();
-                unstuck = Instant::now();
-            }
-            self.reckon();
-            while self.has_room() && !self.spill.is_stopped() && self.one() {}
+            self.turn();
         }
     }
 
@@ -103,6 +91,24 @@ impl Drain {
             Some(late) => late.has_room(),
             None => self.pace.has_room(),
         }
+    }
+
+    /// Looks at the targets when it is time, and gives what there is room for.
+    pub(super) fn turn(&mut self) {
+        if self.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            self.spill.look();
+            if let (Some(late), Err(_full)) = (self.spill.destination.late(), self.spill.room()) {
+                late.hurry();
+            }
+            self.tell();
+            self.looked = Some(Instant::now());
+        }
+        if self.unstuck.elapsed() >= UNSTICK_EVERY {
+            self.spill.lock().unstick();
+            self.unstuck = Instant::now();
+        }
+        self.reckon();
+        while self.has_room() && !self.spill.is_stopped() && self.one() {}
     }
 
     /// Tells the pace of what was answered meanwhile.

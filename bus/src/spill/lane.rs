@@ -118,9 +118,9 @@ pub(crate) struct Spill {
     /// What the opening found to be lost, with the segments, until it is told.
     pub(super) lost: Mutex<Vec<Lost>>,
     writes: Sender<Command>,
-    to_write: Mutex<Option<Receiver<Command>>>,
+    pub(super) to_write: Mutex<Option<Receiver<Command>>>,
     wake: SyncSender<()>,
-    woken: Mutex<Option<Receiver<()>>>,
+    pub(super) woken: Mutex<Option<Receiver<()>>>,
     stopped: AtomicBool,
     writer: Mutex<Option<JoinHandle<()>>>,
     drain: Mutex<Option<JoinHandle<()>>>,
@@ -303,13 +303,14 @@ impl Spill {
             }
         }
         self.finish(after);
-        let targets: Vec<Arc<str>> = {
+        let mut targets: Vec<Arc<str>> = {
             let queue = self.lock();
             queue
                 .modes()
                 .map(|(target, ..)| Arc::clone(target))
                 .collect()
         };
+        targets.sort_unstable();
         for target in targets {
             let down = self.destination.down(&target).is_some();
             let mut after = After::default();
@@ -489,7 +490,7 @@ impl Spill {
     }
 
     /// The writer has done with batches.
-    fn written(self: &Arc<Self>, written: Vec<Written>) {
+    pub(super) fn written(self: &Arc<Self>, written: Vec<Written>) {
         let mut after = After {
             wake: true,
             ..After::default()
@@ -644,7 +645,7 @@ impl Spill {
 }
 
 /// The end of a channel that a thread takes.
-fn once<T>(place: &Mutex<Option<T>>) -> anyhow::Result<T> {
+pub(super) fn once<T>(place: &Mutex<Option<T>>) -> anyhow::Result<T> {
     let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
     place.take().context("the spill was started before")
 }

@@ -30,6 +30,8 @@
 //!
 //! Not for: repeats (see `dedupe`), what a destination has (see [`crate::journal`]).
 
+#[cfg(feature = "sim")]
+mod by_hand;
 mod drain;
 mod format;
 pub mod inspect;
@@ -44,6 +46,8 @@ mod tests;
 mod usage;
 mod writer;
 
+#[cfg(feature = "sim")]
+pub(crate) use self::by_hand::ByHand;
 pub(crate) use self::{
     lane::{Landing, Settled, Spill},
     usage::Usage,

@@ -54,7 +54,7 @@ impl Usage {
     }
 
     /// As [`Usage::new`], with small segments.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn small(dir: &Path, (max, when_full): (u64, WhenFull), segment_bytes: u64) -> Self {
         let limits = SpillLimits {
             max,

@@ -98,36 +98,47 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            let (mut group, mut bytes) = (Vec::new(), 0);
-            let mut next = first;
-            while let Some(command) = next {
-                match command {
-                    Command::Write(write) => {
-                        bytes += write.batch.payload.len();
-                        group.push(write);
-                    }
-                    Command::Close => closed = true,
-                }
-                next = match bytes < GROUP_BYTES && !closed {
-                    true => incoming.try_recv().ok(),
-                    false => None,
-                };
-            }
-            if !group.is_empty() {
-                if self.store.usage().when_full() == WhenFull::DropOldest {
-                    self.make_room(&group, &drop_oldest);
-                }
-                let written = self.write(&group);
-                let heads = self.heads(&group, &written);
-                told(written);
-                self.note_heads(heads);
-            }
+            closed = self.turn((first, incoming), &told, &drop_oldest);
             if tidied.elapsed() >= TIDY_EVERY {
                 self.tidy(false);
                 tidied = Instant::now();
             }
         }
         self.tidy(true);
+    }
+
+    /// Writes what is there; whether it was told to close.
+    pub(super) fn turn(
+        &mut self,
+        (first, more): (Option<Command>, &Receiver<Command>),
+        told: impl Fn(Vec<Written>),
+        drop_oldest: impl Fn() -> bool,
+    ) -> bool {
+        let (mut group, mut bytes, mut closed) = (Vec::new(), 0, false);
+        let mut next = first;
+        while let Some(command) = next {
+            match command {
+                Command::Write(write) => {
+                    bytes += write.batch.payload.len();
+                    group.push(write);
+                }
+                Command::Close => closed = true,
+            }
+            next = match bytes < GROUP_BYTES && !closed {
+                true => more.try_recv().ok(),
+                false => None,
+            };
+        }
+        if !group.is_empty() {
+            if self.store.usage().when_full() == WhenFull::DropOldest {
+                self.make_room(&group, &drop_oldest);
+            }
+            let written = self.write(&group);
+            let heads = self.heads(&group, &written);
+            told(written);
+            self.note_heads(heads);
+        }
+        closed
     }
 
     /// What is to be said of the written batches beside their segments.
@@ -290,7 +301,7 @@ impl Writer {
     }
 
     /// Notes what is drained, gives up a segment with nothing in it, removes what is drained.
-    fn tidy(&mut self, last: bool) {
+    pub(super) fn tidy(&mut self, last: bool) {
         if let Some(active) = &self.active
             && (last || self.store.is_idle(active.number))
         {

@@ -28,6 +28,8 @@ enum Inner {
     Plain(TcpStream),
     /// Boxed: it is many times as large.
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(feature = "sim")]
+    Simulated(crate::sim::Stream),
 }
 
 impl Stream {
@@ -35,6 +37,13 @@ impl Stream {
     #[must_use]
     pub fn plain(stream: TcpStream) -> Self {
         Self(Inner::Plain(stream))
+    }
+
+    /// One that no socket has.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn simulated(stream: crate::sim::Stream) -> Self {
+        Self(Inner::Simulated(stream))
     }
 
     pub(super) fn tls(stream: TlsStream<TcpStream>) -> Self {
@@ -51,6 +60,8 @@ impl AsyncRead for Stream {
         match &mut self.get_mut().0 {
             Inner::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Inner::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
+            #[cfg(feature = "sim")]
+            Inner::Simulated(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -64,6 +75,8 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().0 {
             Inner::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Inner::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
+            #[cfg(feature = "sim")]
+            Inner::Simulated(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -75,6 +88,8 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().0 {
             Inner::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Inner::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, slices),
+            #[cfg(feature = "sim")]
+            Inner::Simulated(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -82,6 +97,8 @@ impl AsyncWrite for Stream {
         match &self.0 {
             Inner::Plain(stream) => stream.is_write_vectored(),
             Inner::Tls(stream) => stream.is_write_vectored(),
+            #[cfg(feature = "sim")]
+            Inner::Simulated(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -89,6 +106,8 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().0 {
             Inner::Plain(stream) => Pin::new(stream).poll_flush(context),
             Inner::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
+            #[cfg(feature = "sim")]
+            Inner::Simulated(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -96,6 +115,8 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().0 {
             Inner::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Inner::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
+            #[cfg(feature = "sim")]
+            Inner::Simulated(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }
