@@ -1,6 +1,6 @@
 //! Into HDFS: every line in exactly one whole file, whoever is killed at which step.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tributary_tests::{
@@ -49,6 +49,7 @@ fn must_deliver(cluster: &Cluster, hdfs: &Hdfs, written: &Written) -> Result<()>
     }
 }
 
+/// Meanwhile other settings come: the destination ends and begins anew, with what it had begun.
 #[test]
 fn every_line_is_in_one_whole_file_of_hdfs() -> Result<()> {
     scratch::scenario("hdfs-grow", |folder| {
@@ -58,10 +59,25 @@ fn every_line_is_in_one_whole_file_of_hdfs() -> Result<()> {
         let mut random = fastrand::Rng::with_seed(3);
         let ways = [Rotation::Rename];
         let schedule = Schedule::random(20_000, 8_000, 2, &ways, &mut random);
-        let writer = Background::start(writer, schedule).finish()?;
+        let writer = Background::start(writer, schedule);
+        until_files(&cluster, 1)?;
+        let config = fs::read_to_string(cluster.bus.folder().join("config.toml"))?;
+        cluster
+            .bus
+            .reload(&config.replace("after = \"1s\"", "after = \"2s\""))?;
+        let writer = writer.finish()?;
         must_deliver(&cluster, hdfs, writer.written())?;
+        let log = cluster.bus.log()?;
+        ensure!(log.contains("the new configuration counts"), "{log}");
         cluster.stop()
     })
+}
+
+/// Waits until so many files are complete.
+fn until_files(cluster: &Cluster, files: u64) -> Result<()> {
+    let look = || Ok(destination(cluster)?["files"]["completed_last_hour"].as_u64());
+    let enough = |seen: &Option<u64>| seen.is_some_and(|seen| seen >= files);
+    poll::until_seen("complete files", SETTLE_LIMIT, look, enough).map(drop)
 }
 
 /// The bus is killed when a file stands at each step of its way; the next life, that settles what was
