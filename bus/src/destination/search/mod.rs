@@ -27,6 +27,8 @@ mod flow;
 mod link;
 mod nodes;
 mod template;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod worker;
 
