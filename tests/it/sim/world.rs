@@ -22,7 +22,7 @@ use tributary_common::{
 use super::oracle::Oracle;
 
 /// The trouble lasts so long.
-const TROUBLE: Duration = Duration::from_secs(9);
+const TROUBLE: Duration = Duration::from_secs(5);
 /// When it is over, all is delivered within this.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20 * 60);
 /// A clock is wrong by up to so much.
