@@ -147,13 +147,7 @@ fn a_standby_cluster_takes_over_and_gives_back_and_every_line_lies_in_one_of_the
         };
         let mut cluster = layout.agent(&[glob_of(&writer)]).start()?;
         let config = fs::read_to_string(cluster.bus.folder().join("config.toml"))?;
-        let to = "to = [{ destination = \"main\" }]";
-        let standby = format!(
-            "to = [{{ destination = \"main\", standby = [\"b\"] }}]\n[[destination]]\nname = \"b\"\n\
-             kind = \"kafka\"\nbootstrap = [{:?}]\n",
-            second.bootstrap()
-        );
-        let config = config.replace(to, &standby);
+        let config = with_standby(&config, second);
         reload(&mut cluster.bus, &config)?;
         write_until(&cluster, &mut writer, "main")?;
         poll::until("lines in the first cluster", SOON, || {
@@ -168,9 +162,14 @@ fn a_standby_cluster_takes_over_and_gives_back_and_every_line_lies_in_one_of_the
         write_until(&cluster, &mut writer, "b")?;
         let is = if seed % 2 == 0 { "down" } else { "hanging" };
         let look = || state_of(&cluster, "main");
-        poll::until_seen(&format!("main to be called {is}"), SOON, look, |state| state == is)?;
+        poll::until_seen(&format!("main to be called {is}"), SOON, look, |state| {
+            state == is
+        })?;
         // What the first one was given lies on the disk by now, and goes on to the same cluster.
-        let others = config.replace("options = {", "options = { \"socket.timeout.ms\" = \"20000\"");
+        let others = config.replace(
+            "options = {",
+            "options = { \"socket.timeout.ms\" = \"20000\"",
+        );
         ensure!(others != config, "{config}");
         reload(&mut cluster.bus, &others)?;
         for _part in 0..20 {
@@ -202,4 +201,83 @@ fn a_standby_cluster_takes_over_and_gives_back_and_every_line_lies_in_one_of_the
         cluster.stop()
     })
     .map(drop)
+}
+
+/// A bus is killed at random moments around the switch to a standby cluster and around the way back. What was on
+/// its way to a cluster that did not answer may lie in both (ADR 0023): no more than an agent has under way.
+#[test]
+fn a_bus_killed_while_it_switches_to_a_standby_and_back_loses_nothing() -> Result<()> {
+    let mut first = Kafka::start(&scratch::create("kafka-switching")?)?;
+    let second = kafka::shared()?;
+    for_each_seed("switching", 2, |seed, folder| {
+        let topic = topic_name("switching", seed);
+        first.create_topic(&topic, 2)?;
+        second.create_topic(&topic, 2)?;
+        let writer = Writer::new(&folder.join("logs"), 1, seed)?;
+        let layout = Layout::new(folder, &topic).delivers_to(&first.bootstrap(), &[]);
+        let layout = match seed % 4 {
+            0 | 3 => layout.verbatim(),
+            _ => layout,
+        };
+        let mut cluster = layout.agent(&[glob_of(&writer)]).start()?;
+        let config = fs::read_to_string(cluster.bus.folder().join("config.toml"))?;
+        reload(&mut cluster.bus, &with_standby(&config, second))?;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut moment = |most| std::thread::sleep(Duration::from_millis(random.u64(0..most)));
+        let schedule = Schedule {
+            lines: 12_000,
+            per_second: 500,
+            rotations: Vec::new(),
+        };
+        let background = Background::start(writer, schedule);
+        moment(2_000);
+        match seed % 2 {
+            0 => first.kill()?,
+            _ => first.pause()?,
+        }
+        moment(9_000);
+        cluster.bus.kill_and_start()?;
+        until_used(&cluster, "b")?;
+        match seed % 2 {
+            0 => first.restart()?,
+            _ => first.resume()?,
+        }
+        moment(12_000);
+        cluster.bus.kill_and_start()?;
+        let written = [background.finish()?.written().clone()];
+        let lines = written[0].lines();
+        let look = || ledger::topic(cluster.manager.admin(), &topic);
+        let counts = poll::until_seen("every line to be delivered", SETTLE_LIMIT, look, |seen| {
+            [seen.read, seen.delivered] == [lines; 2] && seen.in_flight == 0
+        })?;
+        let places = [first.read_all(&topic)?, second.read_all(&topic)?].concat();
+        let verdict = Verdict::on_kafka(&written, &places);
+        say(&format!("switching {seed}: {verdict:?}, {counts:?}"));
+        ensure!(
+            [verdict.missing, verdict.foreign, verdict.corrupt] == [0; 3]
+                && verdict.doubled < lines / 4
+                && counts.unexplained == 0,
+            "{verdict:?} {counts:?}"
+        );
+        cluster.stop()
+    })
+    .map(drop)
+}
+
+/// The configuration with a cluster that stands in for the only one.
+fn with_standby(config: &str, second: &Kafka) -> String {
+    let to = "to = [{ destination = \"main\" }]";
+    let standby = format!(
+        "to = [{{ destination = \"main\", standby = [\"b\"] }}]\n[[destination]]\nname = \"b\"\n\
+         kind = \"kafka\"\nbootstrap = [{:?}]\n",
+        second.bootstrap()
+    );
+    config.replace(to, &standby)
+}
+
+/// Waits until the bus says that the route uses a destination.
+fn until_used(cluster: &Cluster, uses: &str) -> Result<()> {
+    let look = || Ok(cluster.bus.status()?["routes_with_standby"][0]["uses"].clone());
+    let what = format!("the route to use {uses}");
+    poll::until_seen(&what, SETTLE_LIMIT, look, |now| *now == uses).map(drop)
 }
