@@ -421,6 +421,18 @@ pub const TABLE: &[Metric] = &[
         "Acknowledged bytes that somebody else removed from files of a destination.",
     ),
     counter(
+        "tributary_bus_files_total",
+        Unit::Count,
+        &["destination"],
+        "Files that are complete in HDFS.",
+    ),
+    counter(
+        "tributary_bus_files_failed_total",
+        Unit::Count,
+        &["destination"],
+        "Files in HDFS that failed and were taken away; their batches come again.",
+    ),
+    counter(
         "tributary_bus_journal_damaged_bytes_total",
         Unit::Bytes,
         &[],
