@@ -164,14 +164,15 @@ impl Cutter {
     /// What the peer has not got by now it shall not get when the connection is closed; else the
     /// kernel goes on sending it for a quarter of an hour, and a peer that was cut off takes it twice.
     pub fn cut(&self) {
-        let socket = match &self.0 {
-            Hold::Socket(socket) => socket,
+        match &self.0 {
+            Hold::Socket(socket) => {
+                let linger = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+                if let Err(error) = linger {
+                    tracing::debug!(%error, "a connection was gone before it was cut");
+                }
+            }
             #[cfg(feature = "sim")]
-            Hold::Simulated(cutter) => return cutter.cut(),
-        };
-        let linger = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
-        if let Err(error) = linger {
-            tracing::debug!(%error, "a connection was gone before it was cut");
+            Hold::Simulated(cutter) => cutter.cut(),
         }
     }
 }
