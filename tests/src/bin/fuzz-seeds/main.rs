@@ -51,7 +51,16 @@ fn main() -> Result<()> {
         batches.into_iter().map(|b| b.payload.to_vec()).collect(),
     )?;
     save(folder, "framing", framing())?;
-    save(folder, "checkpoint", vec![checkpoint(1)?, checkpoint(2)?])
+    save(folder, "checkpoint", vec![checkpoint(1)?, checkpoint(2)?])?;
+    save(folder, "session", steps(200))?;
+    save(folder, "catalogue", steps(40))
+}
+
+/// Some sequences of things that happen; the targets give each byte its meaning.
+fn steps(bytes: usize) -> Vec<Vec<u8>> {
+    let mut random = fastrand::Rng::with_seed(1);
+    let some = |_no| (0..bytes).map(|_byte| random.u8(..)).collect();
+    (0..8).map(some).collect()
 }
 
 fn save(folder: &Path, target: &str, inputs: Vec<Vec<u8>>) -> Result<()> {
