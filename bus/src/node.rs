@@ -5,7 +5,7 @@
 //! [`crate::session`], [`crate::lines`]).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -30,6 +30,7 @@ use crate::{
     journal::Journal,
     moving::Moving,
     order::Gate,
+    pins::Pins,
     quota::Quotas,
     report::Ledger,
     route::Branch,
@@ -54,10 +55,6 @@ pub(crate) struct Identity {
     /// The agent id of the batches that it cuts itself from lines requests.
     pub(crate) lines_agent: AgentId,
 }
-
-/// Batches that are remembered to be tried at the same destination again: more than agents have on their
-/// way to a node.
-const MAX_PINS: usize = 1_000_000;
 
 /// Where a batch goes.
 #[derive(Debug)]
@@ -93,9 +90,8 @@ pub(crate) struct Node {
     routing: RwLock<Arc<Routing>>,
     /// What is on its way by rules that counted before.
     moving: Moving,
-    /// Batches that were given to one of several destinations that stand in for each other, and failed: it
-    /// may have them. By the destination's place.
-    pins: Mutex<HashMap<BatchId, usize>>,
+    /// Batches that failed at one of several destinations.
+    pins: Mutex<Pins>,
     /// Batches that were acknowledged as spilled and are not delivered everywhere.
     unfinished: Mutex<Unfinished>,
     flights: Flights,
@@ -124,7 +120,7 @@ impl Node {
             config: Mutex::default(),
             routing: RwLock::new(Arc::new(routing)),
             moving: Moving::default(),
-            pins: Mutex::default(),
+            pins: Mutex::new(Pins::new(Instant::now())),
             unfinished: Mutex::new(unfinished),
             flights: Flights::default(),
             tallies: Tallies::default(),
@@ -262,9 +258,14 @@ impl Node {
         })
     }
 
-    fn pins(&self) -> MutexGuard<'_, HashMap<BatchId, usize>> {
-        // A map is whole after every line, so a panic elsewhere leaves it usable.
+    fn pins(&self) -> MutexGuard<'_, Pins> {
+        // Its changes are whole, so a panic elsewhere leaves it usable.
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what failed long ago, and does not come again.
+    pub(crate) fn forget_pins(&self, now: Instant) {
+        self.pins().tick(now);
     }
 
     /// Which of a branch's destinations may have the batch, since it was given to it and failed.
@@ -272,7 +273,7 @@ impl Node {
         if branch.standby.is_empty() {
             return None;
         }
-        let &place = self.pins().get(&batch)?;
+        let place = self.pins().get(batch)?;
         branch.places().position(|one| one == place)
     }
 
@@ -284,12 +285,8 @@ impl Node {
         let Some(place) = way.pins else { return };
         let mut pins = self.pins();
         match settled {
-            Err(Failure::Unavailable(_)) => {
-                if pins.len() < MAX_PINS {
-                    pins.insert(batch, place);
-                }
-            }
-            Ok(_) | Err(Failure::Rejected(..)) => drop(pins.remove(&batch)),
+            Err(Failure::Unavailable(_)) => pins.insert(batch, place),
+            Ok(_) | Err(Failure::Rejected(..)) => pins.remove(batch),
         }
     }
 

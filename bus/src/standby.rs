@@ -27,6 +27,7 @@ pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
 
 /// One look.
 pub(crate) fn look(node: &Node, now: Instant) {
+    node.forget_pins(now);
     let routing = node.routing();
     for (site, _leaving) in routing.sites() {
         site.look(now);
