@@ -171,6 +171,7 @@ impl Reports {
             facts: std::mem::take(&mut telling.facts),
             duplicates: Vec::new(),
             losses,
+            letters: Vec::new(),
             held: std::mem::take(&mut telling.held),
             health: Health {
                 software: software(),

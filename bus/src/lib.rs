@@ -33,7 +33,7 @@ mod balance;
 mod breaker;
 mod budget;
 pub mod config;
-mod dead;
+pub mod dead;
 mod dedupe;
 mod destination;
 mod done;

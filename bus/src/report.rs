@@ -2,7 +2,8 @@
 //!
 //! Facts gather in the [`Ledger`] as runs of sequence numbers; once a second a report is made of
 //! them and sent until it is answered. Delivered facts of the lines requests have no agent to tell
-//! them, so what the manager may not have is also in the journal and told again after a restart.
+//! them, so what the manager may not have is also in the journal and told again after a restart. What became
+//! of dead letters is taken from where they are kept (see [`crate::dead`]).
 //! The data path never waits for any of it: when the manager is away for long, the oldest facts
 //! fall off, counted; the agents hold the durable ones.
 //!
@@ -22,12 +23,13 @@ use tributary_common::{
     http::Client,
     ids::{BatchId, Epoch, StreamId, Topic},
     report::{
-        Duplicates, Fact, Health, Hop, Loss, Lost, REPORTS_PATH, Report, ReportAnswer, Reporter,
-        Run,
+        DestinationHealth, Duplicates, Fact, Health, Hop, Loss, Lost, REPORTS_PATH, Report,
+        ReportAnswer, Reporter, Run,
     },
 };
 
 use crate::{
+    dead::Letters,
     journal::{format::Record, memory::Untold, now_ms},
     node::Node,
 };
@@ -42,6 +44,8 @@ const MAX_WAITING_BATCHES: usize = 500_000;
 const MAX_DUPLICATE_MINUTES: usize = 100_000;
 /// The most losses of one report.
 const MAX_LOSSES_A_REPORT: usize = 5_000;
+/// The most dead letters of a destination in one report: 2 MiB where each is of another batch.
+const MAX_LETTERS_A_REPORT: usize = 10_000;
 /// How long the manager may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -325,7 +329,18 @@ pub(crate) async fn run(
     loop {
         let stopping = stop.run_until_cancelled(sleep(EVERY)).await.is_none();
         number += 1;
-        let (report, marked) = compose(&node, number).await;
+        let letters: Vec<Arc<Letters>> = {
+            let routing = node.routing();
+            let sites = routing.sites();
+            sites
+                .filter_map(|(site, _leaving)| site.letters.clone())
+                .collect()
+        };
+        let (mut report, marked) = compose(&node, number).await;
+        let taken = letters
+            .iter()
+            .map(|letters| letters.take_untold(MAX_LETTERS_A_REPORT));
+        report.letters = taken.flatten().collect();
         let body = serde_json::to_vec(&report)?;
         while let Err(error) = send(&mut client, &body, number).await {
             if failing_since.is_none() {
@@ -350,6 +365,7 @@ pub(crate) async fn run(
         for lost in &report.losses {
             node.loss_told(lost.batch);
         }
+        let all_told = letters_told(&letters);
         if marked {
             let number = mark(&node, number);
             node.journal.commit(
@@ -358,10 +374,16 @@ pub(crate) async fn run(
                 Box::new(|_written| {}),
             );
         }
-        if stopping && node.ledger.is_empty() {
+        if stopping && node.ledger.is_empty() && all_told {
             return Ok(());
         }
     }
+}
+
+/// The manager has what a report said of these letters. Whether it has heard of all.
+fn letters_told(letters: &[Arc<Letters>]) -> bool {
+    letters.iter().for_each(|letters| letters.told());
+    letters.iter().all(|letters| letters.is_told())
 }
 
 /// Marks the journal, then takes the facts: whatever was noted before the mark is in this report
@@ -396,6 +418,7 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
         facts,
         duplicates,
         losses,
+        letters: Vec::new(),
         held: Vec::new(),
         health: Health {
             software: concat!("tributary-bus ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -406,7 +429,10 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
             destinations: node
                 .routing()
                 .sites()
-                .map(|(site, _leaving)| site.destination.health())
+                .map(|(site, _leaving)| DestinationHealth {
+                    dead: site.letters.as_ref().map(|letters| letters.health()),
+                    ..site.destination.health()
+                })
                 .collect(),
         },
     };

@@ -164,6 +164,8 @@ pub(crate) struct Workshop {
     dir: PathBuf,
     /// Where dead letters are, and how many bytes of them a destination may have.
     dead: (PathBuf, u64),
+    /// There is a manager that is told of them.
+    told: bool,
     /// The disk that all spills share; none where there is no spill.
     usage: Option<Arc<Usage>>,
 }
@@ -188,6 +190,7 @@ impl Workshop {
             memory: config.limits.memory,
             dir,
             dead: (config.data_dir.join("dead"), config.dead.max),
+            told: config.manager.is_some(),
             usage,
         })
     }
@@ -239,7 +242,7 @@ impl Workshop {
             }
             DestinationKind::Search(cluster) => {
                 let (dir, max) = &self.dead;
-                let kept = Arc::new(Letters::open(dir, name, *max)?);
+                let kept = Arc::new(Letters::open(dir, name, *max, self.told)?);
                 letters = Some(Arc::clone(&kept));
                 Search::start(name, cluster, &kept, &self.journal).map(Destination::Search)
             }

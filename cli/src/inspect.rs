@@ -1,4 +1,5 @@
-//! `tributary inspect PATH`: what is in a checkpoint, a spool, a bus journal or spill, or a file of captured frames.
+//! `tributary inspect PATH`: what is in a checkpoint, a spool, a bus's journal, spill or dead letters, or a file
+//! of captured frames.
 //!
 //! Offline and read only: it never locks, repairs or writes. The kind of a file is told by its
 //! magic, of a folder by what it holds. Not for: a running daemon (ask its `/status`).
@@ -71,6 +72,15 @@ pub(crate) enum What {
         #[arg(short, long, value_enum, default_value = "text")]
         output: Format,
     },
+    /// What a bus keeps of records that a destination refuses for good: by topic and reason, with times.
+    /// Fails when the file is damaged.
+    Dead {
+        /// `<data_dir>/dead`, or the folder of one destination in it.
+        dir: PathBuf,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Format,
+    },
 }
 
 impl What {
@@ -97,6 +107,7 @@ impl What {
                 verify,
                 output,
             } => spill(dir, *verify, *output),
+            Self::Dead { dir, output } => dead(dir, *output),
         }
     }
 }
@@ -145,12 +156,46 @@ fn spill(dir: &Path, verify: bool, format: Format) -> anyhow::Result<()> {
         );
     }
     let found = tributary_bus::spill::inspect::inspect(dir, verify)?;
-    let value = serde_json::to_value(&found)?;
-    match format {
-        Format::Text => print_tree(&value, 0),
-        Format::Json => out::line(serde_json::to_string_pretty(&value)?),
+    print(
+        dir,
+        &serde_json::to_value(&found)?,
+        found.is_sound(),
+        format,
+    )
+}
+
+/// Prints dead letters.
+///
+/// # Errors
+/// When they cannot be read, or are damaged.
+fn dead(dir: &Path, format: Format) -> anyhow::Result<()> {
+    if !tributary_bus::dead::inspect::is_dead(dir)? {
+        bail!(
+            "{} has no dead letters; name a bus's <data_dir>/dead, or a folder in it",
+            dir.display()
+        );
     }
-    match found.is_sound() {
+    let found = tributary_bus::dead::inspect::inspect(dir)?;
+    print(
+        dir,
+        &serde_json::to_value(&found)?,
+        found.is_sound(),
+        format,
+    )
+}
+
+/// Prints what is in a folder, and fails when it is damaged.
+fn print(
+    dir: &Path,
+    value: &serde_json::Value,
+    is_sound: bool,
+    format: Format,
+) -> anyhow::Result<()> {
+    match format {
+        Format::Text => print_tree(value, 0),
+        Format::Json => out::line(serde_json::to_string_pretty(value)?),
+    }
+    match is_sound {
         true => Ok(()),
         false => bail!("{} is damaged, see above", dir.display()),
     }
@@ -180,8 +225,12 @@ fn folder(path: &Path) -> anyhow::Result<serde_json::Value> {
         let found = tributary_bus::spill::inspect::inspect(path, false)?;
         return Ok(serde_json::to_value(found)?);
     }
+    if tributary_bus::dead::inspect::is_dead(path)? {
+        let found = tributary_bus::dead::inspect::inspect(path)?;
+        return Ok(serde_json::to_value(found)?);
+    }
     bail!(
-        "{} holds no agent's checkpoint or spool and no bus's journal or spill; name a state_dir, a data_dir, \
+        "{} holds no agent's checkpoint or spool and no bus's journal, spill or dead letters; name a state_dir, a data_dir, \
          or a folder or file in one of them",
         path.display()
     )

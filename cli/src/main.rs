@@ -43,7 +43,7 @@ enum Command {
         #[arg(long)]
         part: Option<check::Part>,
     },
-    /// Look into what an agent's tasks match, a checkpoint, a bus's journal or spill, or a file of captured frames; offline.
+    /// Look into what an agent's tasks match, a checkpoint, a bus's journal, spill or dead letters, or a file of captured frames; offline.
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Inspect {
         /// What to look at by the configuration.

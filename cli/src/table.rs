@@ -30,12 +30,19 @@ pub(crate) struct Counts {
     pub(crate) dropped: i64,
     pub(crate) doubled: i64,
     pub(crate) unexplained: i64,
+    /// In the dead letters of a destination.
+    #[serde(default)]
+    pub(crate) dead: i64,
+    /// Given up there.
+    #[serde(default)]
+    pub(crate) purged: i64,
 }
 
 impl Counts {
-    /// Records that will not arrive: dropped with a reason, or without an explanation.
+    /// Records that will not arrive: dropped with a reason, purged from the dead letters, or without an
+    /// explanation.
     pub(crate) fn lost(&self) -> i64 {
-        self.dropped + self.unexplained.max(0)
+        self.dropped + self.purged + self.unexplained.max(0)
     }
 }
 
@@ -119,18 +126,21 @@ pub(crate) fn sum(topics: &[TopicCounts]) -> Counts {
             dropped: sum.dropped + row.dropped,
             doubled: sum.doubled + row.doubled,
             unexplained: sum.unexplained + row.unexplained,
+            dead: sum.dead + row.dead,
+            purged: sum.purged + row.purged,
         })
 }
 
 /// Refused records are still held by their agent: they count as in flight until somebody acts.
-/// What is spilled stands in its own column only: it is in flight, and safe.
+/// So do dead letters, which a bus node keeps. What is spilled stands in its own column only: it is in
+/// flight, and safe.
 fn cells(counts: &Counts) -> [String; 7] {
     [
         counts.read,
         counts.sent,
         counts.delivered,
         counts.spilled,
-        counts.in_flight - counts.spilled + counts.refused,
+        counts.in_flight - counts.spilled + counts.refused + counts.dead,
         counts.lost(),
         counts.doubled,
     ]
@@ -154,7 +164,7 @@ impl Screen {
                 out::count(all.sent),
                 out::count(all.delivered),
                 out::count(all.spilled),
-                out::count(all.in_flight - all.spilled + all.refused),
+                out::count(all.in_flight - all.spilled + all.refused + all.dead),
                 out::count(all.lost()),
                 out::count(all.doubled),
             ));
@@ -208,9 +218,10 @@ mod tests {
         let counts = Counts {
             dropped: 2,
             unexplained: 3,
+            purged: 1,
             ..Counts::default()
         };
-        assert_eq!(counts.lost(), 5);
+        assert_eq!(counts.lost(), 6);
         assert_eq!(
             Counts {
                 unexplained: -3,

@@ -25,6 +25,7 @@
 //! | checkpoint | the agent's durable record of cuts, acks and watermarks | |
 //! | lane | one route's way through a bus node: deliver, spill, drain | |
 //! | spill, drain | write to the bus node's disk because the destination takes nothing; deliver that later, behind live traffic | |
+//! | dead letter | a record that a destination refuses for good, kept by a bus node until it is replayed or purged | [`report::DeadRecords`] |
 //! | receipt | what became of a batch at the bus: delivered (where), duplicate, spilled, refused (why) | [`wire::Receipt`] |
 //! | fact | what one hop did with one batch, with the batch's identity; stating it twice changes nothing | [`report::Fact`] |
 //! | ledger | the accounts: per topic, event minute and hop, what came in, went out, was lost, doubled | |

@@ -101,6 +101,45 @@ pub struct Duplicates {
     pub minutes: Vec<MinuteCount>,
 }
 
+/// What became of a record that a destination refuses for good. It goes up, never down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LetterState {
+    /// A bus node keeps it with its reason: it is not delivered.
+    Dead,
+    /// An operator gave it up: it is lost on purpose.
+    Purged,
+    /// The destination has taken it after all: it is delivered.
+    Replayed,
+}
+
+/// Records of one event minute, by their places in their batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MinutePlaces {
+    /// Minutes since 1970.
+    pub minute: u32,
+    /// Places as `(first, end)`, the first record of a batch being 0; ascending.
+    pub places: Vec<(u32, u32)>,
+}
+
+/// Records of one batch that a destination refuses for good, and what became of them. By their places, so
+/// that a record counts once, however often it is told and on however many nodes it died; where several
+/// states of a record are told the highest one counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadRecords {
+    /// Which destination.
+    pub destination: Name,
+    /// The batch's topic.
+    pub topic: Topic,
+    /// The batch.
+    #[serde(flatten)]
+    pub batch: BatchId,
+    /// What became of them.
+    pub state: LetterState,
+    /// Which records.
+    pub minutes: Vec<MinutePlaces>,
+}
+
 /// Why an agent still holds batches that it has cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -219,6 +258,39 @@ pub struct DestinationHealth {
     pub state: String,
     /// Why, in words; empty when up.
     pub detail: String,
+    /// What it keeps of records that the destination refuses for good; none where it refuses none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead: Option<DeadHealth>,
+}
+
+/// The dead letters of one destination on one bus node, now.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DeadHealth {
+    /// How many.
+    pub letters: u64,
+    /// Their bytes on the disk.
+    pub bytes: u64,
+    /// The most bytes that there may be.
+    pub max_bytes: u64,
+    /// By topic and reason; only the largest groups where there are many.
+    pub groups: Vec<DeadGroup>,
+}
+
+/// Dead letters of one topic and reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadGroup {
+    /// The topic.
+    pub topic: Topic,
+    /// The first word of what the destination said.
+    pub reason: String,
+    /// What it answered, as a status of HTTP.
+    pub status: u16,
+    /// How many.
+    pub letters: u64,
+    /// When the first of them died, in ms since 1970 by the node's clock.
+    pub first_ms: u64,
+    /// When one of them was refused last.
+    pub last_ms: u64,
 }
 
 /// How the reporter is.
@@ -260,6 +332,10 @@ pub struct Report {
     pub duplicates: Vec<Duplicates>,
     /// Losses since the last report.
     pub losses: Vec<Lost>,
+    /// Bus only: what became of records that destinations refuse for good, since the last report; after a
+    /// restart once more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub letters: Vec<DeadRecords>,
     /// Agent only: everything that it holds now, consistent with `facts`: each batch with a Read
     /// fact up to this report is either here or has a Delivered fact up to this report.
     pub held: Vec<Held>,
@@ -299,5 +375,29 @@ mod tests {
             r#"{"hop":"read","topic":"web","stream":1,"epoch":2,"first_seq":3,"batches":[[{"minute":4,"records":5}]]}"#
         );
         assert_eq!(serde_json::from_str::<Fact>(&json).unwrap(), fact);
+    }
+
+    #[test]
+    fn letters_are_flat_json() {
+        let letters = DeadRecords {
+            destination: Name::new("es").unwrap(),
+            topic: Topic::new("web").unwrap(),
+            batch: BatchId {
+                stream: StreamId(u64::MAX),
+                epoch: Epoch(2),
+                seq: 3,
+            },
+            state: LetterState::Dead,
+            minutes: vec![MinutePlaces {
+                minute: 4,
+                places: vec![(0, 1), (5, 7)],
+            }],
+        };
+        let json = serde_json::to_string(&letters).unwrap();
+        assert_eq!(
+            json,
+            r#"{"destination":"es","topic":"web","stream":18446744073709551615,"epoch":2,"seq":3,"state":"dead","minutes":[{"minute":4,"places":[[0,1],[5,7]]}]}"#
+        );
+        assert_eq!(serde_json::from_str::<DeadRecords>(&json).unwrap(), letters);
     }
 }

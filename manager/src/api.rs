@@ -1,6 +1,7 @@
 //! The API under `/api/v1`: one file per thing, each with its query, its answer and thin handlers.
 //! Paths stand in [`crate::router`].
 
+pub(crate) mod dead;
 pub(crate) mod error;
 pub(crate) mod extract;
 pub(crate) mod live;

@@ -11,7 +11,7 @@ use axum::{
 use tributary_common::report::REPORTS_PATH;
 
 use crate::{
-    api::{error::ApiError, live, losses, nodes, openapi, reports, system, topics},
+    api::{dead, error::ApiError, live, losses, nodes, openapi, reports, system, topics},
     app::App,
     console,
 };
@@ -24,6 +24,7 @@ pub(crate) fn routes(app: App) -> Router {
         ("/api/v1/topics/{topic}", get(topics::show)),
         ("/api/v1/topics/{topic}/counts", get(topics::counts)),
         ("/api/v1/losses", get(losses::list)),
+        ("/api/v1/dead", get(dead::list)),
         ("/api/v1/nodes", get(nodes::list)),
         ("/api/v1/live", get(live::events)),
         (REPORTS_PATH, post(reports::take)),

@@ -2,6 +2,7 @@
 
 pub(crate) mod intake;
 pub(crate) mod ledger;
+pub(crate) mod letters;
 pub(crate) mod live;
 pub(crate) mod range;
 pub(crate) mod rates;

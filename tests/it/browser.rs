@@ -3,11 +3,17 @@
 //!
 //! What is looked at stands in `manager/console/e2e`; this starts what it looks at.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use tributary_tests::{
     child::{Child, Plan},
+    http,
     kafka::free_port,
     ledger,
     product::{self, Node, Part},
@@ -20,6 +26,8 @@ const WEB: u64 = 2_500;
 const ORDERS: u64 = 700;
 /// Lines of 2024, one a second.
 const OLD: u64 = 450;
+/// Records of a topic that a bus node elsewhere tells of; what is dead of them, and given up.
+const REFUSED: [u64; 3] = [1_000, 40, 2];
 
 #[test]
 fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
@@ -45,16 +53,22 @@ fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
         ledger::must_agree(&address, "archive.old", OLD, LIMIT)?;
         ledger::must_agree(&address, "web.access", WEB, LIMIT)?;
         ledger::must_agree(&address, "shop.orders", ORDERS, LIMIT)?;
+        tell_dead_letters(&address)?;
 
         let shots = folder.join("shots");
         fs::create_dir_all(&shots)?;
         let expected = format!("{{\"web.access\":{WEB},\"shop.orders\":{ORDERS}}}");
+        let [records, dead, purged] = REFUSED;
+        let refused = json!({ "shop.refused": {
+            "read": records, "delivered": records - dead - purged, "dead": dead, "purged": purged, "unexplained": 0,
+        } });
         let said = Plan::new("npm")
             .args(["run", "--silent", "e2e"])
             .folder(&console)
             .env("TRIBUTARY_URL", format!("http://{address}"))
             .env("TRIBUTARY_EXPECT", expected)
             .env("TRIBUTARY_OLD", format!("{{\"archive.old\":{OLD}}}"))
+            .env("TRIBUTARY_DEAD", refused.to_string())
             .env("TRIBUTARY_GROW", web.path().display().to_string())
             .env("TRIBUTARY_SHOTS", shots.display().to_string())
             .env("CHROMIUM", chromium())
@@ -69,6 +83,64 @@ fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// Tells what an agent and a bus node would whose destination refuses some records for good.
+fn tell_dead_letters(manager: &str) -> Result<()> {
+    let [records, dead, purged] = REFUSED;
+    let now_ms = u64::try_from(UNIX_EPOCH.elapsed()?.as_millis())?;
+    let minute = now_ms / 60_000;
+    let batch = json!({ "topic": "shop.refused", "stream": 1, "epoch": 1, "seq": 1, "destination": "es-main" });
+    let letters = |state: &str, places: [u64; 2]| {
+        let mut letters = batch.clone();
+        letters["state"] = state.into();
+        letters["minutes"] = json!([{ "minute": minute, "places": [places] }]);
+        letters
+    };
+    let fact = |hop: &str| {
+        json!({
+            "hop": hop, "topic": "shop.refused", "stream": 1, "epoch": 1, "first_seq": 1,
+            "batches": [[{ "minute": minute, "records": records }]],
+        })
+    };
+    let group = json!({
+        "topic": "shop.refused", "reason": "mapper_parsing_exception", "status": 400, "letters": dead,
+        "first_ms": now_ms - 7_200_000, "last_ms": now_ms - 60_000,
+    });
+    let destination = json!({
+        "name": "es-main", "kind": "elasticsearch", "state": "up", "detail": "40 dead letters",
+        "dead": { "letters": dead, "bytes": 14_336, "max_bytes": 64 << 20, "groups": [group] },
+    });
+    let agent = json!({ "part": "agent", "id": "shop-9", "host": "shop-9", "zone": "dc2" });
+    let bus = json!({ "part": "bus", "id": "bus-9", "cluster": "dc2", "zone": "dc2" });
+    for (reporter, facts, letters, destinations) in [
+        (
+            agent,
+            json!([fact("read"), fact("sent")]),
+            json!([]),
+            json!([]),
+        ),
+        (
+            bus,
+            json!([fact("delivered")]),
+            json!([
+                letters("dead", [0, dead + purged]),
+                letters("purged", [dead, dead + purged])
+            ]),
+            json!([destination]),
+        ),
+    ] {
+        let report = json!({
+            "reporter": reporter, "epoch": 1, "number": 1, "sent_at_ms": now_ms, "facts": facts,
+            "duplicates": [], "losses": [], "letters": letters, "held": [],
+            "health": { "software": "test", "memory_bytes": 1, "destinations": destinations },
+        });
+        let kind = ["content-type: application/json"];
+        let body = serde_json::to_vec(&report)?;
+        let told = http::request(manager, "POST", "/api/v1/reports", &kind, &body)?;
+        ensure!(told.status == 200, "{}", told.text());
+    }
+    Ok(())
 }
 
 /// An agent that collects a file of long ago, with the times of its lines.

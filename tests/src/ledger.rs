@@ -23,12 +23,39 @@ pub struct Counts {
     #[serde(default)]
     pub doubled: u64,
     pub unexplained: i64,
+    #[serde(default)]
+    pub dead: u64,
+    #[serde(default)]
+    pub purged: u64,
+    #[serde(default)]
+    pub replayed: u64,
+}
+
+/// Records that were in the dead letters: how many still are, were given up, were replayed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words of the glossary in tributary-common")]
+pub struct Letters {
+    pub dead: u64,
+    pub purged: u64,
+    pub replayed: u64,
 }
 
 impl Counts {
     /// Whether every one of `records` went through every hop, and nothing is open or unexplained.
     #[must_use]
     pub fn all_went_through(&self, records: u64) -> bool {
+        self.all_but(records, Letters::default())
+    }
+
+    /// The same, but for records that are dead or given up; those replayed are among the delivered.
+    #[must_use]
+    pub fn all_but(&self, records: u64, letters: Letters) -> bool {
+        let Letters {
+            dead,
+            purged,
+            replayed,
+        } = letters;
+        let ends = [self.dead, self.purged, self.replayed] == [dead, purged, replayed];
         let Self {
             read,
             sent,
@@ -44,7 +71,7 @@ impl Counts {
             unexplained,
             ..
         } = *self;
-        [read, sent, received, delivered] == [records; 4]
+        ends && [read, sent, received, delivered + dead + purged] == [records; 4]
             && [in_flight, refused, dropped, doubled] == [0; 4]
             && unexplained == 0
     }
@@ -62,6 +89,9 @@ impl Counts {
         self.dropped += other.dropped;
         self.doubled += other.doubled;
         self.unexplained += other.unexplained;
+        self.dead += other.dead;
+        self.purged += other.purged;
+        self.replayed += other.replayed;
     }
 }
 
@@ -121,17 +151,31 @@ pub fn in_answer(text: &str, topic: &str) -> Result<Counts> {
 /// # Errors
 /// With the last counts, when that is not so within `limit`.
 pub fn must_agree(manager: &str, name: &str, records: u64, limit: Duration) -> Result<Counts> {
-    let what = format!("the ledger to count {records} records of {name} at every hop");
+    must_agree_but(manager, name, records, Letters::default(), limit)
+}
+
+/// The same, but for records that were in the dead letters.
+///
+/// # Errors
+/// With the last counts, when that is not so within `limit`.
+pub fn must_agree_but(
+    manager: &str,
+    name: &str,
+    records: u64,
+    letters: Letters,
+    limit: Duration,
+) -> Result<Counts> {
+    let what = format!("the ledger to count {records} records of {name} at every hop, {letters:?}");
     // A manager that is away or starting is waited for, too.
     let look = || Ok(topic(manager, name).map_err(|error| format!("{error:#}")));
     let good = |seen: &Result<Counts, String>| {
         seen.as_ref()
-            .is_ok_and(|counts| counts.all_went_through(records))
+            .is_ok_and(|counts| counts.all_but(records, letters))
     };
     let counts = poll::until_seen(&what, limit, look, good)?.map_err(anyhow::Error::msg)?;
     let from_minutes = minutes(manager, name)?;
     ensure!(
-        from_minutes.all_went_through(records),
+        from_minutes.all_but(records, letters),
         "the minutes of {name} do not sum up to {records}: {from_minutes:?}"
     );
     Ok(counts)

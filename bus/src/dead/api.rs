@@ -10,7 +10,7 @@ use tributary_common::{
     header::BatchHeader,
 };
 
-use super::{Filter, Gone, Letters, store::Card};
+use super::{Card, Filter, Gone, Letters};
 use crate::{destination::Destination, node::Node, site::Site};
 
 /// The most letters that are shown at once.

@@ -4,14 +4,23 @@
 //! | room | what for |
 //! |---|---|
 //! | [`mod@format`] | the bytes |
-//! | [`store`] | the file, and what is known of each letter |
+//! | [`card`] | what is known of a letter without reading it |
+//! | [`store`] | the file |
+//! | [`telling`] | what the manager has not heard of them |
+//! | [`inspect`] | letters in words, offline |
 //! | [`api`] | what an operator asks |
 //!
 //! Not for: batches that a destination refuses as a whole (their stream stands still, see
 //! [`crate::destination`]), batches that it takes later (see [`crate::spill`]).
 
 pub(crate) mod api;
+mod card;
 mod format;
+pub mod inspect;
 mod store;
+mod telling;
 
-pub(crate) use self::store::{Dead, Filter, Gone, Letters};
+pub(crate) use self::{
+    card::{Card, Filter},
+    store::{Dead, Gone, Letters},
+};

@@ -7,7 +7,9 @@
 //!
 //! # Operation
 //! Letters, and what becomes of them, are appended. When more than half of the file is of letters that
-//! are gone, it is written anew and takes the old one's place. About 150 bytes of memory per letter.
+//! are gone, it is written anew and takes the old one's place. What of them the manager has not heard is
+//! kept that long (see [`super::telling`]). About 250 bytes of memory per letter, and so many letters at
+//! most that it is some 50 MiB.
 //!
 //! Blocks on the disk: called by threads of destinations, and where an operator asks.
 
@@ -23,36 +25,22 @@ use anyhow::{Context as _, bail};
 use tributary_common::{
     disk::{self, AppendFile},
     header::BatchHeader,
-    ids::{BatchId, Name, Topic},
+    ids::{BatchId, Name},
+    report::{DeadGroup, DeadHealth, DeadRecords},
 };
 
-use super::format::{self, Entry, Letter};
+use super::{
+    card::{Card, Filter, grouped, kind_of},
+    format::{self, Entry, Letter},
+    telling::Telling,
+};
 
 /// The file in the destination's folder.
-const FILE: &str = "letters";
+pub(super) const FILE: &str = "letters";
 /// A file below this is not written anew.
 const MIN_REWRITE_BYTES: u64 = 1 << 20;
-
-/// What is known of a letter without reading it.
-#[derive(Debug, Clone)]
-pub(crate) struct Card {
-    /// Its number.
-    pub(crate) no: u64,
-    /// Its topic.
-    pub(crate) topic: Topic,
-    /// What the destination answered last.
-    pub(crate) status: u16,
-    /// The first word of its reason.
-    pub(crate) kind: Arc<str>,
-    /// When it died first and last, in ms since 1970.
-    pub(crate) first_ms: u64,
-    pub(crate) last_ms: u64,
-    /// How often it was refused.
-    pub(crate) tries: u32,
-    key: (BatchId, u32),
-    at: u64,
-    bytes: u32,
-}
+/// The most letters of a destination: each is known in memory.
+const MAX_LETTERS: usize = 200_000;
 
 /// A record that is to be kept.
 #[derive(Debug)]
@@ -63,24 +51,6 @@ pub(crate) struct Dead {
     pub(crate) payload: Vec<u8>,
     pub(crate) status: u16,
     pub(crate) reason: String,
-}
-
-/// Which letters are meant.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Filter {
-    pub(crate) topic: Option<String>,
-    pub(crate) reason: Option<String>,
-    pub(crate) no: Option<u64>,
-}
-
-impl Filter {
-    fn takes(&self, card: &Card) -> bool {
-        self.topic
-            .as_ref()
-            .is_none_or(|topic| card.topic.as_str() == topic)
-            && self.reason.as_ref().is_none_or(|kind| *card.kind == **kind)
-            && self.no.is_none_or(|no| card.no == no)
-    }
 }
 
 /// How a letter ended.
@@ -101,6 +71,10 @@ struct State {
     /// Bytes of letters that are not gone.
     live: u64,
     next: u64,
+    /// What the manager has not heard.
+    telling: Telling,
+    /// The letters by topic and reason, until they change.
+    groups: Option<Vec<DeadGroup>>,
 }
 
 /// The dead letters of a destination.
@@ -120,11 +94,12 @@ impl fmt::Debug for Letters {
 }
 
 impl Letters {
-    /// Opens the letters of a destination, at most so many bytes of them, in a folder below `dir`.
+    /// Opens the letters of a destination, at most so many bytes of them, in a folder below `dir`. `told`:
+    /// there is a manager that wants to hear of them; what is in the file is told it once more.
     ///
     /// # Errors
     /// A disk that does not answer, a file of another version: do not start.
-    pub(crate) fn open(dir: &Path, name: &Name, max: u64) -> anyhow::Result<Self> {
+    pub(crate) fn open(dir: &Path, name: &Name, max: u64, told: bool) -> anyhow::Result<Self> {
         let folder = dir.join(name.as_str());
         disk::create_dir_all(&folder)?;
         let path = folder.join(FILE);
@@ -150,6 +125,8 @@ impl Letters {
             kinds: HashMap::new(),
             live: 0,
             next: 1,
+            telling: Telling::new(name, told, max),
+            groups: None,
         };
         for (entry, at, bytes) in scanned.entries {
             state.apply(entry, (at, bytes));
@@ -214,6 +191,12 @@ impl Letters {
                 self.max
             );
         }
+        if new > 0 && state.cards.len() + new > MAX_LETTERS {
+            bail!(
+                "its dead letters are full: {} of {MAX_LETTERS} letters; replay or purge some",
+                state.cards.len()
+            );
+        }
         self.add(&mut state, entries)?;
         Ok(new)
     }
@@ -250,10 +233,7 @@ impl Letters {
     pub(crate) fn end(&self, which: &[u64], how: Gone) -> anyhow::Result<usize> {
         let mut state = self.lock();
         let there = which.iter().filter(|no| state.cards.contains_key(no));
-        let entries = there.map(|&no| match how {
-            Gone::Replayed => Entry::Replayed { no },
-            Gone::Purged => Entry::Purged { no },
-        });
+        let entries = there.map(|&no| ended(no, how));
         let entries: Vec<_> = entries.collect();
         let count = entries.len();
         if count > 0 {
@@ -295,6 +275,39 @@ impl Letters {
         self.max
     }
 
+    /// What the manager is told next, of at most so many letters.
+    pub(crate) fn take_untold(&self, most: usize) -> Vec<DeadRecords> {
+        let mut state = self.lock();
+        let State { cards, telling, .. } = &mut *state;
+        telling.take(most, |no| cards.get(&no))
+    }
+
+    /// The manager has what was taken last.
+    pub(crate) fn told(&self) {
+        self.lock().telling.told();
+    }
+
+    /// Whether the manager has heard of all.
+    pub(crate) fn is_told(&self) -> bool {
+        self.lock().telling.is_empty()
+    }
+
+    /// What is there now, in words for the manager.
+    pub(crate) fn health(&self) -> DeadHealth {
+        let mut state = self.lock();
+        let groups = match state.groups.take() {
+            Some(groups) => groups,
+            None => grouped(state.cards.values()),
+        };
+        state.groups = Some(groups.clone());
+        DeadHealth {
+            letters: state.cards.len() as u64,
+            bytes: state.live,
+            max_bytes: self.max,
+            groups,
+        }
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     fn gauges(&self, state: &State) {
         let name = || self.name.to_string();
@@ -304,50 +317,67 @@ impl Letters {
             .set(state.live as f64);
     }
 
-    /// Writes the file anew without what is gone, once that is more than half of it.
+    /// Writes the file anew without what is gone and told, once that is more than half of it.
     fn rewrite_when_empty(&self, state: &mut State) -> anyhow::Result<()> {
         let len = state.file.len();
-        if len < MIN_REWRITE_BYTES || state.live * 2 > len {
+        if len < MIN_REWRITE_BYTES || (state.live + state.telling.bytes()) * 2 > len {
             return Ok(());
         }
         let mut next = AppendFile::stage(&self.path.with_extension("new"))?;
         next.append(&format::file_header())?;
-        let mut moved = BTreeMap::new();
-        for card in state.cards.values() {
+        let State {
+            file,
+            cards,
+            telling,
+            ..
+        } = state;
+        let mut copy = |card: &mut Card, end: Option<Entry>| -> anyhow::Result<()> {
             let mut bytes = vec![0; card.bytes as usize];
-            state.file.file().read_exact_at(&mut bytes, card.at)?;
-            let at = next.append(&bytes)?;
-            let mut again = Vec::new();
-            if card.tries > 1 {
-                let entry = Entry::Again {
-                    no: card.no,
-                    status: card.status,
-                    reason: card.kind.to_string(),
-                    at_ms: card.last_ms,
-                };
-                format::encode(&entry, &mut again);
-                next.append(&again)?;
+            file.file().read_exact_at(&mut bytes, card.at)?;
+            if let Some(end) = end {
+                format::encode(&end, &mut bytes);
             }
-            moved.insert(card.no, at);
+            card.moved = next.append(&bytes)?;
+            Ok(())
+        };
+        // The ends come first: a record that came again after its end has a letter behind it.
+        for (&no, (how, card)) in telling.ended_mut() {
+            copy(card, Some(ended(no, *how)))?;
+        }
+        for card in cards.values_mut() {
+            let again = (card.tries > 1).then(|| Entry::Again {
+                no: card.no,
+                status: card.status,
+                reason: card.kind.to_string(),
+                at_ms: card.last_ms,
+            });
+            copy(card, again)?;
         }
         next.sync()?;
         next.rename(&self.path)?;
         if let Some(folder) = self.path.parent() {
             disk::sync_dir(folder)?;
         }
-        for (no, card) in &mut state.cards {
-            if let Some(at) = moved.get(no) {
-                card.at = *at;
-            }
+        let gone = telling.ended_mut().map(|(_no, (_how, card))| card);
+        for card in cards.values_mut().chain(gone) {
+            card.at = card.moved;
         }
         state.file = next;
         Ok(())
     }
 }
 
+/// The entry of an end.
+fn ended(no: u64, how: Gone) -> Entry {
+    match how {
+        Gone::Replayed => Entry::Replayed { no },
+        Gone::Purged => Entry::Purged { no },
+    }
+}
+
 impl State {
     fn kind(&mut self, reason: &str) -> Arc<str> {
-        let kind = reason.split(':').next().unwrap_or_default();
+        let kind = kind_of(reason);
         if let Some((kind, ())) = self.kinds.get_key_value(kind) {
             return Arc::clone(kind);
         }
@@ -360,31 +390,18 @@ impl State {
     }
 
     fn apply(&mut self, entry: Entry, (at, bytes): (u64, u32)) {
+        self.groups = None;
         match entry {
             Entry::Letter(letter) => {
                 self.next = self.next.max(letter.no + 1);
-                let Ok(header) = BatchHeader::decode(&letter.header) else {
+                let kind = self.kind(&letter.reason);
+                let Some(card) = Card::new(&letter, kind, (at, bytes)) else {
                     return;
                 };
-                let key = (header.id(), letter.at);
-                let kind = self.kind(&letter.reason);
                 self.live += u64::from(bytes);
-                self.known.insert(key, letter.no);
-                self.cards.insert(
-                    letter.no,
-                    Card {
-                        no: letter.no,
-                        topic: header.topic,
-                        status: letter.status,
-                        kind,
-                        first_ms: letter.first_ms,
-                        last_ms: letter.first_ms,
-                        tries: 1,
-                        key,
-                        at,
-                        bytes,
-                    },
-                );
+                self.known.insert(card.key, letter.no);
+                self.telling.died(letter.no);
+                self.cards.insert(letter.no, card);
             }
             Entry::Again {
                 no,
@@ -400,14 +417,18 @@ impl State {
                     card.tries += 1;
                 }
             }
-            Entry::Replayed { no } | Entry::Purged { no } => {
-                if let Some(card) = self.cards.remove(&no) {
-                    self.known.remove(&card.key);
-                    self.live -= u64::from(card.bytes);
-                }
-                self.next = self.next.max(no + 1);
-            }
+            Entry::Replayed { no } => self.end(no, Gone::Replayed),
+            Entry::Purged { no } => self.end(no, Gone::Purged),
         }
+    }
+
+    fn end(&mut self, no: u64, how: Gone) {
+        if let Some(card) = self.cards.remove(&no) {
+            self.known.remove(&card.key);
+            self.live -= u64::from(card.bytes);
+            self.telling.ended(no, how, card);
+        }
+        self.next = self.next.max(no + 1);
     }
 }
 
@@ -431,7 +452,7 @@ mod tests {
     }
 
     fn open(dir: &TempDir) -> Letters {
-        Letters::open(dir.path(), &Name::new("es").unwrap(), 4 << 20).unwrap()
+        Letters::open(dir.path(), &Name::new("es").unwrap(), 4 << 20, false).unwrap()
     }
 
     fn numbers(letters: &Letters) -> Vec<(u64, u32)> {

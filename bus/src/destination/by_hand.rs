@@ -78,6 +78,7 @@ impl ByHand {
             kind: "simulated".to_owned(),
             state: if detail.is_empty() { "up" } else { "down" }.to_owned(),
             detail,
+            dead: None,
         }
     }
 

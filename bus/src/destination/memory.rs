@@ -104,6 +104,7 @@ impl MemorySink {
             kind: "memory".to_owned(),
             state: if detail.is_empty() { "up" } else { "down" }.to_owned(),
             detail,
+            dead: None,
         }
     }
 

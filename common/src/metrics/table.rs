@@ -336,6 +336,12 @@ pub const TABLE: &[Metric] = &[
         &["destination"],
         "Dead letters that an operator gave up.",
     ),
+    counter(
+        "tributary_bus_dead_untold_records_total",
+        Unit::Records,
+        &["destination"],
+        "Dead letters that ended, of which the manager was not told because it was away for too long.",
+    ),
     gauge(
         "tributary_bus_dead_letters_count",
         Unit::Count,

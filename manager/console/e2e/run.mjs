@@ -7,6 +7,7 @@
 // must show to the record. Instead of both, TRIBUTARY_EXPECT='{"web":1234,"shop":99}' says how many
 // records of each topic were read and must be delivered, with nothing else; the first one is opened.
 // TRIBUTARY_OLD='{"archive":99}' names topics whose records are all older than a day, and how many.
+// TRIBUTARY_DEAD='{"shop":{"read":9,"delivered":8,"dead":1}}' names topics with dead letters, and their counts.
 // TRIBUTARY_GROW is a file that the first topic is collected from: it gets one line more, and the
 // page must show it by itself. SHOTS_DIR (or TRIBUTARY_SHOTS) gets a PNG per step. CONSOLE_URL may
 // be called TRIBUTARY_URL. CHROMIUM is the browser's program. EXPECT_RANGE (default 24h) is the
@@ -22,6 +23,7 @@ const base = required('CONSOLE_URL', 'TRIBUTARY_URL').replace(/\/$/, '');
 const expected = expectations();
 const topic = Object.keys(expected)[0];
 const old = JSON.parse(process.env.TRIBUTARY_OLD ?? '{}');
+const dead = JSON.parse(process.env.TRIBUTARY_DEAD ?? '{}');
 const grow = process.env.TRIBUTARY_GROW;
 const range = process.env.EXPECT_RANGE ?? '24h';
 const shots = process.env.SHOTS_DIR ?? process.env.TRIBUTARY_SHOTS;
@@ -128,6 +130,8 @@ const COUNTS = [
   'dropped',
   'doubled',
   'unexplained',
+  'dead',
+  'purged',
 ];
 
 /** Waits until a topic's expected figures are shown under `prefix`; says which are not. */
@@ -289,6 +293,37 @@ try {
       check(sum === counts.read, `the minutes sum up to ${sum}, not ${counts.read}`);
       await page.locator('.chart canvas').nth(1).waitFor();
       await shot('topic-all');
+      await page.goto(`${base}/topics?range=${range}`);
+      await id(`topic-${topic}`).waitFor();
+    });
+  }
+
+  for (const [name, counts] of Object.entries(dead)) {
+    await step(`${name} says that it has dead letters`, async () => {
+      const state = id(`cell-${name}-state`);
+      await state.waitFor();
+      check((await state.getAttribute('data-state')) === 'dead_letters', 'its state is another one');
+      await shot('topics-dead');
+    });
+
+    await step(`the page of ${name} counts them, and says which destination refuses them and why`, async () => {
+      await page.goto(`${base}/topics/${encodeURIComponent(name)}?range=${range}&tab=dead`);
+      await figures('hop', name, counts);
+      const row = page.locator('.tabs tr[data-row-key]');
+      await row.first().waitFor();
+      const shown = await row.first().innerText();
+      check(/mapper_parsing_exception/.test(shown) && shown.includes(String(counts.dead)), `the row says ${shown}`);
+      check((await id('tab-dead').innerText()).includes(String(counts.dead)), 'the tab does not count them');
+      await shot('topic-dead');
+    });
+
+    await step('the node that keeps them lists them', async () => {
+      await page.goto(`${base}/nodes?q=bus-9`);
+      await page.locator('tr[data-row-key]').first().click();
+      const kept = id('dead-of-bus-9');
+      await kept.waitFor();
+      check((await kept.innerText()).includes('mapper_parsing_exception'), 'the reason is not there');
+      await shot('node-dead');
       await page.goto(`${base}/topics?range=${range}`);
       await id(`topic-${topic}`).waitFor();
     });

@@ -8,7 +8,7 @@ use axum::{
 use utoipa::OpenApi;
 
 use crate::{
-    api::{live, losses, nodes, reports, system, topics},
+    api::{dead, live, losses, nodes, reports, system, topics},
     service::range::Named,
 };
 
@@ -26,6 +26,7 @@ use crate::{
         topics::show,
         topics::counts,
         losses::list,
+        dead::list,
         nodes::list,
         live::events,
         reports::take,

@@ -50,7 +50,7 @@ impl RangeQuery {
 
 /// Records by what became of them, in event time. All but `unexplained` are never negative.
 ///
-/// `read + ahead = delivered + in_flight + refused + dropped + unexplained`, exactly.
+/// `read + ahead = delivered + dead + purged + in_flight + refused + dropped + unexplained`, exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub(crate) struct Counts {
     /// Read and cut into batches by an agent.
@@ -59,7 +59,7 @@ pub(crate) struct Counts {
     pub(crate) sent: i64,
     /// Taken in by a bus node.
     pub(crate) received: i64,
-    /// In every destination of the topic's route.
+    /// In every destination of the topic's route, without what one of them refused for good.
     pub(crate) delivered: i64,
     /// Read, not delivered, held by their agent, waiting to be sent or acknowledged, or by a bus node
     /// on its disk.
@@ -80,6 +80,13 @@ pub(crate) struct Counts {
     /// Delivered without that an agent has told the reading: for a moment where a bus node reports
     /// first, and for lines that came by HTTP.
     pub(crate) ahead: i64,
+    /// In the dead letters of a destination, on a bus node: refused for good, kept until somebody replays
+    /// or purges them. Not in `delivered`.
+    pub(crate) dead: i64,
+    /// Dead letters that an operator gave up: lost on purpose. Not in `delivered`.
+    pub(crate) purged: i64,
+    /// Of those delivered: they had died, and a replay brought them to their destination.
+    pub(crate) replayed: i64,
 }
 
 impl From<&Tally> for Counts {
@@ -97,6 +104,9 @@ impl From<&Tally> for Counts {
             doubled: tally.doubled,
             unexplained: tally.unexplained(),
             ahead: tally.ahead,
+            dead: tally.dead,
+            purged: tally.purged,
+            replayed: tally.replayed,
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use tributary_common::report::{Lost, Report, Reporter, Run};
+use tributary_common::report::{DeadRecords, Lost, Report, Reporter, Run};
 
 use super::{live::Live, rates::Rates};
 use crate::{
@@ -240,7 +240,11 @@ fn check(report: &Report) -> Result<(), String> {
             ));
         }
     }
+    report.letters.iter().try_for_each(check_letters)?;
     match &report.reporter {
+        Reporter::Agent { .. } if !report.letters.is_empty() => {
+            Err("an agent tells dead letters; only bus nodes have some".to_owned())
+        }
         Reporter::Bus { .. } if !report.held.is_empty() => {
             Err("a bus node tells held batches; only agents hold batches".to_owned())
         }
@@ -269,6 +273,19 @@ fn check_run(run: &Run) -> Result<(), String> {
             let seq = run.first_seq + place as u64;
             return Err(format!(
                 "{at} has {records} records in batch {seq}; a batch has at most {MAX_BATCH_RECORDS}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_letters(told: &DeadRecords) -> Result<(), String> {
+    let places = told.minutes.iter().flat_map(|minute| &minute.places);
+    for &(first, end) in places {
+        if first >= end || u64::from(end) > MAX_BATCH_RECORDS {
+            return Err(format!(
+                "dead letters of batch {} of topic {} are from {first} to {end}; a batch has at most {MAX_BATCH_RECORDS} records",
+                told.batch, told.topic
             ));
         }
     }

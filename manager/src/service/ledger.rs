@@ -4,7 +4,8 @@
 //! # Constraints
 //! Facts come late, twice, in any order, from agents and bus nodes; stating one again must change
 //! nothing, and a loss must never be hidden by a surplus. So the state is sets of sequence numbers,
-//! and a batch that was read is exactly one of: delivered, in flight, refused, dropped, missing.
+//! and a batch that was read is exactly one of: delivered, in flight, refused, dropped, missing. Of a delivered
+//! batch the records that are dead or purged count as that, not as delivered.
 //!
 //! # Layout
 //! A state is stored as one version byte ([`VERSION`]) and the fields of [`StreamState`] by
@@ -21,11 +22,12 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use tributary_common::{header::MinuteCount, report::Hop, span::RangeSet};
 
-use super::tally::Tally;
+use super::{letters::MinuteLetters, tally::Tally};
 
 /// The version of a stored state that this build writes. It reads version 1 as well, which ends
-/// before [`StreamState::lost`], and version 2, which ends before [`StreamState::spilled`].
-const VERSION: u8 = 3;
+/// before [`StreamState::lost`], version 2, which ends before [`StreamState::spilled`], and version 3, which
+/// ends before [`StreamState::letters`].
+const VERSION: u8 = 4;
 /// Batches that were read and not delivered whose minutes a state remembers. An agent's window is
 /// far below; beyond it the oldest ones count as they stood when they were forgotten.
 const MAX_OPEN: usize = 100_000;
@@ -95,6 +97,8 @@ pub(crate) struct StreamState {
     lost: RangeSet,
     /// What a bus node has, or had, on its disk, acknowledged.
     spilled: RangeSet,
+    /// Dead letters of batches that are not through: a batch is in flight as a whole.
+    letters: BTreeMap<u64, MinuteLetters>,
 }
 
 fn count(deltas: &mut Deltas, minutes: &[MinuteCount], change: impl Fn(&mut Tally, i64)) {
@@ -103,6 +107,17 @@ fn count(deltas: &mut Deltas, minutes: &[MinuteCount], change: impl Fn(&mut Tall
             deltas.entry(minute.minute).or_default(),
             i64::from(minute.records),
         );
+    }
+}
+
+/// Counts dead letters of a delivered batch, which are not delivered.
+fn count_letters(deltas: &mut Deltas, letters: &MinuteLetters, sign: i64) {
+    for (&minute, letters) in letters {
+        let tally = deltas.entry(minute).or_default();
+        tally.dead += sign * letters.dead;
+        tally.purged += sign * letters.purged;
+        tally.replayed += sign * letters.replayed;
+        tally.delivered -= sign * (letters.dead + letters.purged);
     }
 }
 
@@ -163,6 +178,25 @@ impl StreamState {
             self.open.pop_first();
         }
         found
+    }
+
+    /// Takes what is known now of a batch's dead letters, and what was before.
+    pub(crate) fn letters(
+        &mut self,
+        seq: u64,
+        before: &MinuteLetters,
+        after: MinuteLetters,
+        deltas: &mut Deltas,
+    ) {
+        if self.delivered.contains(seq) {
+            count_letters(deltas, before, -1);
+            count_letters(deltas, &after, 1);
+        } else {
+            self.letters.insert(seq, after);
+            while self.letters.len() > MAX_OPEN {
+                self.letters.pop_first();
+            }
+        }
     }
 
     /// Whether a batch is known to be delivered.
@@ -262,6 +296,9 @@ impl StreamState {
             return false;
         }
         count(deltas, minutes, |tally, records| tally.delivered += records);
+        if let Some(letters) = self.letters.remove(&seq) {
+            count_letters(deltas, &letters, 1);
+        }
         if self.read.contains(seq) {
             let open = self.open.remove(&seq);
             count_fate(
@@ -315,7 +352,8 @@ impl StreamState {
             Some((&VERSION, body)) => Ok(postcard::from_bytes(body)?),
             Some((&version @ 1..VERSION, body)) => {
                 let mut body = body.to_vec();
-                for _set in version..VERSION {
+                // An empty set or map, each.
+                for _missing in version..VERSION {
                     body = postcard::to_extend(&RangeSet::default(), body)?;
                 }
                 Ok(postcard::from_bytes(&body)?)
@@ -330,7 +368,7 @@ impl StreamState {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::letters::LetterCounts, *};
 
     fn one(records: u32) -> Vec<Vec<MinuteCount>> {
         vec![vec![MinuteCount { minute: 7, records }]]
@@ -427,6 +465,51 @@ mod tests {
     }
 
     #[test]
+    fn dead_letters_count_once_their_batch_is_through_in_any_order() {
+        let read = (Teller::Agent, Hop::Read, 1);
+        let delivered = (Teller::Bus(1), Hop::Delivered, 1);
+        let counts = |dead, purged, replayed| {
+            let counts = LetterCounts {
+                dead,
+                purged,
+                replayed,
+            };
+            MinuteLetters::from([(7, counts)])
+        };
+        let sums = |facts: &[(Teller, Hop, u64)], early: bool| {
+            let (mut state, mut deltas) = (StreamState::default(), Deltas::new());
+            let letters = |state: &mut StreamState, deltas: &mut Deltas| {
+                let (died, after) = (counts(3, 0, 0), counts(1, 1, 1));
+                state.letters(1, &MinuteLetters::new(), died.clone(), deltas);
+                state.letters(1, &died, after, deltas);
+            };
+            if early {
+                letters(&mut state, &mut deltas);
+            }
+            for &(teller, hop, seq) in facts {
+                let _ = state.fact(teller, hop, seq, &one(10), &mut deltas);
+            }
+            if !early {
+                letters(&mut state, &mut deltas);
+            }
+            let tally = deltas.get(&7).copied().unwrap_or_default();
+            let ends = [tally.delivered, tally.in_flight, tally.missing];
+            (
+                tally.received,
+                ends,
+                [tally.dead, tally.purged, tally.replayed],
+            )
+        };
+        for early in [true, false] {
+            assert_eq!(sums(&[read, delivered], early), (10, [8, 0, 0], [1, 1, 1]));
+            assert_eq!(sums(&[delivered, read], early), (10, [8, 0, 0], [1, 1, 1]));
+            // Nothing is known of the batch, or it is not through.
+            assert_eq!(sums(&[], early), (0, [0; 3], [0; 3]));
+            assert_eq!(sums(&[read], early), (0, [0, 0, 10], [0; 3]));
+        }
+    }
+
+    #[test]
     fn states_of_older_versions_are_read() {
         let (mut state, mut deltas) = (StreamState::default(), Deltas::new());
         let _ = state.fact(Teller::Agent, Hop::Read, 1, &one(10), &mut deltas);
@@ -505,7 +588,7 @@ mod tests {
         let error = StreamState::decode(&[9, 0]).unwrap_err().to_string();
         assert_eq!(
             error,
-            "stream state has version 9; this build reads versions 1 to 3"
+            "stream state has version 9; this build reads versions 1 to 4"
         );
         assert!(StreamState::decode(&[]).is_err());
     }

@@ -51,13 +51,15 @@ pub(crate) enum TopicState {
     Dropped,
     /// The bus refuses batches; their streams stand still until somebody acts.
     Refused,
+    /// A destination refuses records for good; they are in the dead letters until somebody acts.
+    DeadLetters,
     /// Records were delivered twice.
     Doubled,
     /// An agent of the topic has not reported for 15 s: what it reads now nobody knows.
     Silent,
     /// Some records are still on their way; nothing is wrong.
     InFlight,
-    /// Everything that was read is delivered.
+    /// Everything that was read is delivered, without what an operator gave up.
     Whole,
     /// Nothing was counted in the range.
     Idle,
@@ -72,6 +74,8 @@ impl TopicState {
             Self::Dropped
         } else if tally.refused > 0 {
             Self::Refused
+        } else if tally.dead > 0 {
+            Self::DeadLetters
         } else if tally.doubled > 0 {
             Self::Doubled
         } else if silent_agents > 0 {
@@ -111,6 +115,24 @@ mod tests {
         check(|tally| tally.in_flight = 1, 0, 0, TopicState::InFlight);
         check(|tally| tally.in_flight = 1, 0, 1, TopicState::Silent);
         check(|tally| tally.doubled = 1, 0, 1, TopicState::Doubled);
+        check(
+            |tally| (tally.dead, tally.doubled) = (1, 1),
+            0,
+            1,
+            TopicState::DeadLetters,
+        );
+        check(
+            |tally| (tally.purged, tally.replayed) = (1, 1),
+            0,
+            0,
+            TopicState::Whole,
+        );
+        check(
+            |tally| (tally.refused, tally.dead) = (1, 1),
+            0,
+            0,
+            TopicState::Refused,
+        );
         check(
             |tally| (tally.refused, tally.doubled) = (1, 1),
             0,

@@ -11,7 +11,7 @@ pub(crate) struct Tally {
     pub(crate) sent: i64,
     /// Taken in by a bus node.
     pub(crate) received: i64,
-    /// In every destination.
+    /// In every destination, without what died at one of them.
     pub(crate) delivered: i64,
     /// Read, not delivered, held by the agent or on a bus node's disk.
     pub(crate) in_flight: i64,
@@ -29,11 +29,17 @@ pub(crate) struct Tally {
     pub(crate) dropped: i64,
     /// Of those in flight: acknowledged, on a bus node's disk.
     pub(crate) spilled: i64,
+    /// Of a batch that is through, but in the dead letters of a destination.
+    pub(crate) dead: i64,
+    /// Given up there by an operator.
+    pub(crate) purged: i64,
+    /// Of those delivered: they had died, and a replay brought them.
+    pub(crate) replayed: i64,
 }
 
 impl Tally {
     /// The columns in the order of the table.
-    pub(crate) const COLUMNS: usize = 12;
+    pub(crate) const COLUMNS: usize = 15;
 
     /// The numbers in the order of the table's columns.
     pub(crate) fn columns(&self) -> [i64; Self::COLUMNS] {
@@ -50,6 +56,9 @@ impl Tally {
             self.doubled,
             self.dropped,
             self.spilled,
+            self.dead,
+            self.purged,
+            self.replayed,
         ]
     }
 
@@ -68,6 +77,9 @@ impl Tally {
             doubled,
             dropped,
             spilled,
+            dead,
+            purged,
+            replayed,
         ] = columns;
         Self {
             read,
@@ -82,6 +94,9 @@ impl Tally {
             doubled,
             dropped,
             spilled,
+            dead,
+            purged,
+            replayed,
         }
     }
 

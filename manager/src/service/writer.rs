@@ -15,7 +15,7 @@ use std::{
 use sqlx::SqliteConnection;
 use tributary_common::{
     ids::{BatchId, Topic},
-    report::{Fact, HeldState, Lost, Report, Reporter, Run},
+    report::{DeadRecords, Fact, HeldState, Lost, Report, Reporter, Run},
     span::RangeSet,
 };
 
@@ -25,7 +25,9 @@ use super::{
     tally::Tally,
 };
 use crate::store::{
-    Store, StoreError, losses, nodes,
+    Store, StoreError, letters,
+    letters::LetterKey,
+    losses, nodes,
     nodes::NodeWrite,
     reports, streams,
     streams::{StreamKey, StreamRow},
@@ -229,6 +231,7 @@ impl Writer {
         }
         self.learn_topics(tx, report, *now_ms).await?;
         self.facts(tx, id, report, group).await?;
+        self.letters(tx, incoming, group).await?;
         if let (Reporter::Agent { .. }, true) = (&report.reporter, newest) {
             self.snapshot(tx, &key, report, group).await?;
         }
@@ -297,6 +300,7 @@ impl Writer {
             .map(|run| &run.topic);
         let events = report.duplicates.iter().map(|duplicates| &duplicates.topic);
         let events = events.chain(report.losses.iter().map(|lost| &lost.loss.topic));
+        let events = events.chain(report.letters.iter().map(|told| &told.topic));
         let tasks = report.health.tasks.iter().map(|task| &task.topic);
         for topic in runs.chain(events).chain(tasks) {
             if !self.topics.contains_key(topic) {
@@ -357,6 +361,47 @@ impl Writer {
         }
         group.streams.extend(keys);
         Ok(())
+    }
+
+    /// What became of records that destinations refuse for good.
+    async fn letters(
+        &mut self,
+        tx: &mut SqliteConnection,
+        incoming: &Incoming,
+        group: &mut Group,
+    ) -> Result<(), StoreError> {
+        let mut told: HashMap<LetterKey, Vec<&DeadRecords>> = HashMap::new();
+        for one in &incoming.report.letters {
+            let key = (
+                self.key_of(&one.topic, one.batch),
+                one.batch.seq.cast_signed(),
+            );
+            told.entry(key).or_default().push(one);
+        }
+        if told.is_empty() {
+            return Ok(());
+        }
+        let keys: HashSet<StreamKey> = told.keys().map(|(key, _seq)| *key).collect();
+        self.load(tx, keys.iter()).await?;
+        let mut known = letters::load(tx, told.keys()).await?;
+        let mut writes = Vec::with_capacity(told.len());
+        for (key, told) in told {
+            let batch = known.entry(key).or_default();
+            let before = batch.counts();
+            // All of it is taken, also behind the first that is new.
+            let new = told.into_iter().filter(|one| batch.tell(one)).count();
+            if new == 0 {
+                continue;
+            }
+            writes.push((key, batch.encode()?));
+            let (stream, seq) = key;
+            let mut deltas = Deltas::new();
+            let state = &mut self.accounts.entry(stream).or_default().state;
+            state.letters(seq.cast_unsigned(), &before, batch.counts(), &mut deltas);
+            group.add(stream.topic, &deltas);
+            group.streams.insert(stream);
+        }
+        letters::save(tx, &writes, incoming.now_ms).await
     }
 
     /// What the agent holds now; what it held before and holds no more is in nobody's hands.

@@ -20,7 +20,8 @@ macro_rules! sums {
             sums!(@ $row, "delivered"), ", ", sums!(@ $row, "in_flight"), ", ",
             sums!(@ $row, "refused"), ", ", sums!(@ $row, "missing"), ", ", sums!(@ $row, "ahead"), ", ",
             sums!(@ $row, "duplicates"), ", ", sums!(@ $row, "doubled"), ", ", sums!(@ $row, "dropped"), ", ",
-            sums!(@ $row, "spilled")
+            sums!(@ $row, "spilled"), ", ", sums!(@ $row, "dead"), ", ", sums!(@ $row, "purged"), ", ",
+            sums!(@ $row, "replayed")
         )
     };
     (@ $row:literal, $column:literal) => {
@@ -306,10 +307,11 @@ pub(crate) async fn add(
     sqlx::query(
         "INSERT INTO tallies (topic_id, grain, at, read, sent, received, delivered, in_flight,
                               refused, missing, ahead, duplicates, doubled, dropped, spilled,
-                              touched_ms)
+                              dead, purged, replayed, touched_ms)
          SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
                 value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11,
-                value ->> 12, value ->> 13, value ->> 14, ?2 FROM json_each(?1) WHERE true
+                value ->> 12, value ->> 13, value ->> 14, value ->> 15,
+                value ->> 16, value ->> 17, ?2 FROM json_each(?1) WHERE true
          ON CONFLICT (topic_id, grain, at) DO UPDATE SET
             read = read + excluded.read, sent = sent + excluded.sent,
             received = received + excluded.received, delivered = delivered + excluded.delivered,
@@ -317,6 +319,8 @@ pub(crate) async fn add(
             missing = missing + excluded.missing, ahead = ahead + excluded.ahead,
             duplicates = duplicates + excluded.duplicates, doubled = doubled + excluded.doubled,
             dropped = dropped + excluded.dropped, spilled = spilled + excluded.spilled,
+            dead = dead + excluded.dead, purged = purged + excluded.purged,
+            replayed = replayed + excluded.replayed,
             touched_ms = excluded.touched_ms",
     )
     .bind(serde_json::to_string(&json)?)

@@ -21,6 +21,12 @@ pub(crate) async fn forget(tx: &mut SqliteConnection, cutoff_ms: i64) -> Result<
                 AND (in_flight + refused <= 0 OR NOT EXISTS
                     (SELECT 1 FROM streams s WHERE s.topic_id = t.topic_id
                         AND s.holder IS NOT NULL)) LIMIT ?2)",
+        // What is known of a batch's dead letters goes after its stream: else a bus node that tells them
+        // again would have them counted twice.
+        "DELETE FROM letters WHERE (topic_id, stream, epoch, seq) IN
+            (SELECT topic_id, stream, epoch, seq FROM letters l WHERE touched_ms < ?1
+                AND NOT EXISTS (SELECT 1 FROM streams s WHERE s.topic_id = l.topic_id
+                    AND s.stream = l.stream AND s.epoch = l.epoch) LIMIT ?2)",
         "DELETE FROM losses WHERE id IN (SELECT id FROM losses WHERE seen_ms < ?1 LIMIT ?2)",
         "DELETE FROM reports WHERE (node_id, epoch) IN
             (SELECT node_id, epoch FROM reports WHERE touched_ms < ?1 LIMIT ?2)",

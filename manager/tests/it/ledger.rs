@@ -132,7 +132,7 @@ impl Model {
             "unexplained": sum(&mut open().filter(state(None))),
             "ahead": sum(&mut delivered.difference(read)),
             "doubled": sum(&mut self.doubled.iter()),
-            "duplicates_removed": 0, "dropped": 0, "spilled": 0,
+            "duplicates_removed": 0, "dropped": 0, "spilled": 0, "dead": 0, "purged": 0, "replayed": 0,
         })
     }
 }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod console;
 #[cfg(test)]
+mod dead;
+#[cfg(test)]
 mod ledger;
 #[cfg(test)]
 mod live;

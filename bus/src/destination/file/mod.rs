@@ -158,6 +158,7 @@ impl FileSink {
             kind: "file".to_owned(),
             state: if detail.is_some() { "down" } else { "up" }.to_owned(),
             detail: detail.unwrap_or_default(),
+            dead: None,
         }
     }
 

@@ -289,6 +289,7 @@ impl HdfsSink {
             kind: "hdfs".to_owned(),
             state: state.to_owned(),
             detail,
+            dead: None,
         }
     }
 

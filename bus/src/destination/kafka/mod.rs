@@ -428,6 +428,7 @@ impl Kafka {
             kind: "kafka".to_owned(),
             state: if health.down.is_some() { "down" } else { "up" }.to_owned(),
             detail: health.detail(),
+            dead: None,
         }
     }
 

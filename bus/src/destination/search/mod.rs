@@ -329,6 +329,7 @@ impl Search {
             kind: "elasticsearch".to_owned(),
             state: state.to_owned(),
             detail: gone.unwrap_or_else(|| self.trouble()),
+            dead: None,
         }
     }
 

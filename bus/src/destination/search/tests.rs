@@ -107,7 +107,7 @@ fn rig(urls: &[&str], change: impl FnOnce(&mut SearchConfig, &TempDir)) -> Rig {
     let dir = TempDir::new().unwrap();
     let (journal, owner, _opened) = Journal::open(&dir.path().join("journal"), false).unwrap();
     let name = Name::new("es").unwrap();
-    let letters = Letters::open(&dir.path().join("dead"), &name, 4 << 20).unwrap();
+    let letters = Letters::open(&dir.path().join("dead"), &name, 4 << 20, true).unwrap();
     let letters = Arc::new(letters);
     let mut config = SearchConfig {
         urls: urls.iter().map(|&url| url.to_owned()).collect(),

@@ -6,7 +6,7 @@ import createClient from 'openapi-fetch';
 
 import { rangeQuery, type Range } from '../lib/range';
 import type { paths } from './schema';
-import type { LossesPage, MinuteCounts, NodesPage, TopicCounts, TopicDetail, TopicsPage } from './types';
+import type { DeadPage, LossesPage, MinuteCounts, NodesPage, TopicCounts, TopicDetail, TopicsPage } from './types';
 
 /** How long an answer may take, in ms. */
 export const TIMEOUT_MS = 15_000;
@@ -92,6 +92,12 @@ export function fetchMinutes(topic: string, range: Range, signal: AbortSignal): 
 export function fetchLosses(topic: string, range: Range, signal: AbortSignal): Promise<LossesPage> {
   const params = { query: { topic, limit: 1000, ...rangeQuery(range) } };
   return ask(signal, (signal) => client.GET('/api/v1/losses', { params, signal }));
+}
+
+/** The dead letters of a topic, or of all. */
+export function fetchDead(topic: string | undefined, signal: AbortSignal): Promise<DeadPage> {
+  const params = { query: topic === undefined ? {} : { topic } };
+  return ask(signal, (signal) => client.GET('/api/v1/dead', { params, signal }));
 }
 
 /** All agents and bus nodes. */

@@ -3,10 +3,10 @@ import { keepPreviousData, useQueries, useQuery, type UseQueryResult } from '@ta
 
 import { add } from '../lib/minutes';
 import { isFixed, rangeKey, refreshMs, type Range } from '../lib/range';
-import { fetchLosses, fetchMinutes, fetchNodes, fetchTopic, fetchTopics, sumMinutes } from './client';
+import { fetchDead, fetchLosses, fetchMinutes, fetchNodes, fetchTopic, fetchTopics, sumMinutes } from './client';
 import { topicsKey } from './keys';
 import { POLL_MS, type Link } from './live';
-import type { LossesPage, MinuteCounts, NodesPage, TopicCounts, TopicDetail, TopicsPage } from './types';
+import type { DeadPage, LossesPage, MinuteCounts, NodesPage, TopicCounts, TopicDetail, TopicsPage } from './types';
 
 /** The most topics whose minutes the overview adds up. */
 export const MAX_CHART_TOPICS = 25;
@@ -83,6 +83,16 @@ export function useLosses(topic: string, range: Range): UseQueryResult<LossesPag
     queryKey: ['losses', topic, rangeKey(range)],
     queryFn: ({ signal }) => fetchLosses(topic, range, signal),
     refetchInterval: refresh(range, refreshMs(range)),
+    placeholderData: keepPreviousData,
+  });
+}
+
+/** The dead letters of a topic, or of all: as they are now, whatever the range is. */
+export function useDead(topic?: string): UseQueryResult<DeadPage> {
+  return useQuery({
+    queryKey: ['dead', topic ?? ''],
+    queryFn: ({ signal }) => fetchDead(topic, signal),
+    refetchInterval: POLL_MS,
     placeholderData: keepPreviousData,
   });
 }

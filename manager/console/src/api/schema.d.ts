@@ -4,6 +4,23 @@
  */
 
 export interface paths {
+    "/api/v1/dead": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Dead letters by destination, bus node, topic and reason, as they are now. */
+        get: operations["listDead"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/live": {
         parameters: {
             query?: never;
@@ -186,7 +203,7 @@ export interface components {
         /**
          * @description Records by what became of them, in event time. All but `unexplained` are never negative.
          *
-         *     `read + ahead = delivered + in_flight + refused + dropped + unexplained`, exactly.
+         *     `read + ahead = delivered + dead + purged + in_flight + refused + dropped + unexplained`, exactly.
          */
         Counts: {
             /**
@@ -197,7 +214,13 @@ export interface components {
             ahead: number;
             /**
              * Format: int64
-             * @description In every destination of the topic's route.
+             * @description In the dead letters of a destination, on a bus node: refused for good, kept until somebody replays
+             *     or purges them. Not in `delivered`.
+             */
+            dead: number;
+            /**
+             * Format: int64
+             * @description In every destination of the topic's route, without what one of them refused for good.
              */
             delivered: number;
             /**
@@ -223,6 +246,11 @@ export interface components {
             in_flight: number;
             /**
              * Format: int64
+             * @description Dead letters that an operator gave up: lost on purpose. Not in `delivered`.
+             */
+            purged: number;
+            /**
+             * Format: int64
              * @description Read and cut into batches by an agent.
              */
             read: number;
@@ -236,6 +264,11 @@ export interface components {
              * @description Read, refused by the bus, held by their agent.
              */
             refused: number;
+            /**
+             * Format: int64
+             * @description Of those delivered: they had died, and a replay brought them to their destination.
+             */
+            replayed: number;
             /**
              * Format: int64
              * @description Given to a connection at least once.
@@ -252,6 +285,76 @@ export interface components {
              *     batch, so that a surplus elsewhere never hides a loss.
              */
             unexplained: number;
+        };
+        /** @description The dead letters of a destination that one bus node keeps. */
+        DeadItem: {
+            /**
+             * Format: int64
+             * @description Their bytes on the node's disk.
+             */
+            bytes: number;
+            /** @description Its cluster. */
+            cluster: string;
+            /** @description The destination's configured name. */
+            destination: string;
+            /**
+             * Format: int64
+             * @description The node's last report, in ms since 1970 by the manager's clock.
+             */
+            last_report_ms: number;
+            /**
+             * Format: int64
+             * @description How many letters there are, of all topics.
+             */
+            letters: number;
+            /**
+             * Format: int64
+             * @description The most bytes that there may be; when they are full, what would come to them waits.
+             */
+            max_bytes: number;
+            /** @description The bus node. */
+            node: string;
+            /** @description By topic and reason, the most first; at most 100. */
+            reasons: components["schemas"]["DeadReason"][];
+            /** @description Whether the node reports. */
+            state: components["schemas"]["NodeState"];
+        };
+        /** @description All dead letters. */
+        DeadPage: {
+            /** @description Destinations that have some, by name and node. */
+            destinations: components["schemas"]["DeadItem"][];
+            /**
+             * Format: int64
+             * @description The manager's clock, in ms since 1970.
+             */
+            generated_at_ms: number;
+        };
+        /** @description Dead letters of one topic and reason. */
+        DeadReason: {
+            /**
+             * Format: int64
+             * @description When the first of them died, in ms since 1970 by the node's clock.
+             */
+            first_ms: number;
+            /**
+             * Format: int64
+             * @description When one of them was refused last.
+             */
+            last_ms: number;
+            /**
+             * Format: int64
+             * @description How many, in records.
+             */
+            letters: number;
+            /** @description The first word of what the destination said. */
+            reason: string;
+            /**
+             * Format: int32
+             * @description What it answered, as a status of HTTP.
+             */
+            status: number;
+            /** @description The topic. */
+            topic: string;
         };
         /** @description What every error answer holds. */
         ErrorBody: {
@@ -594,7 +697,7 @@ export interface components {
          * @description How a topic is within a range of event minutes. The worst that is true is said.
          * @enum {string}
          */
-        TopicState: "losing" | "dropped" | "refused" | "doubled" | "silent" | "in_flight" | "whole" | "idle";
+        TopicState: "losing" | "dropped" | "refused" | "dead_letters" | "doubled" | "silent" | "in_flight" | "whole" | "idle";
         /** @description One topic within the range. */
         TopicSummary: {
             /**
@@ -672,6 +775,28 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    listDead: {
+        parameters: {
+            query?: {
+                /** @description Only of this topic. */
+                topic?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeadPage"];
+                };
+            };
+        };
+    };
     streamTopics: {
         parameters: {
             query?: {

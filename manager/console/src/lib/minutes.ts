@@ -30,6 +30,9 @@ export const NO_COUNTS: Counts = {
   doubled: 0,
   unexplained: 0,
   ahead: 0,
+  dead: 0,
+  purged: 0,
+  replayed: 0,
 };
 
 /** The names of all counts. */

@@ -32,7 +32,7 @@ it('sorts the worst first, and what it does not know before the harmless', () =>
 it('says every state in a sentence with its figure', () => {
   const t = translator('en');
   const fmt = formatter('en-GB', t, 'UTC');
-  const counts = { ...NO_COUNTS, read: 1200, in_flight: 1, refused: 2, dropped: 3, doubled: 4, unexplained: 5 };
+  const counts = { ...NO_COUNTS, read: 1200, in_flight: 1, refused: 2, dropped: 3, doubled: 4, unexplained: 5, dead: 7 };
   const topic: TopicSummary = {
     topic: 'web',
     state: 'whole',
@@ -47,7 +47,7 @@ it('says every state in a sentence with its figure', () => {
     lost_bytes: 2048,
     last_event_ms: 0,
   };
-  const figures = { losing: '5 ', dropped: '3 ', refused: '2 ', doubled: '4 ', silent: '6 ', in_flight: '1 ', whole: '1,200' };
+  const figures = { losing: '5 ', dropped: '3 ', refused: '2 ', dead_letters: '7 ', doubled: '4 ', silent: '6 ', in_flight: '1 ', whole: '1,200' };
   for (const [state, figure] of Object.entries(figures)) {
     expect(topicWhy({ ...topic, state: state as TopicSummary['state'] }, t, fmt)).toContain(figure);
   }

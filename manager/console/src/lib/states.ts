@@ -8,6 +8,7 @@ export const TOPIC_STATES = [
   'losing',
   'dropped',
   'refused',
+  'dead_letters',
   'doubled',
   'silent',
   'in_flight',
@@ -20,7 +21,7 @@ export type TopicState = (typeof TOPIC_STATES)[number];
 /** What a colour means. */
 export type Tone = 'bad' | 'warn' | 'busy' | 'good' | 'quiet';
 /** Shapes, so that colour is never alone. */
-export type Shape = 'triangle' | 'diamond' | 'square' | 'half' | 'circle' | 'ring' | 'twin' | 'bar';
+export type Shape = 'triangle' | 'diamond' | 'square' | 'half' | 'circle' | 'ring' | 'twin' | 'bar' | 'cross';
 
 /** A state's look. */
 export interface Look {
@@ -32,6 +33,7 @@ const TOPIC_LOOKS: Readonly<Record<TopicState, Look>> = {
   losing: { tone: 'bad', shape: 'triangle' },
   dropped: { tone: 'bad', shape: 'diamond' },
   refused: { tone: 'bad', shape: 'bar' },
+  dead_letters: { tone: 'bad', shape: 'cross' },
   doubled: { tone: 'warn', shape: 'twin' },
   silent: { tone: 'warn', shape: 'square' },
   in_flight: { tone: 'busy', shape: 'half' },

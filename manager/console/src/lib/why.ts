@@ -22,6 +22,8 @@ export function topicWhy(topic: TopicSummary, t: (key: Key, params?: Params) => 
         : t('state.dropped.bytes.why', { bytes: fmt.bytes(topic.lost_bytes) });
     case 'refused':
       return t('state.refused.why', { n: counts.refused });
+    case 'dead_letters':
+      return t('state.dead_letters.why', { n: counts.dead });
     case 'doubled':
       return t('state.doubled.why', { n: counts.doubled });
     case 'silent':

@@ -7,6 +7,8 @@ const TROUBLE: Readonly<Record<string, 'bad' | 'warn'>> = {
   dropped: 'bad',
   refused: 'bad',
   doubled: 'warn',
+  dead: 'bad',
+  purged: 'warn',
 };
 
 /** The class of a count's figure. */

@@ -5,6 +5,7 @@ import { useI18n } from '../i18n/context';
 import { knownState, nodeLook, topicLook, type Look, type Shape } from '../lib/states';
 
 const PATHS: Readonly<Record<Shape, string>> = {
+  cross: 'M3 1.5 6 4.5 9 1.5 10.5 3 7.5 6 10.5 9 9 10.5 6 7.5 3 10.5 1.5 9 4.5 6 1.5 3Z',
   triangle: 'M6 1 11.5 11H.5Z',
   diamond: 'M6 .5 11.5 6 6 11.5.5 6Z',
   bar: 'M6 1a5 5 0 1 1 0 10A5 5 0 0 1 6 1M2.8 5v2h6.4V5Z',

@@ -1,8 +1,10 @@
 /** What one node does: an agent's tasks, a bus node's destinations. */
+import { useDead } from '../../api/queries';
 import type { NodeConfig, NodeItem } from '../../api/types';
 import { useI18n } from '../../i18n/context';
 import { UNKNOWN } from '../../lib/format';
 import { DestinationMark } from '../../ui/state';
+import { At } from '../../ui/time';
 
 /** Which configuration counts, and why the last one does not. */
 function Config({ config }: { config: NodeConfig }) {
@@ -17,6 +19,46 @@ function Config({ config }: { config: NodeConfig }) {
         </span>
       )}
     </p>
+  );
+}
+
+/** What the node's destinations refuse for good. */
+function Dead({ node }: { node: string }) {
+  const { t, fmt } = useI18n();
+  const dead = useDead();
+  const kept = dead.data?.destinations.filter((item) => item.node === node) ?? [];
+  if (kept.length === 0) return null;
+  return (
+    <table data-testid={`dead-of-${node}`}>
+      <thead>
+        <tr>
+          <th>{t('nodes.destination')}</th>
+          <th>{t('count.topic')}</th>
+          <th>{t('dead.reason')}</th>
+          <th className="right">{t('topic.tab.dead')}</th>
+          <th>{t('dead.first')}</th>
+          <th>{t('dead.last')}</th>
+        </tr>
+      </thead>
+      <tbody>
+        {kept.flatMap((item) =>
+          item.reasons.map((reason) => (
+            <tr key={`${item.destination} ${reason.topic} ${reason.reason}`}>
+              <td>{item.destination}</td>
+              <td>{reason.topic}</td>
+              <td>{reason.reason}</td>
+              <td className="right num">{fmt.count(reason.letters)}</td>
+              <td>
+                <At ms={reason.first_ms} />
+              </td>
+              <td>
+                <At ms={reason.last_ms} />
+              </td>
+            </tr>
+          )),
+        )}
+      </tbody>
+    </table>
   );
 }
 
@@ -74,6 +116,7 @@ export function NodeWork({ node }: { node: NodeItem }) {
           </tbody>
         </table>
       )}
+      {node.part === 'bus' ? <Dead node={node.id} /> : null}
     </div>
   );
 }

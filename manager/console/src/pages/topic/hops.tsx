@@ -10,9 +10,9 @@ const HOPS = ['read', 'sent', 'received', 'delivered'] as const;
 type Hop = (typeof HOPS)[number];
 
 /** What was read and is not delivered, and what should not be at all. */
-const REST = ['in_flight', 'refused', 'dropped', 'unexplained', 'doubled'] as const;
+const REST = ['in_flight', 'refused', 'dead', 'dropped', 'unexplained', 'doubled'] as const;
 /** Shown where there is something. */
-const SOMETIMES = ['spilled', 'ahead'] as const;
+const SOMETIMES = ['purged', 'replayed', 'spilled', 'ahead'] as const;
 
 /** The difference of a hop to the hop before, in words. */
 function difference(counts: Counts, hop: Hop, before: Hop, { t, fmt }: I18n): string {

@@ -7,7 +7,7 @@ import { Link, useLocation, useNavigate, useParams } from 'react-router';
 
 import { ApiError } from '../../api/client';
 import { useLive } from '../../api/live';
-import { useLosses, useMinutes, useTopic, useTopics } from '../../api/queries';
+import { useDead, useLosses, useMinutes, useTopic, useTopics } from '../../api/queries';
 import type { TopicDetail, TopicSummary } from '../../api/types';
 import { useI18n } from '../../i18n/context';
 import { useShortcuts } from '../../lib/keys';
@@ -18,12 +18,13 @@ import { LiveBadge } from '../../ui/live-badge';
 import { Failed, Loading, Notice } from '../../ui/notice';
 import { RangePicker } from '../../ui/range-picker';
 import { TopicMark } from '../../ui/state';
+import { DeadTable } from './dead-table';
 import { Hops } from './hops';
 import { HostsTable } from './hosts-table';
 import { LossesTable } from './losses-table';
 import { MinutesTable } from './minutes-table';
 
-const TABS = ['minutes', 'losses', 'hosts'] as const;
+const TABS = ['minutes', 'losses', 'dead', 'hosts'] as const;
 
 export default function Topic() {
   const { t, fmt } = useI18n();
@@ -129,6 +130,7 @@ function Body({ topic, summary, detail }: BodyProps) {
   const [tabText, setTab] = useParam('tab');
   const minutes = useMinutes(topic, range);
   const losses = useLosses(topic, range);
+  const dead = useDead(topic);
   const tab = TABS.find((known) => known === tabText) ?? 'minutes';
   const chart = {
     minutes: minutes.data?.minutes,
@@ -141,11 +143,13 @@ function Body({ topic, summary, detail }: BodyProps) {
   const counted: Record<(typeof TABS)[number], number | undefined> = {
     minutes: undefined,
     losses: losses.data?.total,
+    dead: dead.data?.destinations.flatMap((one) => one.reasons).reduce((sum, one) => sum + one.letters, 0),
     hosts: detail.data?.hosts.length,
   };
   const content: Record<(typeof TABS)[number], ReactNode> = {
     minutes: loaded(minutes, (page) => <MinutesTable page={page} />),
     losses: loaded(losses, (page) => <LossesTable page={page} />),
+    dead: loaded(dead, (page) => <DeadTable page={page} />),
     hosts: loaded(detail, (page) => <HostsTable page={page} />),
   };
   return (

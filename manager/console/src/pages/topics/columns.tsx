@@ -19,9 +19,12 @@ export const COUNTS = [
   'in_flight',
   'duplicates_removed',
   'refused',
+  'dead',
   'dropped',
   'doubled',
   'unexplained',
+  'purged',
+  'replayed',
 ] as const satisfies readonly (keyof Counts)[];
 
 /** All columns after the topic's name, which is always there. */
@@ -39,7 +42,7 @@ export type Column = (typeof COLUMNS)[number];
 
 /** What a new reader sees. */
 export const DEFAULT_COLUMNS: readonly Column[] = COLUMNS.filter(
-  (name) => name !== 'agents' && name !== 'last_event',
+  (name) => !['dead', 'purged', 'replayed', 'agents', 'last_event'].includes(name),
 );
 
 /** Whether a name is a column's. */
@@ -120,7 +123,7 @@ function Total({ topic, testId, i18n }: { topic: TopicSummary; testId: string; i
   const hint = (
     <>
       {when ? t('range.words.custom', { from: fmt.minute(first), to: fmt.minute(last) }) : null}
-      {(['delivered', 'in_flight', 'refused', 'dropped', 'doubled', 'unexplained'] as const).map((name) => (
+      {(['delivered', 'in_flight', 'refused', 'dead', 'purged', 'dropped', 'doubled', 'unexplained'] as const).map((name) => (
         <div key={name}>{`${t(`count.${name}`)}: ${fmt.count(total[name])}`}</div>
       ))}
     </>
@@ -146,9 +149,12 @@ const WIDTHS: Readonly<Record<Column, number>> = {
   in_flight: 62,
   duplicates_removed: 74,
   refused: 66,
+  dead: 56,
   dropped: 68,
   doubled: 68,
   unexplained: 88,
+  purged: 66,
+  replayed: 74,
   read_per_s: 74,
   delivered_per_s: 74,
   agents: 96,
