@@ -12,7 +12,8 @@
 //! # Operation
 //! The agent: [`Encoder::begin`], [`Encoder::push`] while [`Encoder::has_room`],
 //! [`Encoder::finish`]. The bus: [`Decoder::decode`], [`Decoded::check`] against the header,
-//! [`Decoder::recycle`]; or [`Sealed`], which forwards a batch without opening it.
+//! [`Decoder::recycle`]; or [`Sealed`], which forwards a batch without opening it; or [`Merger`], which
+//! makes one of several.
 //!
 //! Not for: what is known of a batch without opening it (see [`crate::header`]).
 
@@ -24,6 +25,7 @@ mod error;
 mod headers;
 mod layout;
 mod lz4;
+mod merge;
 mod minutes;
 mod sealed;
 mod sum;
@@ -38,6 +40,7 @@ pub use self::{
     encode::{Draft, Encoded, Encoder},
     error::BatchError,
     headers::{Headers, HeadersMark, RecordHeaders},
+    merge::Merger,
     minutes::minute_of,
     sealed::Sealed,
 };

@@ -1,7 +1,7 @@
 //! Kill or hang anything at any moment: nothing missing, foreign, corrupt, doubled or out of order,
 //! and the manager's counts equal the oracle's. Each fault runs with 20 seeds.
 //!
-//! A seed decides the files, the rotations, the class, the producer and the moments.
+//! A seed decides the files, how many, the rotations, the class, the producer and the moments.
 
 use std::{path::Path, time::Duration};
 
@@ -27,13 +27,15 @@ struct Play {
 }
 
 impl Play {
-    /// Two files that grow and rotate for two to three seconds.
+    /// Two files that grow and rotate for two to three seconds, or twelve slow ones whose small batches
+    /// are merged.
     fn start(seed: u64, folder: &Path, ways: &[Rotation]) -> Result<Self> {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut writers = Vec::new();
-        for file in 0..2 {
-            let lines = random.u64(2_000..4_000);
-            let per_second = random.u64(1_000..2_000);
+        let files = if seed % 8 >= 6 { 12 } else { 2 };
+        for file in 0..files {
+            let lines = random.u64(4_000..8_000) / u64::from(files);
+            let per_second = random.u64(2_000..4_000) / u64::from(files);
             let rotations = random.usize(0..4);
             let schedule = Schedule::random(lines, per_second, rotations, ways, &mut random);
             writers.push(Background::start(

@@ -12,6 +12,7 @@ mod framing;
 mod hdfs;
 mod links;
 mod live;
+mod merged;
 mod person;
 mod post;
 mod real_writers;

@@ -254,9 +254,7 @@ impl Decoder {
             self.minutes.add(record.timestamp_ms);
         }
         totals.records = reader.index;
-        if reader.at != data.len() {
-            return Err(BatchError::Trailing(data.len() - reader.at));
-        }
+        reader.end()?;
         if latest != head.max_timestamp {
             return Err(BatchError::MaxTimestamp {
                 stated: head.max_timestamp,
@@ -318,7 +316,7 @@ pub(super) fn check_head(payload: &[u8]) -> Result<(Head, Codec), BatchError> {
 }
 
 /// Goes through the records one by one.
-struct RecordReader<'a> {
+pub(super) struct RecordReader<'a> {
     data: &'a [u8],
     at: usize,
     index: u32,
@@ -326,7 +324,7 @@ struct RecordReader<'a> {
 }
 
 impl<'a> RecordReader<'a> {
-    fn new(data: &'a [u8], base_timestamp: i64) -> Self {
+    pub(super) fn new(data: &'a [u8], base_timestamp: i64) -> Self {
         Self {
             data,
             at: 0,
@@ -337,6 +335,12 @@ impl<'a> RecordReader<'a> {
 
     #[inline]
     fn next(&mut self) -> Result<Record<'a>, BatchError> {
+        Ok(self.next_with_rest()?.0)
+    }
+
+    /// The next record, and its bytes behind the two deltas: key, value and headers as they stand there.
+    #[inline]
+    pub(super) fn next_with_rest(&mut self) -> Result<(Record<'a>, &'a [u8]), BatchError> {
         let malformed = |fault: Fault| BatchError::Record {
             index: self.index,
             why: fault.text(),
@@ -355,7 +359,16 @@ impl<'a> RecordReader<'a> {
         Ok(record)
     }
 
-    fn parse(&self, body: &'a [u8]) -> Result<Record<'a>, Fault> {
+    /// Every byte must have been a record's.
+    pub(super) fn end(&self) -> Result<(), BatchError> {
+        match self.data.len() - self.at {
+            0 => Ok(()),
+            trailing => Err(BatchError::Trailing(trailing)),
+        }
+    }
+
+    #[inline]
+    fn parse(&self, body: &'a [u8]) -> Result<(Record<'a>, &'a [u8]), Fault> {
         // The first byte is the record's attributes, of which Kafka has none.
         let mut fields = Fields { bytes: body, at: 1 };
         let timestamp_delta = fields.long("timestamp delta")?;
@@ -363,6 +376,7 @@ impl<'a> RecordReader<'a> {
         if u32::try_from(offset_delta) != Ok(self.index) {
             return Err(Fault::Offset(offset_delta));
         }
+        let rest = body.get(fields.at..).unwrap_or_default();
         let key = fields.bytes("key length")?;
         let value = fields.bytes("value length")?.ok_or(Fault::Null("value"))?;
         let (headers, batch_id) = fields.headers()?;
@@ -371,13 +385,14 @@ impl<'a> RecordReader<'a> {
         }
         // Kafka's own readers wrap around as well.
         let timestamp_ms = self.base_timestamp.wrapping_add(timestamp_delta);
-        Ok(Record {
+        let record = Record {
             timestamp_ms,
             key,
             value,
             batch_id,
             headers,
-        })
+        };
+        Ok((record, rest))
     }
 }
 

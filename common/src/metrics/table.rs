@@ -421,6 +421,18 @@ pub const TABLE: &[Metric] = &[
         "Time from giving a batch to a destination to its acknowledgement there.",
     ),
     counter(
+        "tributary_bus_merged_in_batches_total",
+        Unit::Count,
+        &["destination"],
+        "Small batches that went to Kafka merged with others.",
+    ),
+    counter(
+        "tributary_bus_merged_out_batches_total",
+        Unit::Count,
+        &["destination"],
+        "The batches that Kafka got of them.",
+    ),
+    counter(
         "tributary_bus_destination_missing_bytes_total",
         Unit::Bytes,
         &["destination"],

@@ -374,6 +374,11 @@ impl Kafka {
         })
     }
 
+    #[cfg(test)]
+    fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     pub(crate) fn no(&self) -> DestinationNo {
         self.shared.no
     }

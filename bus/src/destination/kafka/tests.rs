@@ -49,7 +49,7 @@ async fn topic_with(what: &str, bootstrap: &str, settings: &[(&str, &str)]) -> S
 }
 
 pub(super) struct Rig {
-    kafka: Kafka,
+    pub(super) kafka: Kafka,
     owner: crate::journal::Owner,
     journal: Journal,
     dir: TempDir,

@@ -11,8 +11,11 @@
 //!
 //! Not for: the order and the sequences within a partition (see [`super::lane`]).
 
+mod leaders;
+
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -22,13 +25,15 @@ use tributary_common::backoff::Backoff;
 
 use super::{
     broker::{Asked, Broker, Haste, Kind, Link},
-    lane::{Lane, MAX_ON_THE_WAY, Parcel, Producer, RequestNo, Verdict},
-    meaning::{Meaning, meaning_of, words},
-    says::{Command, Leaders, Part, PartAnswer, TopicLeaders},
+    lane::{Lane, MAX_ON_THE_WAY, Parcel, Producer, Ready, RequestNo, Verdict},
+    meaning::{Meaning, meaning_of},
+    says::{Command, Part, PartAnswer},
 };
 
 /// Bytes of batches in one request, unless a single one is larger.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
+/// Bytes before compression that are merged before anything else is done: a few milliseconds.
+const MERGED_AT_A_TIME: usize = 2 << 20;
 /// A broker that owes an answer and says nothing for so long may be gone: leaders are asked for.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// A connection that owes an answer for so long is given up. Longer than a broker may wait for its
@@ -63,6 +68,8 @@ struct Slot<T> {
     at: Option<Door>,
     /// It stands in a broker's row.
     queued: bool,
+    /// Until when it waits for more to be merged.
+    held: Option<Instant>,
     /// Since when the cluster does not know it.
     unknown: Option<Instant>,
 }
@@ -83,6 +90,10 @@ pub(super) struct Cluster<T> {
     brokers: BTreeMap<Door, Broker>,
     /// Partitions that wait for their next try.
     paused: Vec<LaneNo>,
+    /// Partitions with batches that others may still join.
+    held: BTreeSet<(Instant, LaneNo)>,
+    /// Bytes that may still be merged before anything else is done.
+    merges: usize,
     producer: Option<Producer>,
     naming: Question,
     leaders: Question,
@@ -108,6 +119,8 @@ impl<T: Clone> Cluster<T> {
             numbers: HashMap::new(),
             brokers: BTreeMap::new(),
             paused: Vec::new(),
+            held: BTreeSet::new(),
+            merges: MERGED_AT_A_TIME,
             producer: None,
             naming: question(),
             leaders: question(),
@@ -161,7 +174,7 @@ impl<T: Clone> Cluster<T> {
             if slot.lane.is_empty() {
                 slot.haste = parcel.haste;
             }
-            slot.lane.push(parcel);
+            slot.lane.push(parcel, now);
         }
         self.touch(lane, now);
     }
@@ -176,6 +189,7 @@ impl<T: Clone> Cluster<T> {
             haste: Haste::Common,
             at: None,
             queued: false,
+            held: None,
             unknown: None,
         });
         let of = self.numbers.entry(Arc::clone(topic)).or_default();
@@ -207,16 +221,50 @@ impl<T: Clone> Cluster<T> {
         let Some(leader) = slot.leader else {
             return self.ask_leaders(now);
         };
-        if let Some(broker) = self.brokers.get_mut(&(leader, slot.haste))
-            && slot.lane.next_bytes(now).is_some()
-        {
-            slot.queued = true;
-            broker.ready.push_back(lane);
+        match (
+            slot.lane.ready(now),
+            self.brokers.get_mut(&(leader, slot.haste)),
+        ) {
+            (Ready::Now(_), Some(broker)) => {
+                slot.queued = true;
+                broker.ready.push_back(lane);
+            }
+            (Ready::At(at), _) => self.hold(lane, at),
+            (Ready::No | Ready::Now(_), _) => {}
         }
     }
 
-    /// Does what is due now.
-    pub(super) fn pump(&mut self, now: Instant) {
+    /// Looks at a partition again at `at`, or before.
+    fn hold(&mut self, lane: LaneNo, at: Instant) {
+        if let Some(slot) = self.slots.get_mut(lane)
+            && slot.held.is_none_or(|held| at < held)
+        {
+            if let Some(held) = slot.held.replace(at) {
+                self.held.remove(&(held, lane));
+            }
+            self.held.insert((at, lane));
+        }
+    }
+
+    /// Looks at the partitions that have waited for more.
+    fn release(&mut self, now: Instant) {
+        while let Some(&(at, lane)) = self.held.first()
+            && at <= now
+        {
+            self.held.pop_first();
+            if let Some(slot) = self.slots.get_mut(lane) {
+                slot.held = None;
+            }
+            self.touch(lane, now);
+        }
+    }
+
+    /// Does what is due now. For `merge` see [`Lane::send`].
+    pub(super) fn pump(
+        &mut self,
+        now: Instant,
+        mut merge: impl FnMut(&[Parcel<T>]) -> Option<Parcel<T>>,
+    ) {
         let paused = std::mem::take(&mut self.paused);
         for lane in paused {
             if let Some(slot) = self.slots.get_mut(lane) {
@@ -224,13 +272,17 @@ impl<T: Clone> Cluster<T> {
             }
             self.touch(lane, now);
         }
+        self.release(now);
         self.look_for_silence(now);
         self.ask(now);
-        let doors: Vec<Door> = self.brokers.keys().copied().collect();
-        // What is urgent goes first.
-        for door in doors.into_iter().rev() {
+        let mut doors: Vec<Door> = self.brokers.keys().copied().collect();
+        // What is urgent goes first; of the others none shall always be the last.
+        self.random.shuffle(&mut doors);
+        doors.sort_by_key(|(_no, haste)| Reverse(*haste));
+        self.merges = MERGED_AT_A_TIME;
+        for door in doors {
             self.dial_if_wanted(door, false, now);
-            while self.fill(door, now) {}
+            while self.merges > 0 && self.fill(door, now, &mut merge) {}
         }
     }
 
@@ -242,13 +294,18 @@ impl<T: Clone> Cluster<T> {
         let starts = brokers.any(|one| !one.ready.is_empty() && one.not_before > now);
         let pending = self.slots.iter().any(|slot| !slot.lane.is_empty());
         let owed = self.brokers.values().any(|one| !one.asked.is_empty());
-        match () {
+        let held = self.held.first().map(|(at, _lane)| *at);
+        if self.merges == 0 {
+            return Some(now);
+        }
+        let wake = match () {
             () if !self.paused.is_empty() || starts => Some(now + SOON),
             () if pending || owed => {
                 Some(now + LOOK.min(SOON.max(self.leaders.due.saturating_duration_since(now))))
             }
             () => None,
-        }
+        };
+        held.into_iter().chain(wake).min()
     }
 
     /// Gives up connections that owe an answer for too long.
@@ -352,7 +409,12 @@ impl<T: Clone> Cluster<T> {
     }
 
     /// Makes one request of what is ready for a broker; false when there is none.
-    fn fill(&mut self, no: Door, now: Instant) -> bool {
+    fn fill(
+        &mut self,
+        no: Door,
+        now: Instant,
+        merge: &mut impl FnMut(&[Parcel<T>]) -> Option<Parcel<T>>,
+    ) -> bool {
         let Some(broker) = self.brokers.get(&no) else {
             return false;
         };
@@ -365,7 +427,7 @@ impl<T: Clone> Cluster<T> {
         let (mut parts, mut lanes, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut left = broker.ready.len();
         let request = self.number();
-        while left > 0 {
+        while left > 0 && self.merges > 0 {
             left -= 1;
             let front = self.brokers.get(&no).and_then(|one| one.ready.front());
             let Some(&lane) = front else { break };
@@ -374,7 +436,11 @@ impl<T: Clone> Cluster<T> {
             };
             let leads = slot.leader == Some(no.0) && slot.haste == no.1;
             let here = leads && slot.at.is_none_or(|at| at == no);
-            let next = slot.lane.next_bytes(now).filter(|_bytes| here);
+            let ready = slot.lane.ready(now);
+            let next = match ready {
+                Ready::Now(bytes) => here.then_some(bytes),
+                Ready::At(_) | Ready::No => None,
+            };
             if next.is_some_and(|next| !parts.is_empty() && bytes + next > MAX_REQUEST_BYTES) {
                 break;
             }
@@ -384,22 +450,22 @@ impl<T: Clone> Cluster<T> {
             }
             let Some(next) = next else {
                 // Elsewhere, or nothing more: its next event brings it back.
-                if !leads {
-                    self.touch(lane, now);
+                match ready {
+                    _ if !leads => self.touch(lane, now),
+                    Ready::At(at) => self.hold(lane, at),
+                    Ready::Now(_) | Ready::No => {}
                 }
                 continue;
             };
             // Without a producer it comes back when there is one.
-            let Some(shipment) = slot.lane.send(request, self.producer, now) else {
+            let Some(part) = self.part(lane, request, now, merge) else {
                 continue;
             };
-            slot.at = Some(no);
+            if let Some(slot) = self.slots.get_mut(lane) {
+                slot.at = Some(no);
+            }
             bytes += next;
-            parts.push(Part {
-                topic: Arc::clone(&slot.topic),
-                partition: slot.partition,
-                shipment,
-            });
+            parts.push(part);
             lanes.push(lane);
             self.touch(lane, now);
         }
@@ -418,6 +484,29 @@ impl<T: Clone> Cluster<T> {
         self.commands
             .push_back(Command::Produce { link, no, parts });
         true
+    }
+
+    /// Takes the next batch of a partition into a request.
+    fn part(
+        &mut self,
+        lane: LaneNo,
+        request: RequestNo,
+        now: Instant,
+        merge: &mut impl FnMut(&[Parcel<T>]) -> Option<Parcel<T>>,
+    ) -> Option<Part<T>> {
+        let slot = self.slots.get_mut(lane)?;
+        let (merges, producer) = (&mut self.merges, self.producer);
+        let shipment = slot.lane.send(request, producer, now, |run| {
+            let raw = run.iter().filter_map(|one| one.small);
+            let raw: usize = raw.map(|small| small.bytes).sum();
+            *merges = merges.saturating_sub(raw);
+            merge(run)
+        })?;
+        Some(Part {
+            topic: Arc::clone(&slot.topic),
+            partition: slot.partition,
+            shipment,
+        })
     }
 
     fn broker_of(&mut self, link: LinkNo) -> Option<(Door, &mut Broker)> {
@@ -533,7 +622,7 @@ impl<T: Clone> Cluster<T> {
                 meaning,
                 why,
             },
-            Verdict::TooLarge => Command::TooLarge { lane, why },
+            Verdict::Cut => Command::Cut { lane, why },
             Verdict::Broken(parcels) => {
                 // The next ones begin with an id that the broker has never seen.
                 self.producer = None;
@@ -560,91 +649,6 @@ impl<T: Clone> Cluster<T> {
         out
     }
 
-    /// The answer to the question for a producer id.
-    pub(super) fn on_producer(
-        &mut self,
-        link: LinkNo,
-        answer: Result<Producer, i16>,
-        now: Instant,
-    ) {
-        if self.answered(link, Duration::ZERO, now).is_none() {
-            return;
-        }
-        self.naming.asked = false;
-        match answer {
-            Ok(producer) => {
-                self.producer = Some(producer);
-                self.naming.backoff.reset();
-                (0..self.slots.len()).for_each(|lane| self.touch(lane, now));
-            }
-            Err(code) => {
-                let why = format!("no producer id: {}", words(code));
-                self.naming.due = now + self.naming.backoff.next(&mut self.random);
-                self.commands.push_back(Command::Trouble(why));
-            }
-        }
-    }
-
-    /// The answer to the question for leaders.
-    pub(super) fn on_leaders(&mut self, link: LinkNo, answer: &Leaders, now: Instant) {
-        if self.answered(link, Duration::ZERO, now).is_none() {
-            return;
-        }
-        self.leaders.asked = false;
-        for (no, addr) in &answer.brokers {
-            for door in [(*no, Haste::Common), (*no, Haste::Urgent)] {
-                match self.brokers.get_mut(&door) {
-                    None => self.add_broker(door, addr.clone(), now),
-                    // The present connection lives as long as it answers.
-                    Some(broker) => broker.addr.clone_from(addr),
-                }
-            }
-        }
-        for topic in &answer.topics {
-            let lanes = self.numbers.get(topic.topic.as_str());
-            let lanes: Vec<LaneNo> = lanes
-                .into_iter()
-                .flat_map(HashMap::values)
-                .copied()
-                .collect();
-            for lane in lanes {
-                self.led(lane, topic, now);
-            }
-        }
-        let leaderless = |slot: &Slot<T>| slot.leader.is_none() && !slot.lane.is_empty();
-        self.leaders.due = if self.slots.iter().any(leaderless) {
-            now + PAUSE.0 + self.leaders.backoff.next(&mut self.random)
-        } else {
-            self.leaders.backoff.reset();
-            now + REFRESH_EVERY
-        };
-    }
-
-    /// Notes who leads a partition, and gives up one that has been unknown for too long.
-    fn led(&mut self, lane: LaneNo, topic: &TopicLeaders, now: Instant) {
-        let Some(slot) = self.slots.get_mut(lane) else {
-            return;
-        };
-        let mut partitions = topic.partitions.iter();
-        let known = partitions.find(|(partition, _leader)| *partition == slot.partition);
-        slot.leader = known.and_then(|(_partition, leader)| *leader);
-        if known.is_some() {
-            slot.unknown = None;
-        } else {
-            let since = *slot.unknown.get_or_insert(now);
-            let refused = matches!(meaning_of(topic.code), Meaning::Refused(_));
-            let given_up = refused || now.saturating_duration_since(since) >= UNKNOWN_FOR;
-            if given_up && slot.lane.on_the_way() == 0 && !slot.lane.is_empty() {
-                slot.unknown = None;
-                let parcels = slot.lane.take_all();
-                let why = format!("topic {}: {}", topic.topic, words(topic.code));
-                self.producer = None;
-                self.commands.push_back(Command::GiveBack { parcels, why });
-            }
-        }
-        self.touch(lane, now);
-    }
-
     /// Gives everything back and ends all connections; the next batch begins anew.
     pub(super) fn reset(&mut self, why: &str, now: Instant) {
         for broker in self.brokers.values_mut() {
@@ -657,11 +661,13 @@ impl<T: Clone> Cluster<T> {
             broker.not_before = now;
         }
         self.paused.clear();
+        self.held.clear();
+        self.merges = MERGED_AT_A_TIME;
         self.producer = None;
         (self.naming.asked, self.leaders.asked) = (false, false);
         (self.naming.due, self.leaders.due) = (now, now);
         for slot in &mut self.slots {
-            (slot.queued, slot.at, slot.leader) = (false, None, None);
+            (slot.queued, slot.held, slot.at, slot.leader) = (false, None, None, None);
             let parcels = slot.lane.take_all();
             if !parcels.is_empty() {
                 let why = why.to_owned();

@@ -9,7 +9,10 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
-use tributary_common::{batch::Decoder, wire::Place};
+use tributary_common::{
+    batch::{Decoder, Merger},
+    wire::Place,
+};
 
 use super::{
     super::{
@@ -65,6 +68,14 @@ pub(super) struct Engine {
     heard: mpsc::Receiver<(LinkNo, Heard)>,
     hear: mpsc::Sender<(LinkNo, Heard)>,
     decoder: Decoder,
+    merger: Merger,
+    merged: Merged,
+}
+
+/// Counts what was merged.
+struct Merged {
+    into: metrics::Counter,
+    out: metrics::Counter,
 }
 
 impl Engine {
@@ -74,6 +85,11 @@ impl Engine {
         orders: mpsc::UnboundedReceiver<Order>,
     ) -> Self {
         let (hear, heard) = mpsc::channel(HEARD);
+        let name = shared.name.to_string();
+        let merged = Merged {
+            into: metrics::counter!("tributary_bus_merged_in_batches_total", "destination" => name.clone()),
+            out: metrics::counter!("tributary_bus_merged_out_batches_total", "destination" => name),
+        };
         Self {
             shared,
             security,
@@ -84,6 +100,8 @@ impl Engine {
             heard,
             hear,
             decoder: Decoder::new(),
+            merger: Merger::new(),
+            merged,
         }
     }
 
@@ -111,7 +129,7 @@ impl Engine {
             while let Ok((link, heard)) = self.heard.try_recv() {
                 self.hear(link, heard);
             }
-            self.cluster.pump(Instant::now());
+            self.pump();
             self.obey();
         }
         self.cluster.reset("this node is stopping", Instant::now());
@@ -120,10 +138,21 @@ impl Engine {
             let why = Failure::Unavailable("this node is stopping".to_owned());
             match order {
                 Order::Work(work) => give_back(work, why),
-                Order::Parcel(parcel) => parcel.cargo.flight.failed(why, parcel.records),
+                Order::Parcel(parcel) => parcel.cargo.failed(&why),
                 Order::Reset => {}
             }
         }
+    }
+
+    /// Requests are made of what may go.
+    fn pump(&mut self) {
+        let (merger, merged) = (&mut self.merger, &self.merged);
+        self.cluster.pump(Instant::now(), |run| {
+            let one = cargo::merge(run, merger)?;
+            merged.into.increment(one.batches as u64);
+            merged.out.increment(1);
+            Some(one)
+        });
     }
 
     fn order(&mut self, order: Order) {
@@ -153,8 +182,8 @@ impl Engine {
             return self.take_found(work);
         }
         let header = &work.job.batch.header;
-        let sealed = match cargo::seal(&work.job.batch.payload, header.records) {
-            Ok(sealed) => sealed,
+        let packed = match cargo::seal(&work.job.batch) {
+            Ok(packed) => packed,
             Err(failure) => return give_back(work, failure),
         };
         let (records, partition) = (header.records, work.partition);
@@ -167,7 +196,7 @@ impl Engine {
             none,
             job,
         );
-        self.push(Cargo::parcel(&flight, &topic, partition, sealed));
+        self.push(Cargo::parcel(&flight, &topic, partition, packed));
     }
 
     /// Takes a batch that an earlier life has produced, wholly or in part.
@@ -310,27 +339,17 @@ impl Engine {
                 Command::AskProducer { link, no } => {
                     self.send(link, |versions| proto::ask_producer(versions, no));
                 }
-                Command::Taken { parcel, offset } => {
-                    let Cargo {
-                        flight,
-                        topic,
-                        partition,
-                        ..
-                    } = &*parcel.cargo;
-                    topic.progressed();
-                    flight.landed_all(*partition, offset, parcel.records);
-                }
+                Command::Taken { parcel, offset } => parcel.cargo.landed(offset),
                 Command::Refused {
                     parcel,
                     meaning,
                     why,
-                } => self.refuse(&parcel, meaning, why),
-                Command::TooLarge { lane, why } => self.cut(lane, &why),
+                } => refuse(&parcel, meaning, why),
+                Command::Cut { lane, why } => self.cut(lane, &why),
                 Command::GiveBack { parcels, why } => {
                     tracing::warn!(destination = %self.shared.name, batches = parcels.len(), why, "batches are to be looked for in their topic");
                     for parcel in parcels {
-                        let failure = Failure::Unavailable(why.clone());
-                        parcel.cargo.flight.failed(failure, parcel.records);
+                        parcel.cargo.failed(&Failure::Unavailable(why.clone()));
                     }
                 }
                 Command::Trouble(why) => self.trouble(why),
@@ -338,16 +357,7 @@ impl Engine {
         }
     }
 
-    fn refuse(&self, parcel: &Parcel<Arc<Cargo>>, meaning: Meaning, why: String) {
-        let reason = match meaning {
-            Meaning::Refused(reason) => reason,
-            _ => tributary_common::wire::RefuseReason::Corrupt,
-        };
-        let failure = Failure::Rejected(reason, why);
-        parcel.cargo.flight.failed(failure, parcel.records);
-    }
-
-    /// Cuts a batch that is too large for its topic in two.
+    /// Cuts a batch that its topic does not take as it is in two.
     fn cut(&mut self, lane: LaneNo, why: &str) {
         let Some(cargo) = self
             .cluster
@@ -357,13 +367,13 @@ impl Engine {
             return;
         };
         tracing::debug!(destination = %self.shared.name, topic = &*cargo.topic.name, why, "a batch is cut in two");
-        let (pieces, failure) = match cargo.halves(&mut self.decoder) {
+        let (pieces, failure) = match cargo.halves(&mut self.decoder, &mut self.merger) {
             Ok(pieces) => (pieces, None),
             Err(failure) => (Vec::new(), Some(failure)),
         };
         let out = self.cluster.cut(lane, pieces, Instant::now());
         if let (Some(out), Some(failure)) = (out, failure) {
-            out.cargo.flight.failed(failure, out.records);
+            out.cargo.failed(&failure);
         }
     }
 
@@ -406,4 +416,12 @@ impl Engine {
             self.hang_up(link, &format!("a request cannot be sent: {error:#}"));
         }
     }
+}
+
+fn refuse(parcel: &Parcel<Arc<Cargo>>, meaning: Meaning, why: String) {
+    let reason = match meaning {
+        Meaning::Refused(reason) | Meaning::Unfit(reason) => reason,
+        _ => tributary_common::wire::RefuseReason::Corrupt,
+    };
+    parcel.cargo.failed(&Failure::Rejected(reason, why));
 }

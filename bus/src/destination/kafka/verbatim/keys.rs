@@ -75,16 +75,13 @@ fn spread(
     if left == 0 {
         return flight.count(0);
     }
-    for (partition, payload, sealed) in parts {
-        let parcel = Cargo::parcel(&flight, &topic, partition, (payload, sealed));
+    for (partition, packed) in parts {
+        let parcel = Cargo::parcel(&flight, &topic, partition, packed);
         if let Err(gone) = engine.send(Order::Parcel(parcel))
             && let Order::Parcel(parcel) = gone.0
         {
             let why = "the producer is gone".to_owned();
-            parcel
-                .cargo
-                .flight
-                .failed(Failure::Unavailable(why), parcel.records);
+            parcel.cargo.failed(&Failure::Unavailable(why));
         }
     }
 }

@@ -17,7 +17,11 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 use tributary_common::backoff::Backoff;
 
-use super::{broker::Haste, meaning::Meaning};
+use super::{
+    broker::Haste,
+    gather::{Flow, Run, Small},
+    meaning::Meaning,
+};
 
 /// Batches on their way at a time; brokers keep the places of as many.
 pub(super) const MAX_ON_THE_WAY: usize = 5;
@@ -34,6 +38,10 @@ pub(super) struct Producer {
     pub(super) epoch: i16,
 }
 
+/// Bytes of batches that are merged, before a topic says that this is too much: what it takes where
+/// nobody set it.
+const MOST_BYTES: usize = 1 << 20;
+
 /// A batch for a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Parcel<T> {
@@ -41,6 +49,28 @@ pub(super) struct Parcel<T> {
     pub(super) records: u32,
     pub(super) bytes: usize,
     pub(super) haste: Haste,
+    /// It may be merged with its neighbours.
+    pub(super) small: Option<Small>,
+    /// How many it was merged of; 1 where it was not.
+    pub(super) batches: usize,
+}
+
+/// Whether a partition has something to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// No; what it waits for is an event.
+    No,
+    /// Of about so many bytes.
+    Now(usize),
+    /// Later: others may still join it.
+    At(Instant),
+}
+
+/// A batch without a sequence.
+#[derive(Debug)]
+struct Waiting<T> {
+    parcel: Parcel<T>,
+    due: Instant,
 }
 
 /// A batch that is to be sent now.
@@ -61,7 +91,7 @@ pub(super) enum Verdict<T> {
     /// It is never taken.
     Refused(Parcel<T>),
     /// It is to be cut: [`Lane::cut`] takes the pieces.
-    TooLarge,
+    Cut,
     /// Nobody knows what is there: all of these are to be looked for.
     Broken(Vec<Parcel<T>>),
 }
@@ -72,7 +102,7 @@ enum State {
     Sent(RequestNo),
     /// To be sent again.
     Again,
-    /// Too large: waits for its pieces.
+    /// Too large, or spoilt by one of those in it: waits for its pieces.
     Cutting,
 }
 
@@ -92,7 +122,13 @@ struct Numbered<T> {
 /// A partition.
 #[derive(Debug)]
 pub(super) struct Lane<T> {
-    waiting: VecDeque<Parcel<T>>,
+    waiting: VecDeque<Waiting<T>>,
+    /// The first ones of them that may go as one.
+    run: Run,
+    /// How they come.
+    flow: Flow,
+    /// Bytes of batches that are merged: less once that was too large for the topic.
+    most: usize,
     numbered: VecDeque<Numbered<T>>,
     producer: Option<Producer>,
     next_sequence: i32,
@@ -108,6 +144,9 @@ impl<T: Clone> Lane<T> {
     pub(super) fn new(backoff: Backoff) -> Self {
         Self {
             waiting: VecDeque::new(),
+            run: Run::default(),
+            flow: Flow::default(),
+            most: MOST_BYTES,
             numbered: VecDeque::new(),
             producer: None,
             next_sequence: 0,
@@ -119,8 +158,37 @@ impl<T: Clone> Lane<T> {
     }
 
     /// A batch behind all others. Bounded by the permits that they carry.
-    pub(super) fn push(&mut self, parcel: Parcel<T>) {
-        self.waiting.push_back(parcel);
+    pub(super) fn push(&mut self, parcel: Parcel<T>, now: Instant) {
+        let due = Small::due(parcel.small, now);
+        self.flow.came(now);
+        self.run.add(&parcel, due, self.most);
+        self.waiting.push_back(Waiting { parcel, due });
+    }
+
+    /// Looks anew which of those that wait may go as one.
+    fn gather(&mut self) {
+        let mut run = Run::default();
+        let mut waiting = self.waiting.iter();
+        while waiting
+            .next()
+            .is_some_and(|one| run.add(&one.parcel, one.due, self.most))
+        {}
+        self.run = run;
+    }
+
+    /// Takes out what goes next: one batch, or several as one.
+    fn next(&mut self, merge: impl FnOnce(&[Parcel<T>]) -> Option<Parcel<T>>) -> Option<Parcel<T>> {
+        let run = self.waiting.iter().take(self.run.count);
+        let run: Vec<Parcel<T>> = run.map(|one| one.parcel.clone()).collect();
+        let next = match run.len() {
+            0 | 1 => None,
+            _ => merge(&run),
+        };
+        // As it came where it is alone, or cannot be merged.
+        let next = next.or_else(|| run.into_iter().next())?;
+        self.waiting.drain(..next.batches.min(self.waiting.len()));
+        self.gather();
+        Some(next)
     }
 
     /// Whether there is anything that has no place in the log yet.
@@ -144,30 +212,40 @@ impl<T: Clone> Lane<T> {
         self.producer.is_none() && !self.waiting.is_empty()
     }
 
-    /// Bytes of the batch that may be sent now.
-    pub(super) fn next_bytes(&self, now: Instant) -> Option<usize> {
+    /// Whether something may be sent now.
+    pub(super) fn ready(&self, now: Instant) -> Ready {
         if self.broken || self.not_before.is_some_and(|at| at > now) {
-            return None;
+            return Ready::No;
         }
         let on_the_way = self.on_the_way();
         if on_the_way < self.numbered.len() {
             // In order: the first one alone, once no answer is missing.
-            let first = self.numbered.front()?;
-            let ready = on_the_way == 0 && matches!(first.state, State::Again);
-            return ready.then_some(first.parcel.bytes);
+            let first = self.numbered.front();
+            let ready = first.filter(|one| on_the_way == 0 && matches!(one.state, State::Again));
+            return ready.map_or(Ready::No, |one| Ready::Now(one.parcel.bytes));
         }
         let window = if self.proven { MAX_ON_THE_WAY } else { 1 };
-        (on_the_way < window).then_some(self.waiting.front()?.bytes)
+        if on_the_way >= window || self.waiting.is_empty() {
+            return Ready::No;
+        }
+        match self.run.goes(on_the_way > 0, &self.flow, now) {
+            at if at > now => Ready::At(at),
+            _ => Ready::Now(self.run.bytes),
+        }
     }
 
     /// Takes the batch that may be sent now into a request. `producer` counts where none was used yet.
+    /// `merge` makes one batch of several, or of as many of the first ones as go together, if any do.
     pub(super) fn send(
         &mut self,
         request: RequestNo,
         producer: Option<Producer>,
         now: Instant,
+        merge: impl FnOnce(&[Parcel<T>]) -> Option<Parcel<T>>,
     ) -> Option<Shipment<T>> {
-        self.next_bytes(now)?;
+        if !matches!(self.ready(now), Ready::Now(_)) {
+            return None;
+        }
         let producer = self.producer.or(producer)?;
         self.producer = Some(producer);
         let again = self.numbered.front_mut();
@@ -181,7 +259,7 @@ impl<T: Clone> Lane<T> {
                 sequence: first.sequence,
             });
         }
-        let parcel = self.waiting.pop_front()?;
+        let parcel = self.next(merge)?;
         let sequence = self.next_sequence;
         self.next_sequence = moved(sequence, i64::from(parcel.records));
         let cargo = parcel.cargo.clone();
@@ -242,16 +320,24 @@ impl<T: Clone> Lane<T> {
                 one.damaged += 1;
                 self.pause(now, random);
             }
-            Meaning::TooLarge if !one.in_doubt => {
+            Meaning::TooLarge | Meaning::Damaged | Meaning::Unfit(_)
+                if !one.in_doubt && (meaning == Meaning::TooLarge || one.parcel.batches > 1) =>
+            {
                 one.state = State::Cutting;
-                return Verdict::TooLarge;
+                let (bytes, batches) = (one.parcel.bytes, one.parcel.batches);
+                if meaning == Meaning::TooLarge && batches > 1 {
+                    self.most = self.most.min(bytes / 2);
+                    self.gather();
+                }
+                return Verdict::Cut;
             }
-            Meaning::Damaged | Meaning::Refused(_) if !one.in_doubt => {
+            Meaning::Damaged | Meaning::Unfit(_) | Meaning::Refused(_) if !one.in_doubt => {
                 return self.leave_out(at).map_or(Verdict::Again, Verdict::Refused);
             }
             Meaning::Taken
             | Meaning::TooLarge
             | Meaning::Damaged
+            | Meaning::Unfit(_)
             | Meaning::Refused(_)
             | Meaning::OutOfOrder
             | Meaning::Broken => self.broken = true,
@@ -282,14 +368,14 @@ impl<T: Clone> Lane<T> {
         }
     }
 
-    /// The batch that was too large.
+    /// The batch that is to be cut.
     pub(super) fn cutting(&self) -> Option<&Parcel<T>> {
         let mut all = self.numbered.iter();
         let one = all.find(|one| matches!(one.state, State::Cutting))?;
         Some(&one.parcel)
     }
 
-    /// The pieces of the batch that was too large, with the same records: they have its sequences.
+    /// The pieces of the batch that is cut, with the same records: they have its sequences.
     /// Without pieces it is left out, and given back.
     pub(super) fn cut(&mut self, pieces: Vec<Parcel<T>>) -> Option<Parcel<T>> {
         let cutting = |one: &Numbered<T>| matches!(one.state, State::Cutting);
@@ -322,8 +408,10 @@ impl<T: Clone> Lane<T> {
         self.proven = false;
         self.broken = false;
         self.not_before = None;
+        self.run = Run::default();
         let numbered = self.numbered.drain(..).map(|one| one.parcel);
-        numbered.chain(self.waiting.drain(..)).collect()
+        let waiting = self.waiting.drain(..).map(|one| one.parcel);
+        numbered.chain(waiting).collect()
     }
 
     /// Waits before the next try.
@@ -369,7 +457,7 @@ mod tests {
             Duration::from_millis(1),
             Duration::from_millis(1),
         ));
-        (0..batches).for_each(|cargo| lane.push(parcel(cargo)));
+        (0..batches).for_each(|cargo| lane.push(parcel(cargo), Instant::now()));
         lane
     }
 
@@ -379,6 +467,8 @@ mod tests {
             records: 10,
             bytes: 1,
             haste: Haste::Common,
+            small: None,
+            batches: 1,
         }
     }
 
@@ -386,7 +476,7 @@ mod tests {
     fn send(lane: &mut Lane<u32>, request: RequestNo) -> Vec<(u32, i32)> {
         let now = Instant::now() + Duration::from_secs(60);
         (request..)
-            .map_while(|no| lane.send(no, US, now))
+            .map_while(|no| lane.send(no, US, now, |_run| unreachable!("none is small")))
             .map(|one| (one.cargo, one.sequence))
             .collect()
     }
@@ -450,9 +540,9 @@ mod tests {
         let mut lane = lane(2);
         send(&mut lane, 0);
         answer(&mut lane, 0, Meaning::Taken);
-        lane.push(parcel(2));
+        lane.push(parcel(2), Instant::now());
         send(&mut lane, 1);
-        assert_eq!(answer(&mut lane, 1, Meaning::TooLarge), Verdict::TooLarge);
+        assert_eq!(answer(&mut lane, 1, Meaning::TooLarge), Verdict::Cut);
         assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), Verdict::Again);
         assert!(send(&mut lane, 3).is_empty(), "it is being cut");
         let piece = |cargo, records| Parcel {
@@ -460,6 +550,8 @@ mod tests {
             records,
             bytes: 1,
             haste: Haste::Common,
+            small: None,
+            batches: 1,
         };
         assert_eq!(lane.cut(vec![piece(11, 4), piece(12, 6)]), None);
         assert_eq!(send(&mut lane, 4), [(11, 10)]);
@@ -479,7 +571,7 @@ mod tests {
         let all = Verdict::Broken(vec![parcel(1), parcel(2)]);
         assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), all);
         assert!(lane.is_empty());
-        lane.push(parcel(5));
+        lane.push(parcel(5), Instant::now());
         assert_eq!(send(&mut lane, 7), [(5, 0)]);
     }
 

@@ -24,6 +24,8 @@ pub(super) enum Meaning {
     /// The broker no longer knows the producer as the producer knows itself, or says something that no
     /// producer expects: look what is there, and begin anew.
     Broken,
+    /// Not with these records: of a merged batch the rest may be taken.
+    Unfit(RefuseReason),
     /// Never.
     Refused(RefuseReason),
 }
@@ -54,11 +56,10 @@ pub(super) fn meaning_of(code: i16) -> Meaning {
         Error::CorruptMessage => Meaning::Damaged,
         Error::MessageTooLarge | Error::RecordListTooLarge => Meaning::TooLarge,
         Error::OutOfOrderSequenceNumber => Meaning::OutOfOrder,
+        Error::InvalidRecord | Error::InvalidTimestamp => Meaning::Unfit(RefuseReason::Destination),
         Error::TopicAuthorizationFailed
         | Error::ClusterAuthorizationFailed
         | Error::InvalidTopicException
-        | Error::InvalidRecord
-        | Error::InvalidTimestamp
         | Error::PolicyViolation
         | Error::UnsupportedCompressionType
         | Error::UnsupportedForMessageFormat => Meaning::Refused(RefuseReason::Destination),
@@ -92,5 +93,7 @@ mod tests {
         check(46, Meaning::Broken);
         check(59, Meaning::Broken);
         check(29, Meaning::Refused(RefuseReason::Destination));
+        check(32, Meaning::Unfit(RefuseReason::Destination));
+        check(87, Meaning::Unfit(RefuseReason::Destination));
     }
 }

@@ -16,7 +16,7 @@
 //! One thread with a runtime of its own owns all state; connections are its tasks. librdkafka still
 //! opens topics, looks what is in them and watches the cluster.
 //!
-//! Rooms: [`engine`], [`cargo`], [`keys`], [`cluster`], [`broker`], [`lane`],
+//! Rooms: [`engine`], [`cargo`], [`keys`], [`cluster`], [`broker`], [`lane`], [`gather`],
 //! [`meaning`], [`says`], [`proto`], [`frame`], [`link`], [`security`], [`sasl`].
 
 mod broker;
@@ -24,6 +24,7 @@ mod cargo;
 mod cluster;
 mod engine;
 mod frame;
+mod gather;
 mod keys;
 mod lane;
 mod link;

@@ -12,10 +12,12 @@ use std::{
 
 use proptest::prelude::*;
 use tokio::time::Instant;
+use tributary_common::ids::Class;
 
 use super::{
     broker::Haste,
     cluster::{BrokerNo, Cluster, LinkNo},
+    gather::Small,
     lane::{Parcel, Producer, RequestNo, Shipment},
     says::{Command, Leaders, Part, PartAnswer, TopicLeaders},
 };
@@ -23,13 +25,18 @@ use super::{
 const BROKERS: BrokerNo = 3;
 const PARTITIONS: i32 = 3;
 const BATCHES: u32 = 25;
-/// Some batches are too large, and some are never taken.
+/// Some batches are too large, some are never taken, and some cannot be opened.
 const TOO_LARGE: u32 = 11;
 const REFUSED: u32 = 7;
+const DAMAGED: u32 = 13;
 const MAX_RECORDS: u32 = 3;
+/// Merged batches are too large with more records.
+const MAX_MERGED: u32 = 12;
 
-/// Records of a batch: batch, first record, how many.
-type Cargo = (i32, u32, u32, u32);
+/// Records of a batch: partition, batch, first record, how many.
+type Records = (i32, u32, u32, u32);
+/// A batch, or several that were merged.
+type Cargo = Vec<Records>;
 
 fn records_of(batch: u32) -> u32 {
     1 + batch % 6
@@ -66,6 +73,8 @@ struct World {
     next_producer: i64,
     /// Faults in a thousand.
     faults: u32,
+    /// Merged batches that were taken.
+    merged: usize,
     topic: Arc<str>,
 }
 
@@ -90,6 +99,7 @@ impl World {
             now,
             next_producer: 0,
             faults,
+            merged: 0,
             topic: "t".into(),
         }
     }
@@ -117,7 +127,7 @@ impl World {
             return;
         }
         partition.outstanding += 1;
-        let parcel = parcel((no, batch, there, left));
+        let parcel = parcel(vec![(no, batch, there, left)]);
         self.cluster.push(&self.topic, no, parcel, self.now);
     }
 
@@ -144,23 +154,33 @@ impl World {
                 Command::AskProducer { link, no } => self.ask(link, no, Question::Producer),
                 Command::Taken { parcel, offset } => self.taken(&parcel, offset),
                 Command::Refused { parcel, .. } => {
-                    let (no, batch, ..) = parcel.cargo;
-                    let partition = self.partitions.get_mut(&no).unwrap();
-                    partition.refused.push(batch);
-                    partition.outstanding -= 1;
+                    for (no, batch, ..) in parcel.cargo {
+                        let partition = self.partitions.get_mut(&no).unwrap();
+                        partition.refused.push(batch);
+                        partition.outstanding -= 1;
+                    }
                 }
-                Command::TooLarge { lane, .. } => {
-                    let (no, batch, first, count) = self.cluster.cutting(lane).unwrap().cargo;
-                    let half = count.div_ceil(2);
-                    let pieces = [(first, half), (first + half, count - half)];
-                    let pieces = pieces.map(|(first, count)| parcel((no, batch, first, count)));
-                    self.partitions.get_mut(&no).unwrap().outstanding += 1;
+                Command::Cut { lane, .. } => {
+                    let cargo = self.cluster.cutting(lane).unwrap().cargo.clone();
+                    let pieces = match cargo[..] {
+                        [(no, batch, first, count)] => {
+                            let half = count.div_ceil(2);
+                            let pieces = [(first, half), (first + half, count - half)];
+                            self.partitions.get_mut(&no).unwrap().outstanding += 1;
+                            pieces.map(|(first, count)| vec![(no, batch, first, count)])
+                        }
+                        _ => {
+                            let (first, second) = cargo.split_at(cargo.len() / 2);
+                            [first.to_vec(), second.to_vec()]
+                        }
+                    };
+                    let pieces = pieces.map(parcel);
                     assert!(self.cluster.cut(lane, pieces.into(), self.now).is_none());
                 }
                 Command::GiveBack { parcels, .. } => {
                     // They come again, in order, when it was seen what is there.
-                    for parcel in parcels {
-                        let (no, batch, ..) = parcel.cargo;
+                    let all = parcels.into_iter().flat_map(|parcel| parcel.cargo);
+                    for (no, batch, ..) in all {
                         let partition = self.partitions.get_mut(&no).unwrap();
                         partition.next = partition.next.min(batch);
                         partition.outstanding -= 1;
@@ -177,13 +197,16 @@ impl World {
 
     /// The place that is told is the place where it lies.
     fn taken(&mut self, parcel: &Parcel<Cargo>, offset: i64) {
-        let (no, batch, first, count) = parcel.cargo;
-        let partition = self.partitions.get_mut(&no).unwrap();
-        partition.outstanding -= 1;
-        for record in 0..count {
-            let at = usize::try_from(offset).unwrap() + record as usize;
-            assert_eq!(partition.log.get(at), Some(&(batch, first + record)));
+        let mut at = usize::try_from(offset).unwrap();
+        for &(no, batch, first, count) in &parcel.cargo {
+            let partition = self.partitions.get_mut(&no).unwrap();
+            partition.outstanding -= 1;
+            for record in first..first + count {
+                assert_eq!(partition.log.get(at), Some(&(batch, record)));
+                at += 1;
+            }
         }
+        self.merged += usize::from(parcel.cargo.len() > 1);
     }
 
     /// A broker answers its first question, or the connection ends before or after it has.
@@ -305,7 +328,7 @@ impl World {
         }
         self.obey();
         self.now += Duration::from_millis(self.random.u64(..5));
-        self.cluster.pump(self.now);
+        self.cluster.pump(self.now, merge);
         self.obey();
     }
 
@@ -327,11 +350,15 @@ impl World {
 impl Partition {
     /// Appends a batch as a leader does, or says why not.
     fn take(&mut self, shipment: &Shipment<Cargo>) -> Result<i64, i16> {
-        let (_no, batch, first, count) = shipment.cargo;
-        if batch % REFUSED == 6 {
+        let cargo = &shipment.cargo;
+        let count: u32 = cargo.iter().map(|one| one.3).sum();
+        let damaged = |batch| batch % DAMAGED == 4;
+        assert!(cargo.len() == 1 || !cargo.iter().any(|one| damaged(one.1)));
+        if cargo.iter().any(|one| one.1 % REFUSED == 6) {
             return Err(87);
         }
-        if batch % TOO_LARGE == 5 && count > MAX_RECORDS {
+        let too_large = |one: &Records| one.1 % TOO_LARGE == 5 && one.3 > MAX_RECORDS;
+        if cargo.iter().any(too_large) || (cargo.len() > 1 && count > MAX_MERGED) {
             return Err(10);
         }
         let sequence = shipment.sequence;
@@ -344,8 +371,10 @@ impl Partition {
             return Err(if sequence < *next { 46 } else { 45 });
         }
         let offset = i64::try_from(self.log.len()).unwrap();
-        self.log
-            .extend((0..count).map(|record| (batch, first + record)));
+        for &(_no, batch, first, count) in cargo {
+            self.log
+                .extend((first..first + count).map(|record| (batch, record)));
+        }
         *next += i32::try_from(count).unwrap();
         last.push_back((sequence, offset));
         if last.len() > 5 {
@@ -355,18 +384,32 @@ impl Partition {
     }
 }
 
+/// As many of the first ones as can be opened.
+fn merge(run: &[Parcel<Cargo>]) -> Option<Parcel<Cargo>> {
+    let damaged = |one: &&Parcel<Cargo>| one.cargo[0].1 % DAMAGED == 4;
+    let parts: Vec<_> = run.iter().take_while(|one| !damaged(one)).collect();
+    let cargo: Cargo = parts.iter().flat_map(|one| one.cargo.clone()).collect();
+    (parts.len() > 1).then(|| parcel(cargo))
+}
+
 fn parcel(cargo: Cargo) -> Parcel<Cargo> {
-    let (no, batch, _first, records) = cargo;
+    let (no, batch, ..) = cargo[0];
     // One partition is urgent, one common, the others change.
     let haste = match (no, batch / 4 % 2) {
         (0, _) | (2.., 0) => Haste::Urgent,
         _ => Haste::Common,
     };
+    // Of five, four are small.
+    let class = [Class::P0, Class::P2, Class::P3][usize::try_from(no).unwrap()];
+    let raw_bytes = if batch % 5 == 3 { 200_000 } else { 20_000 };
+    let records = cargo.iter().map(|one| one.3).sum();
     Parcel {
-        cargo,
         records,
-        bytes: 300 << 10,
+        bytes: 100 << 10,
         haste,
+        small: Small::of(class, raw_bytes, records).filter(|_small| cargo.len() == 1),
+        batches: cargo.len(),
+        cargo,
     }
 }
 
@@ -399,4 +442,15 @@ proptest! {
             prop_assert_eq!(&partition.log, &wanted, "partition {}", no);
         }
     }
+}
+
+#[test]
+fn batches_that_wait_are_merged() {
+    let merged = |seed| {
+        let mut world = World::new(seed, 0);
+        (0..600).for_each(|_step| world.step());
+        world.merged
+    };
+    let merged: usize = (0..8).map(merged).sum();
+    assert!(merged > 20, "only {merged}");
 }

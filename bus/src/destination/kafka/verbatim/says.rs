@@ -39,7 +39,7 @@ pub(super) enum Command<T> {
         why: String,
     },
     /// A batch is to be cut; [`super::cluster::Cluster::cut`] takes the pieces.
-    TooLarge { lane: LaneNo, why: String },
+    Cut { lane: LaneNo, why: String },
     /// Batches of which nobody knows whether they are there.
     GiveBack {
         parcels: Vec<Parcel<T>>,
