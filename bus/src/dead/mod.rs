@@ -3,15 +3,15 @@
 //!
 //! | room | what for |
 //! |---|---|
-//! | [`mod@format`] | the bytes |
-//! | [`card`] | what is known of a letter without reading it |
-//! | [`store`] | the file |
-//! | [`telling`] | what the manager has not heard of them |
+//! | `format` | the bytes |
+//! | `card` | what is known of a letter without reading it |
+//! | `store` | the file |
+//! | `telling` | what the manager has not heard of them |
 //! | [`inspect`] | letters in words, offline |
-//! | [`api`] | what an operator asks |
+//! | `api` | what an operator asks |
 //!
 //! Not for: batches that a destination refuses as a whole (their stream stands still, see
-//! [`crate::destination`]), batches that it takes later (see [`crate::spill`]).
+//! `crate::destination`), batches that it takes later (see [`crate::spill`]).
 
 pub(crate) mod api;
 mod card;

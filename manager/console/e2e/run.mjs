@@ -300,6 +300,7 @@ try {
 
   for (const [name, counts] of Object.entries(dead)) {
     await step(`${name} says that it has dead letters`, async () => {
+      await page.goto(`${base}/topics?range=${range}`);
       const state = id(`cell-${name}-state`);
       await state.waitFor();
       check((await state.getAttribute('data-state')) === 'dead_letters', 'its state is another one');

@@ -30,6 +30,11 @@ const GAP: readonly Series[] = [
   { name: 'refused', label: 'count.refused', line: 'stack' },
   { name: 'in_flight', label: 'count.in_flight', line: 'stack' },
 ];
+/** Drawn where there are some. */
+const DEAD: readonly Series[] = [
+  { name: 'dead', label: 'count.dead', line: 'stack' },
+  { name: 'purged', label: 'count.purged', line: 'stack' },
+];
 
 interface Props {
   readonly kind: 'flow' | 'gap';
@@ -55,7 +60,10 @@ export function MinuteChart({ kind, all = false, minutes, step: least, error, re
   const { t, fmt } = useI18n();
   const step = minutes === undefined ? 1 : bucketMinutes(spanMinutes(minutes, least), least);
   const points = useMemo(() => buckets(minutes ?? [], step), [minutes, step]);
-  const series = kind === 'flow' ? FLOW : GAP;
+  const series = useMemo(
+    () => (kind === 'flow' ? FLOW : [...GAP, ...DEAD.filter((s) => points.some((p) => p.counts[s.name] !== 0))]),
+    [kind, points],
+  );
   const title = t(all ? `chart.${kind}.all` : `chart.${kind}`);
   const nothing = minutes !== undefined && points.every((p) => series.every((s) => p.counts[s.name] === 0));
   const words =
