@@ -16,6 +16,11 @@ pub(crate) const ORDER_REASON: &str = "an earlier batch of this stream is awaite
 /// The retry time while a destination is down, in ms.
 pub(crate) const DOWN_RETRY_MS: u32 = 500;
 
+/// The retry time while a group of brokers holds its share of the memory, in ms.
+pub(crate) const GROUP_RETRY_MS: u32 = 250;
+/// Why they wait.
+pub(crate) const GROUP_REASON: &str = "its group of brokers holds its share of the memory";
+
 /// Why a batch has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Why {
@@ -31,6 +36,8 @@ pub(crate) enum Why {
     TopicRate,
     /// The memory that is left is for more urgent classes.
     Memory,
+    /// The memory that is left is for other groups of brokers.
+    Group,
 }
 
 impl Why {
@@ -43,6 +50,7 @@ impl Why {
             Self::AgentRate => "agent_rate",
             Self::TopicRate => "topic_rate",
             Self::Memory => "memory",
+            Self::Group => "group",
         }
     }
 }
@@ -70,6 +78,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) over: Option<(Why, u32)>,
     /// The memory that is left is for more urgent classes: the wait in ms.
     pub(crate) crowded: Option<u32>,
+    /// Its group of brokers holds all that it may.
+    pub(crate) group_full: bool,
     /// The header's counts are beyond what a batch can be.
     pub(crate) absurd: Option<&'a str>,
 }
@@ -138,6 +148,9 @@ pub(crate) fn admit(facts: Facts<'_>) -> Admission {
         };
         return busy(why, wait_ms, what);
     }
+    if facts.group_full {
+        return busy(Why::Group, GROUP_RETRY_MS, GROUP_REASON);
+    }
     match facts.crowded {
         Some(wait_ms) => busy(
             Why::Memory,
@@ -161,6 +174,7 @@ mod tests {
         down: None,
         over: None,
         crowded: None,
+        group_full: false,
         absurd: None,
     };
 
@@ -252,6 +266,13 @@ mod tests {
             },
             "busy memory 50 false: the memory that is left is for more urgent classes",
         );
+        check(
+            Facts {
+                group_full: true,
+                ..GOOD
+            },
+            "busy group 250 false: its group of brokers holds its share of the memory",
+        );
     }
 
     #[test]
@@ -263,6 +284,7 @@ mod tests {
             down: Some("down"),
             over: Some((Why::AgentRate, 1)),
             crowded: Some(1),
+            group_full: true,
             absurd: Some("x"),
             ..GOOD
         };

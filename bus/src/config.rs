@@ -20,7 +20,7 @@ use tributary_common::{
 
 pub use crate::destination::{
     hdfs::{Compression, HdfsConfig, Roll},
-    kafka::{KafkaConfig, ProducerKind},
+    kafka::{KafkaConfig, ProducerKind, groups::Groups},
     search::{Document, SearchConfig, TemplateKind},
 };
 use crate::{
@@ -150,6 +150,7 @@ static DESTINATION: Kind = Kind::OneOf {
                     "{}",
                     "Settings of librdkafka, such as \"security.protocol\"; with verbatim it only looks into the cluster.",
                 ),
+                Key::optional_table("groups", &groups::GROUPS),
             ],
         ),
         Variant::new(
@@ -347,6 +348,7 @@ enum RawKind {
         bootstrap: Vec<String>,
         producer: Option<String>,
         options: BTreeMap<String, String>,
+        groups: Option<groups::RawGroups>,
     },
     File {
         path: String,
@@ -562,7 +564,10 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
             bootstrap,
             producer,
             options,
+            groups,
         } => {
+            let groups =
+                groups.map(|one| one.check(&options, &format!("destination[{at}]"), checker));
             let beyond = kafka::security::beyond(&options);
             let producer = match producer.as_deref() {
                 Some("rdkafka") => ProducerKind::Rdkafka,
@@ -595,6 +600,7 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
                 bootstrap,
                 options,
                 producer,
+                groups,
             }))
         }
         RawKind::File { path } => {
@@ -620,6 +626,7 @@ fn host_name(checker: &mut Checker) -> Option<NodeId> {
     )
 }
 
+mod groups;
 mod hdfs;
 mod routes;
 mod search;

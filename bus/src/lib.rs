@@ -87,6 +87,7 @@ use tributary_common::{
 use crate::{
     budget::Budget,
     config::Config,
+    destination::kafka::groups,
     journal::Journal,
     lines::Lines,
     listen::Door,
@@ -306,6 +307,7 @@ fn admin_pages(node: &Arc<Node>) -> Admin {
     let its = || Arc::clone(node);
     let (ready, status, list, show, replay, purge, node) =
         (its(), its(), its(), its(), its(), its(), its());
+    let (lies, moves, begins) = (its(), its(), its());
     Admin::new(
         move || status::ready(&ready),
         move || status::status(&status),
@@ -319,6 +321,13 @@ fn admin_pages(node: &Arc<Node>) -> Admin {
     })
     .takes("/v1/dead/purge", move |query| {
         dead::api::purge(&purge, query)
+    })
+    .shows("/v1/groups", move |query| groups::api::list(&lies, query))
+    .shows("/v1/groups/progress", move |query| {
+        groups::api::progress(&moves, query)
+    })
+    .takes("/v1/groups/move", move |query| {
+        groups::api::begin_move(&begins, query)
     })
     .takes("/v1/rebalance", move |query| {
         node.balance

@@ -176,6 +176,10 @@ impl Node {
             down: down.as_deref(),
             over: self.quotas.wait(header, now),
             crowded: self.budget.is_crowded(header.class, cost),
+            group_full: branches
+                .into_iter()
+                .flatten()
+                .any(|branch| self.is_group_full(&routing, branch, (header, cost))),
             absurd: budget::absurd(header),
         });
         match &admission {
@@ -217,9 +221,19 @@ impl Node {
         if self.quotas.topic_wait(topic, Instant::now()).is_some() {
             return Err("the topic is over its quota (limits.topic_rate)");
         }
-        match self.budget.is_crowded(class, 0) {
-            Some(_wait) => Err("the memory that is left is for more urgent classes"),
-            None => Ok(()),
+        if self.budget.is_crowded(class, 0).is_some() {
+            return Err("the memory that is left is for more urgent classes");
+        }
+        let routing = self.routing();
+        let branches = routing.table().find(topic).into_iter().flatten();
+        let full = branches.into_iter().any(|branch| {
+            let (place, target) = branch.nth(branch.switch.using());
+            let full = |site: &Arc<Site>| site.is_group_full(&target.render(topic, 0), (class, 0));
+            routing.site(place).is_some_and(full)
+        });
+        match full {
+            true => Err(admit::GROUP_REASON),
+            false => Ok(()),
         }
     }
 
@@ -238,6 +252,20 @@ impl Node {
             Some(spill) => spill.busy(id, down.is_some()),
             None => down,
         }
+    }
+
+    /// Whether the batch has to leave the memory to other groups of its destination's brokers.
+    fn is_group_full(
+        &self,
+        routing: &Routing,
+        branch: &Branch,
+        (header, cost): (&BatchHeader, u64),
+    ) -> bool {
+        let no = self.pinned(branch, header.id());
+        let (place, target) = branch.nth(no.unwrap_or_else(|| branch.switch.using()));
+        let target = target.render(&header.topic, minute_of(header));
+        let full = |site: &Arc<Site>| site.is_group_full(&target, (header.class, cost));
+        routing.site(place).is_some_and(full)
     }
 
     /// Which of a branch's destinations gets the batch, and under which name. One that is on trial may get
@@ -341,7 +369,11 @@ impl Node {
         for way in ways {
             let (site, target) = (Arc::clone(&way.site), way.target.clone());
             let node = Arc::clone(self);
+            let cost = budget::cost(&header, batch.payload.len());
+            let grouped = site.destination.grouped();
+            let counted = grouped.and_then(|grouped| grouped.begin(&target, header.class, cost));
             let landing: Landing = Box::new(move |settled| {
+                drop(counted);
                 node.answered(id, &way, &settled);
                 if let Some(landed) = node.flights.settle(id, settled) {
                     node.moving.landed(id);

@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use tokio::time::Instant;
 use tributary_common::{
     disk,
-    ids::{BatchId, Name, NodeId},
+    ids::{BatchId, Class, Name, NodeId},
 };
 
 use crate::{
@@ -96,6 +96,14 @@ impl Site {
     /// Whether new batches go there where others can stand in.
     pub(crate) fn is_used(&self) -> bool {
         self.breaker().is_closed()
+    }
+
+    /// Whether a batch of this class and cost has to leave the memory to other groups of the destination's
+    /// brokers.
+    pub(crate) fn is_group_full(&self, target: &str, of: (Class, u64)) -> bool {
+        let disk = || self.spill.is_some() && self.destination.down(target).is_some();
+        let grouped = self.destination.grouped();
+        grouped.is_some_and(|grouped| grouped.is_full(target, of, disk()))
     }
 
     /// Its number in the journal.

@@ -6,7 +6,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tributary_common::report::ConfigHealth;
 
-use crate::{destination::hdfs::HdfsSink, node::Node, routing::Routing};
+use crate::{
+    destination::{hdfs::HdfsSink, kafka::groups::grouped::Grouped},
+    node::Node,
+    routing::Routing,
+};
 
 /// Whether the node can do its work now.
 ///
@@ -66,6 +70,7 @@ pub(crate) fn status(node: &Node) -> Value {
                 "dead_letters": site.letters.as_ref().map(|letters| letters.size().0),
                 "breaker": breaker.as_str(),
                 "trial_s": breaker.trial().as_secs(),
+                "groups": site.destination.grouped().map(Grouped::status),
                 "files": site.destination.late().map(HdfsSink::files),
             })
         })

@@ -6,9 +6,12 @@
 //!
 //! `dead` (see [`dead`]) lists, shows, replays and gives up the records that destinations refused for good.
 //!
+//! `groups` (see [`groups`]) shows where topics lie among the groups of a cluster's brokers, and moves them.
+//!
 //! Not for: talking to a manager, which has no `ctl` yet.
 
 pub(crate) mod dead;
+pub(crate) mod groups;
 
 use std::{ffi::OsString, time::Duration};
 
@@ -41,6 +44,9 @@ pub(crate) enum Ctl {
     /// Records that destinations will never take as they are: list, show, replay, purge.
     #[command(subcommand)]
     Dead(dead::Dead),
+    /// Brokers of a Kafka cluster by class: list, move topics into their group, progress.
+    #[command(subcommand)]
+    Groups(groups::Groups),
     /// Talk to a manager. Not in this version.
     #[command(external_subcommand)]
     Other(Vec<OsString>),

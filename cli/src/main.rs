@@ -79,10 +79,13 @@ fn main() -> ExitCode {
         Command::Ctl(ctl::Ctl::Dead(asked)) => {
             daemon::run_until_signal(WORKERS, |stop| ctl::dead::run(asked, stop))
         }
+        Command::Ctl(ctl::Ctl::Groups(asked)) => {
+            daemon::run_until_signal(WORKERS, |stop| ctl::groups::run(asked, stop))
+        }
         Command::Ctl(ctl::Ctl::Other(words)) => {
             let asked = words.first().map(|word| word.to_string_lossy());
             return refuse(&anyhow::anyhow!(
-                "ctl {} is not in this version; there are ctl rebalance and ctl dead; the manager's console and its \
+                "ctl {} is not in this version; there are ctl rebalance, ctl dead and ctl groups; the manager's console and its \
                  /api/v1/topics show the counts, and agents have their tasks in agent.toml",
                 asked.unwrap_or_default()
             ));

@@ -9,6 +9,7 @@ mod dump;
 mod failover;
 mod faults;
 mod framing;
+mod groups;
 mod hdfs;
 mod links;
 mod live;

@@ -103,6 +103,13 @@ impl Layout {
         self
     }
 
+    /// The classes of the Kafka's brokers (`P0 = [1], P2 = [2, 3]`).
+    #[must_use]
+    pub fn groups(mut self, groups: &str) -> Self {
+        self.destination += &format!("groups = {{ {groups} }}\n");
+        self
+    }
+
     /// Delivers to an OpenSearch at `address`, with extra lines of the destination, into an index
     /// (`logs-{topic}-{date}`).
     #[must_use]

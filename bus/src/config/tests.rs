@@ -1,5 +1,7 @@
 //! The configuration: what is taken, what is refused and in which words.
 
+use tributary_common::ids::Class;
+
 use super::*;
 
 const GOOD: &str = r#"
@@ -332,4 +334,41 @@ fn what_is_wrong_with_a_search_destination_is_one_sentence() {
         "{ destination = \"local\", index = \"x\" }]",
     );
     assert!(faults(&text).contains("is no elasticsearch destination"));
+}
+
+#[test]
+fn groups_of_brokers_are_taken_and_all_their_faults_are_said_at_once() {
+    let with = |groups: &str| {
+        let groups = format!("\"k2:9092\"]\ngroups = {{ {groups} }}");
+        GOOD.replace("\"k2:9092\"]", &groups)
+            .replace("\"SASL_SSL\"", "\"SSL\"")
+    };
+    let good = with("P0 = [1, 2], P2 = [3, 4, 5], replicas = 2");
+    let good = parse(&good, "bus.toml").unwrap().value;
+    let DestinationKind::Kafka(kafka) = &good.destinations[0].kind else {
+        panic!("it is a Kafka");
+    };
+    let groups = kafka.groups.as_ref().unwrap();
+    assert_eq!((groups.partitions, groups.replicas), (8, Some(2)));
+    assert_eq!(groups.of[&Class::P2], [3, 4, 5]);
+    let check = |groups: &str, wanted: &[&str]| {
+        let faults = faults(&with(groups));
+        for wanted in wanted {
+            assert!(faults.contains(wanted), "{wanted:?} is not in: {faults}");
+        }
+    };
+    check("P5 = [1]", &["P5"]);
+    check("P0 = []", &["groups.P0"]);
+    check("partitions = 3", &["has no class"]);
+    check(
+        "P0 = [1, 2, 2], P2 = [2, 3], P3 = [4], replicas = 2",
+        &[
+            "groups.P0: names broker 2 twice",
+            "groups.P2: names broker 2, which is in group P0",
+            "groups.P3: has 1 brokers; replicas = 2 needs as many",
+        ],
+    );
+    let kerberos = GOOD.replace("\"k2:9092\"]", "\"k2:9092\"]\ngroups = { P0 = [1] }");
+    let faults = faults(&kerberos);
+    assert!(faults.contains("groups: cannot be used"), "{faults}");
 }

@@ -290,6 +290,18 @@ impl Destination {
         }
     }
 
+    /// Its resource groups, where it has some.
+    pub(crate) fn grouped(&self) -> Option<&kafka::groups::grouped::Grouped> {
+        match self {
+            Self::Kafka(kafka) => kafka.grouped(),
+            Self::File(_) | Self::Hdfs(_) | Self::Search(_) => None,
+            #[cfg(test)]
+            Self::Memory(_) => None,
+            #[cfg(feature = "sim")]
+            Self::ByHand(_) => None,
+        }
+    }
+
     /// Finishes what is in flight as far as it can within the grace, and stops. Blocks.
     pub(crate) fn close(&self, grace: std::time::Duration) {
         match self {

@@ -388,7 +388,7 @@ pub const TABLE: &[Metric] = &[
         "tributary_bus_busy_batches_total",
         Unit::Count,
         &["reason"],
-        "Batches that were answered Busy at admission (`down`, `order`, `memory`, `agent_rate`, `topic_rate`, `stopping`), or because their delivery `failed`.",
+        "Batches that were answered Busy at admission (`down`, `order`, `memory`, `agent_rate`, `topic_rate`, `group`, `stopping`), or because their delivery `failed`.",
     ),
     counter(
         "tributary_bus_lines_requests_total",
@@ -413,6 +413,12 @@ pub const TABLE: &[Metric] = &[
         Unit::Count,
         &["destination"],
         "1 when the destination takes batches, else 0.",
+    ),
+    gauge(
+        "tributary_bus_topics_outside_group_count",
+        Unit::Count,
+        &["destination"],
+        "Topics of this node with replicas outside of the group of brokers of their class.",
     ),
     histogram(
         "tributary_bus_deliver_seconds",

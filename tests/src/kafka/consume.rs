@@ -72,6 +72,19 @@ impl Kafka {
         Ok(sum)
     }
 
+    /// The brokers of each partition of a topic.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub fn replicas(&self, topic: &str) -> Result<Vec<Vec<i32>>> {
+        let metadata = self.consumer()?.fetch_metadata(Some(topic), LIMIT)?;
+        let partitions = metadata
+            .topics()
+            .iter()
+            .flat_map(|topic| topic.partitions());
+        Ok(partitions.map(|one| one.replicas().to_vec()).collect())
+    }
+
     fn consumer(&self) -> Result<BaseConsumer> {
         let mut config = self.client();
         config

@@ -20,8 +20,9 @@
 //! anything more is produced.
 //!
 //! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`keyed`], [`pace`], [`produced`],
-//! [`watch`]; [`verbatim`].
+//! [`watch`]; [`verbatim`]; [`groups`].
 
+pub(crate) mod groups;
 mod keyed;
 mod open;
 mod owner;
@@ -48,11 +49,12 @@ use crossbeam_channel::{Receiver, Sender};
 use rdkafka::{ClientConfig, error::KafkaResult};
 use tokio::time::Instant;
 use tributary_common::{
-    ids::{BatchId, Name},
+    ids::{BatchId, Class, Name},
     report::DestinationHealth,
 };
 
 use self::{
+    groups::{Groups, grouped::Grouped},
     open::Opener,
     owner::{KEYED, Message, Work, Worker},
     produced::{Context, Producer},
@@ -134,12 +136,28 @@ fn producers(kind: ProducerKind) -> (Producers, Vec<Owner>, Option<verbatim::Uns
     }
 }
 
+/// The queue of a thread that opens topics, by the group that it is for.
+type ToOpen = (Option<Class>, Sender<Arc<str>>);
+
+/// A queue of topics to open; or one for each group, so that none waits for brokers of another.
+fn openers(grouped: Option<&Grouped>) -> (Vec<ToOpen>, Vec<Receiver<Arc<str>>>) {
+    let classes: Vec<Option<Class>> = match grouped {
+        Some(grouped) => grouped.classes().map(Some).collect(),
+        None => vec![None],
+    };
+    let queues = classes.into_iter().map(|class| {
+        let (opener, to_open) = crossbeam_channel::unbounded();
+        ((class, opener), to_open)
+    });
+    queues.unzip()
+}
+
 /// Topics, and the ways to the threads.
 struct Topics {
     known: HashMap<Arc<str>, Known>,
     producers: Producers,
-    /// Bounded by the byte permits that the jobs carry.
-    opener: Option<Sender<Arc<str>>>,
+    /// Bounded by the byte permits that the jobs carry. One; or one for each group, by its class.
+    openers: Vec<ToOpen>,
 }
 
 /// What all threads of the destination share.
@@ -154,6 +172,8 @@ pub(super) struct Shared {
     closing: AtomicBool,
     /// From librdkafka to the acknowledgement of a batch, in seconds.
     took: metrics::Histogram,
+    /// Its resource groups, where it has some.
+    grouped: Option<Grouped>,
 }
 
 /// The present producer.
@@ -188,6 +208,18 @@ impl Shared {
         self.settings.create_with_context(Context {
             shared: Arc::clone(self),
         })
+    }
+
+    /// Looks from time to time which topics lie outside of their groups, until the destination closes.
+    fn look_at_groups(&self) {
+        let mut due = Instant::now();
+        while let Some(grouped) = self.grouped.as_ref().filter(|_groups| !self.is_closing()) {
+            if Instant::now() >= due {
+                grouped.look();
+                due = Instant::now() + groups::grouped::LOOK_EVERY;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// A topic was opened: what waited for it goes first.
@@ -282,6 +314,8 @@ pub struct KafkaConfig {
     pub options: BTreeMap<String, String>,
     /// Who produces.
     pub producer: ProducerKind,
+    /// Its brokers by class, where topics are kept apart.
+    pub groups: Option<Groups>,
 }
 
 /// The destination.
@@ -314,25 +348,28 @@ impl Kafka {
             bootstrap,
             options,
             producer,
+            groups: _,
         } = cluster;
         let no = journal.memory().destination(name);
-        let (opener, to_open) = crossbeam_channel::unbounded();
+        let grouped = Grouped::of(name, cluster, memory).transpose()?;
+        let (openers, to_open) = openers(grouped.as_ref());
         let (producers, owners, unstarted) = producers(*producer);
         let topics = Topics {
             known: HashMap::new(),
             producers,
-            opener: Some(opener),
+            openers,
         };
         let shared = Arc::new(Shared {
             name: name.clone(),
             no,
             journal: journal.clone(),
-            settings: settings::producer(bootstrap, options, memory),
+            settings: settings::producer(bootstrap, options, memory, grouped.is_some()),
             reader: settings::reader(bootstrap, options),
             topics: Mutex::new(topics),
             health: Mutex::default(),
             closing: AtomicBool::new(false),
             took: metrics::histogram!("tributary_bus_deliver_seconds", "destination" => name.to_string()),
+            grouped,
         });
         let failed = || format!("failed to start destination {name}: check its options");
         let producer = Arc::new(Slot::default());
@@ -353,12 +390,18 @@ impl Kafka {
             };
             start("owner", Box::new(|| worker.run()))?;
         }
-        let opener = Opener {
-            shared: Arc::clone(&shared),
-            producer: Arc::clone(&producer),
-            incoming: to_open,
-        };
-        start("open", Box::new(|| opener.run()))?;
+        for incoming in to_open {
+            let opener = Opener {
+                shared: Arc::clone(&shared),
+                producer: Arc::clone(&producer),
+                incoming,
+            };
+            start("open", Box::new(|| opener.run()))?;
+        }
+        if shared.grouped.is_some() {
+            let shared = Arc::clone(&shared);
+            start("groups", Box::new(move || shared.look_at_groups()))?;
+        }
         let watcher = Watcher {
             shared: Arc::clone(&shared),
             producer: Arc::clone(&producer),
@@ -389,6 +432,11 @@ impl Kafka {
                 "this node is stopping".to_owned(),
             )));
         }
+        let grouped = self.shared.grouped.as_ref();
+        let job = match grouped {
+            Some(grouped) => grouped.enter(job),
+            None => job,
+        };
         let mut topics = self.shared.topics();
         let topics = &mut *topics;
         match topics.known.entry(job.target.as_str().into()) {
@@ -402,7 +450,9 @@ impl Kafka {
             Entry::Vacant(place) => {
                 let name = Arc::clone(place.key());
                 place.insert(Known::Opening(vec![job]));
-                if let Some(opener) = &topics.opener {
+                let group = grouped.map(|grouped| grouped.group_of(&name));
+                let mut openers = topics.openers.iter();
+                if let Some((_, opener)) = openers.find(|(of, _)| *of == group) {
                     // A thread that is gone has panicked; the watcher's view says so.
                     drop(opener.send(name));
                 }
@@ -416,6 +466,11 @@ impl Kafka {
             .down
             .clone()
             .or_else(|| health.stalled.get(target).cloned())
+    }
+
+    /// Its resource groups, where it has some.
+    pub(crate) fn grouped(&self) -> Option<&Grouped> {
+        self.shared.grouped.as_ref()
     }
 
     pub(crate) fn gone(&self) -> Option<String> {
@@ -464,7 +519,7 @@ impl Kafka {
                 // It ends when it is dropped.
                 Producers::Verbatim(_) | Producers::Closed => {}
             }
-            topics.opener = None;
+            topics.openers.clear();
             std::mem::take(&mut topics.known)
         };
         let complete = known.values().filter_map(|known| match known {

@@ -24,6 +24,7 @@ use super::{
     Shared, Slot,
     readback::{self, FoundBatches},
     topic::Topic,
+    verbatim::admin::Disobeyed,
 };
 use crate::journal::format::Record;
 
@@ -91,7 +92,11 @@ impl Opener {
     /// Tries one topic; gives it back when it has to wait.
     fn attempt(&self, mut one: Waiting) -> Option<Waiting> {
         let name = &self.shared.name;
-        match self.open(&one.topic) {
+        let attempt = match self.open(&one.topic) {
+            Attempt::Unknown => self.create(&one.topic),
+            attempt => attempt,
+        };
+        match attempt {
             Attempt::Ready(topic) => {
                 self.shared.opened(*topic);
                 return None;
@@ -124,6 +129,24 @@ impl Opener {
             at: Instant::now() + AGAIN_AFTER,
             ..one
         })
+    }
+
+    /// A missing topic of a cluster with groups is created in its own; the next try finds it.
+    fn create(&self, topic: &str) -> Attempt {
+        let Some(grouped) = &self.shared.grouped else {
+            return Attempt::Unknown;
+        };
+        match grouped.create(topic) {
+            Ok(()) => Attempt::Later("it was just created".to_owned()),
+            Err(Disobeyed::Later(error)) => {
+                Attempt::Later(format!("it cannot be created: {error:#}"))
+            }
+            Err(Disobeyed::Refused(why)) => {
+                let name = &self.shared.name;
+                let detail = format!("{name} does not let this node create topic {topic}: {why}");
+                Attempt::Refused(Failure::Rejected(RefuseReason::Destination, detail))
+            }
+        }
     }
 
     fn open(&self, name: &Arc<str>) -> Attempt {

@@ -64,11 +64,13 @@ pub(crate) fn is_ours(key: &str) -> bool {
 /// What batches are compressed with; verbatim keeps what their agents took.
 pub(crate) const CODEC: &str = "compression.type";
 
-/// The settings of the producer. `memory` bounds what the bus gives it, in bytes.
+/// The settings of the producer. `memory` bounds what the bus gives it, in bytes. With `groups` no broker
+/// makes a topic where it likes.
 pub(super) fn producer(
     bootstrap: &[String],
     options: &BTreeMap<String, String>,
     memory: u64,
+    groups: bool,
 ) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap.join(","));
@@ -80,6 +82,9 @@ pub(super) fn producer(
     }
     for (key, value) in OURS {
         config.set(key, value);
+    }
+    if groups {
+        config.set("allow.auto.create.topics", "false");
     }
     // Twice the permits: librdkafka counts its own bookkeeping too, and must not be the bound.
     let kbytes = (memory / 1024).saturating_mul(2).clamp(1024, 2_147_483_647);
@@ -128,7 +133,7 @@ mod tests {
             ("compression.type".to_owned(), "lz4".to_owned()),
             ("acks".to_owned(), "0".to_owned()),
         ]);
-        let config = producer(&["k:9092".to_owned()], &options, 1 << 30);
+        let config = producer(&["k:9092".to_owned()], &options, 1 << 30, false);
         assert_eq!(config.get("compression.type"), Some("lz4"));
         assert_eq!(config.get("acks"), Some("all"));
         assert!(is_ours("acks") && is_ours("retries") && !is_ours("linger.ms"));
@@ -144,7 +149,7 @@ mod tests {
         ];
         let own = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
         let options = BTreeMap::from(options.map(own));
-        let config = producer(&["127.0.0.1:1".to_owned()], &options, 1 << 30);
+        let config = producer(&["127.0.0.1:1".to_owned()], &options, 1 << 30, false);
         // Fails where librdkafka was built without OpenSSL.
         let made: Result<rdkafka::producer::BaseProducer, _> = config.create();
         made.unwrap();
@@ -152,7 +157,12 @@ mod tests {
 
     #[test]
     fn librdkafka_knows_every_setting() {
-        let config = producer(&["127.0.0.1:1".to_owned()], &BTreeMap::new(), 1 << 30);
+        let config = producer(
+            &["127.0.0.1:1".to_owned()],
+            &BTreeMap::new(),
+            1 << 30,
+            false,
+        );
         config.create_native_config().unwrap();
         reader(&["127.0.0.1:1".to_owned()], &BTreeMap::new())
             .create_native_config()

@@ -62,6 +62,7 @@ pub(super) fn start(producer: ProducerKind, dir: TempDir, bootstrap: &str) -> Ri
         bootstrap: vec![bootstrap.to_owned()],
         options: BTreeMap::new(),
         producer,
+        groups: None,
     };
     let kafka = Kafka::start(&name, &cluster, 64 << 20, &journal).unwrap();
     Rig {
@@ -297,7 +298,7 @@ fn produce_part(bootstrap: &str, topic: &str, batch: &Accepted, partitions: &[i3
         message::{Header, OwnedHeaders},
         producer::{BaseRecord, Producer},
     };
-    let config = settings::producer(&[bootstrap.to_owned()], &BTreeMap::new(), 64 << 20);
+    let config = settings::producer(&[bootstrap.to_owned()], &BTreeMap::new(), 64 << 20, false);
     let producer: rdkafka::producer::ThreadedProducer<rdkafka::producer::DefaultProducerContext> =
         config.create().unwrap();
     let decoded = batch

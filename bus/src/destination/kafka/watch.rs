@@ -20,7 +20,9 @@ use rdkafka::{
 };
 use tokio::time::Instant;
 
-use super::{super::Condition, Known, Producers, Shared, Slot, readback::Quiet};
+use super::{
+    super::Condition, Known, Producers, Shared, Slot, groups::grouped::Grouped, readback::Quiet,
+};
 
 /// How often is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -228,7 +230,11 @@ impl Watcher {
                 if silence.heard(answer.is_ok()) && self.is_forsaken(suspect.as_deref()) {
                     self.give_up("the cluster answers a new client, and the producer asks nobody");
                 }
-                answer.err().map(|error| error.to_string())
+                let gone = answer.err().map(|error| error.to_string());
+                // One that hangs may have been asked; its group is stalled, not the cluster.
+                let answers = |grouped: &Grouped| gone.is_some() && grouped.answers();
+                let answers = self.shared.grouped.as_ref().is_some_and(answers);
+                gone.filter(|_error| !answers)
             } else if down && !all_stalled {
                 continue;
             } else {
@@ -289,7 +295,8 @@ impl Watcher {
                 None => {}
             }
         }
-        let all = well == 0 && !stalled.is_empty();
+        // With groups each topic is judged by itself: another one may only have nothing to do.
+        let all = well == 0 && !stalled.is_empty() && self.shared.grouped.is_none();
         self.shared.health().stalled = stalled;
         all
     }

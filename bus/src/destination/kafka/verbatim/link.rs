@@ -64,16 +64,8 @@ async fn talk(
     heard: &Sender<(LinkNo, Heard)>,
 ) -> Result<()> {
     let connect = async {
-        let stream = net::dial(addr, CONNECT_WITHIN).await?;
-        let mut stream = match &security.tls {
-            Some(tls) => tls.secure(stream, addr).await?,
-            None => Stream::plain(stream),
-        };
-        write(&mut stream, &proto::hello()?).await?;
-        let versions = proto::negotiate(read(&mut stream).await?)?;
-        if let Some(login) = &security.login {
-            login.run(&mut stream).await?;
-        }
+        let (stream, known) = open(addr, security).await?;
+        let versions = proto::negotiate(known)?;
         let (reading, writing) = split(stream);
         anyhow::Ok((reading, writing, versions))
     };
@@ -85,6 +77,24 @@ async fn talk(
         ended = write_all(writing, requests) => ended,
         ended = read_all(link, reading, heard) => ended,
     }
+}
+
+/// Connects, asks which Kafka it is, and logs in. Gives what the broker says that it knows.
+///
+/// # Errors
+/// What is wrong with the broker, or with us.
+pub(super) async fn open(addr: &str, security: &Security) -> Result<(Stream, Bytes)> {
+    let stream = net::dial(addr, CONNECT_WITHIN).await?;
+    let mut stream = match &security.tls {
+        Some(tls) => tls.secure(stream, addr).await?,
+        None => Stream::plain(stream),
+    };
+    write(&mut stream, &proto::hello()?).await?;
+    let known = read(&mut stream).await?;
+    if let Some(login) = &security.login {
+        login.run(&mut stream).await?;
+    }
+    Ok((stream, known))
 }
 
 async fn write_all(mut writing: WriteHalf<Stream>, mut requests: Receiver<Frame>) -> Result<()> {

@@ -17,8 +17,9 @@
 //! opens topics, looks what is in them and watches the cluster.
 //!
 //! Rooms: [`engine`], [`cargo`], [`keys`], [`cluster`], [`broker`], [`lane`], [`gather`],
-//! [`meaning`], [`says`], [`proto`], [`frame`], [`link`], [`security`], [`sasl`].
+//! [`meaning`], [`says`], [`proto`], [`frame`], [`link`], [`security`], [`sasl`]; [`admin`].
 
+pub(super) mod admin;
 mod broker;
 mod cargo;
 mod cluster;

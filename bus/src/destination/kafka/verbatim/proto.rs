@@ -30,10 +30,10 @@ const REPLICAS_WITHIN_MS: i32 = 10_000;
 const CLIENT: StrBytes = StrBytes::from_static_str("tributary-bus");
 
 /// Versions of a request that are used here.
-struct Range {
-    key: ApiKey,
-    min: i16,
-    max: i16,
+pub(super) struct Range {
+    pub(super) key: ApiKey,
+    pub(super) min: i16,
+    pub(super) max: i16,
 }
 
 /// From 7 on brokers take zstd; from 13 on topics have ids in the place of names.
@@ -71,27 +71,41 @@ pub(super) fn hello() -> Result<Bytes> {
 /// # Errors
 /// A broker that is too old or too new.
 pub(super) fn negotiate(answer: Bytes) -> Result<Versions> {
+    let known = versions(answer)?;
+    Ok(Versions {
+        produce: common(&known, &PRODUCE)?,
+        metadata: common(&known, &METADATA)?,
+        producer: common(&known, &INIT_PRODUCER_ID)?,
+    })
+}
+
+/// The answer to [`hello`] as it is: what a broker knows.
+///
+/// # Errors
+/// What it says against the question.
+pub(super) fn versions(answer: Bytes) -> Result<ApiVersionsResponse> {
     let (_no, answer) = open::<ApiVersionsResponse>(answer, 0, 0)?;
     ensure!(answer.error_code == 0, "{}", words(answer.error_code));
-    let common = |range: &Range| {
-        let mut keys = answer.api_keys.iter();
-        let theirs = keys.find(|one| one.api_key == range.key as i16);
-        let (min, max) = theirs.map_or((0, -1), |one| (one.min_version, one.max_version));
-        let version = max.min(range.max);
-        ensure!(
-            version >= min.max(range.min),
-            "the broker has {:?} in versions {min} to {max}; needed is one of {} to {}",
-            range.key,
-            range.min,
-            range.max,
-        );
-        Ok(version)
-    };
-    Ok(Versions {
-        produce: common(&PRODUCE)?,
-        metadata: common(&METADATA)?,
-        producer: common(&INIT_PRODUCER_ID)?,
-    })
+    Ok(answer)
+}
+
+/// The latest version of a request that a broker and we have in common.
+///
+/// # Errors
+/// With what the broker has when there is none.
+pub(super) fn common(known: &ApiVersionsResponse, range: &Range) -> Result<i16> {
+    let mut keys = known.api_keys.iter();
+    let theirs = keys.find(|one| one.api_key == range.key as i16);
+    let (min, max) = theirs.map_or((0, -1), |one| (one.min_version, one.max_version));
+    let version = max.min(range.max);
+    ensure!(
+        version >= min.max(range.min),
+        "the broker has {:?} in versions {min} to {max}; needed is one of {} to {}",
+        range.key,
+        range.min,
+        range.max,
+    );
+    Ok(version)
 }
 
 /// The name of a way to log in. Every broker that is new enough for zstd has these versions.
@@ -236,7 +250,7 @@ pub(super) fn producer(
     })
 }
 
-fn name(topic: &str) -> TopicName {
+pub(super) fn name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
 }
 
@@ -246,7 +260,7 @@ fn correlation(no: RequestNo) -> i32 {
 }
 
 /// A request with its length before it.
-fn whole<R: Encodable + HeaderVersion>(
+pub(super) fn whole<R: Encodable + HeaderVersion>(
     key: ApiKey,
     version: i16,
     no: RequestNo,
@@ -275,7 +289,11 @@ fn open<R: Decodable>(mut answer: Bytes, version: i16, header_version: i16) -> R
 }
 
 /// The answer to the request `no`.
-fn checked<R: Decodable + HeaderVersion>(answer: Bytes, version: i16, no: RequestNo) -> Result<R> {
+pub(super) fn checked<R: Decodable + HeaderVersion>(
+    answer: Bytes,
+    version: i16,
+    no: RequestNo,
+) -> Result<R> {
     let (told, body) = open(answer, version, R::header_version(version))?;
     ensure!(
         told == correlation(no),
@@ -292,7 +310,7 @@ mod tests {
     use super::*;
 
     /// An answer of a broker with these versions of Produce.
-    fn versions(produce: (i16, i16)) -> Result<Versions> {
+    fn agreed(produce: (i16, i16)) -> Result<Versions> {
         let key = |key: ApiKey, (min, max)| {
             ApiVersion::default()
                 .with_api_key(key as i16)
@@ -312,22 +330,22 @@ mod tests {
 
     #[test]
     fn the_latest_common_version_is_used_and_a_broker_without_one_is_named() {
-        let common = versions((3, 7)).unwrap();
+        let common = agreed((3, 7)).unwrap();
         assert_eq!(
             (common.produce, common.metadata, common.producer),
             (7, 9, 1)
         );
-        assert_eq!(versions((3, 13)).unwrap().produce, 9);
+        assert_eq!(agreed((3, 13)).unwrap().produce, 9);
         assert_eq!(
-            versions((3, 6)).unwrap_err().to_string(),
+            agreed((3, 6)).unwrap_err().to_string(),
             "the broker has Produce in versions 3 to 6; needed is one of 7 to 9"
         );
-        assert!(versions((10, 13)).is_err());
+        assert!(agreed((10, 13)).is_err());
     }
 
     #[test]
     fn an_answer_to_another_request_or_with_bytes_behind_it_is_an_error() {
-        let all = versions((7, 9)).unwrap();
+        let all = agreed((7, 9)).unwrap();
         let answer = |no, behind: &[u8]| {
             let mut out = BytesMut::new();
             let header = ResponseHeader::default().with_correlation_id(no);
