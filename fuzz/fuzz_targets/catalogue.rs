@@ -35,7 +35,7 @@ use self::{
 #[path = "../../bus/src/spill/format.rs"]
 mod format;
 #[expect(dead_code, reason = "what the lane needs")]
-#[path = "../../bus/src/spill/queue.rs"]
+#[path = "../../bus/src/spill/queue/mod.rs"]
 mod queue;
 #[expect(dead_code, reason = "what the inspector needs")]
 #[path = "../../bus/src/spill/segment.rs"]
@@ -242,18 +242,19 @@ fn open(dir: &Path, written: &[Written]) -> Option<Found> {
         when_full: WhenFull::Busy,
     };
     let usage = Arc::new(Usage::new(dir, limits));
-    let mut queue = Queue::default();
+    let mut queue = Queue::<()>::default();
     let mut told = BTreeSet::new();
-    let (store, opened) = Store::open(dir, &usage, |place, head| {
-        let (batch, target) = (head.header.id(), head.target.as_str().into());
-        let known = written.iter().find(|one| one.header == head.header);
+    let (store, opened) = Store::open(dir, &usage, |place, waiting| {
+        let batch = waiting.batch;
+        let known = written.iter().find(|one| one.header.id() == batch);
         let known = known.expect("nothing that was not written");
         let is_home = (place.segment, place.at) == (known.segment, known.from as u64);
         assert!(!known.marked || !is_home, "{batch} is marked as drained");
         if known.drained {
             return false;
         }
-        let new = queue.recovered(batch, &target, (head.header.class, head.order), (place, ()));
+        let class = (waiting.class, waiting.order);
+        let new = queue.recovered(batch, &waiting.target, class, place);
         assert_eq!(new, told.insert(batch));
         new
     })
@@ -270,6 +271,8 @@ fn open(dir: &Path, written: &[Written]) -> Option<Found> {
         let read = store.read(place).expect("memory can be read");
         let payload = read.and_then(|(head, payload)| {
             assert_eq!(head.header.id(), batch);
+            let known = written.iter().any(|one| one.header == head.header);
+            assert!(known, "{:?} was never written", head.header);
             payload
         });
         leaves.push((batch, payload.map(|payload| payload.to_vec())));

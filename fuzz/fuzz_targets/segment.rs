@@ -31,7 +31,7 @@ use self::{
 #[path = "../../bus/src/spill/format.rs"]
 mod format;
 #[expect(dead_code, reason = "only the place of a record is needed")]
-#[path = "../../bus/src/spill/queue.rs"]
+#[path = "../../bus/src/spill/queue/mod.rs"]
 mod queue;
 #[expect(dead_code, reason = "what the store needs")]
 #[path = "../../bus/src/spill/segment.rs"]
@@ -53,7 +53,7 @@ thread_local! {
 
 fuzz_target!(|data: &[u8]| {
     let _drained = read_drained(data);
-    let _heads = read_heads(data);
+    let _heads = read_heads(data).count();
     if let Some(scan) = looked_at(data) {
         is_consistent(&scan, data);
     }
@@ -141,7 +141,7 @@ fn spoiled(data: &[u8]) {
         return;
     };
     is_consistent(&found, &segment);
-    let noted = read_heads(&noted);
+    let noted: Vec<_> = read_heads(&noted).collect();
     assert_eq!(noted.len() as u64, RECORDS);
     for (from, to, seq) in places {
         let whole = to <= left && !touched[from..to].contains(&true);

@@ -248,26 +248,24 @@ pub(super) fn encode_head(
 
 /// The heads that a heads file holds, with where their records are. Damaged entries are left out:
 /// the segment knows.
-pub(super) fn read_heads(bytes: &[u8]) -> Vec<((u64, u32), Head)> {
-    let (mut found, mut at) = (Vec::new(), FILE_HEADER_BYTES + HEADS_ENTRY_BYTES);
-    while let Some(rest) = bytes.get(at..) {
-        let Some(next) = rest.windows(MARK.len()).position(|four| four == MARK) else {
-            break;
-        };
-        at += next;
-        let place = bytes
-            .get(at - HEADS_ENTRY_BYTES..at)
-            .and_then(read_head_place);
-        at += match (place, bytes.get(at..).map(parse)) {
-            (Some(place), Some(Parsed::Head(head))) => {
-                let length = head.bytes as usize;
-                found.push((place, *head));
-                length
+pub(super) fn read_heads(bytes: &[u8]) -> impl Iterator<Item = ((u64, u32), Head)> {
+    let mut at = FILE_HEADER_BYTES + HEADS_ENTRY_BYTES;
+    std::iter::from_fn(move || {
+        loop {
+            let rest = bytes.get(at..)?;
+            at += rest.windows(MARK.len()).position(|four| four == MARK)?;
+            let place = bytes
+                .get(at - HEADS_ENTRY_BYTES..at)
+                .and_then(read_head_place);
+            match (place, bytes.get(at..).map(parse)) {
+                (Some(place), Some(Parsed::Head(head))) => {
+                    at += head.bytes as usize;
+                    return Some((place, *head));
+                }
+                _other => at += 1,
             }
-            _other => 1,
-        };
-    }
-    found
+        }
+    })
 }
 
 fn read_head_place(entry: &[u8]) -> Option<(u64, u32)> {
@@ -350,7 +348,7 @@ mod tests {
             ends.push(bytes.len());
         }
         let places = |bytes: &[u8]| -> Vec<u64> {
-            let heads = read_heads(bytes);
+            let heads: Vec<_> = read_heads(bytes).collect();
             for ((at, bytes), head) in &heads {
                 assert_eq!((head.header.seq * 100, 90), (*at, *bytes));
             }

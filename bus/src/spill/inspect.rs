@@ -132,7 +132,7 @@ fn look_at(
         false => Scan::default(),
     };
     let drained: HashSet<u64> = segment::drained(dir, number)?.into_iter().collect();
-    let dropped = segment::heads(dir, number, DROPPED)?;
+    let dropped = segment::heads(dir, number, DROPPED, |_at| true)?;
     let mut segment = Segment {
         dropped_batches: dropped.len(),
         segment: format!("{number:016x}"),
@@ -166,12 +166,9 @@ fn look_at(
                 .push(head.header.id().to_string());
         }
     }
-    for ((at, _bytes), head) in segment::heads(dir, number, HEADS)? {
-        if !there.contains(&at) && !drained.contains(&at) {
-            segment
-                .unreadable_batches
-                .push(head.header.id().to_string());
-        }
-    }
+    let gone = |at: u64| !there.contains(&at) && !drained.contains(&at);
+    let gone = segment::heads(dir, number, HEADS, gone)?.into_iter();
+    let gone = gone.map(|(_place, head)| head.header.id().to_string());
+    segment.unreadable_batches.extend(gone);
     Ok(segment)
 }

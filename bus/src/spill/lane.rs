@@ -51,6 +51,7 @@ pub(crate) enum Settled {
 pub(crate) type Landing = Box<dyn FnOnce(Result<Settled, Failure>) + Send>;
 
 /// What is kept with a batch that is not delivered.
+#[derive(Default)]
 pub(super) struct Kept {
     /// Its bytes, until they are on the disk.
     pub(super) batch: Option<Arc<Accepted>>,
@@ -150,29 +151,25 @@ impl Spill {
             None => Queue::default(),
         };
         let (no, mut found) = (destination.no(), Vec::new());
-        let (store, mut opened) = Store::open(&dir.join(name.as_str()), usage, |place, head| {
-            let batch = head.header.id();
-            // What was drained is in the journal before it leaves the disk.
-            if journal.memory().done.contains(no, batch) {
-                return false;
-            }
-            let target: Arc<str> = head.target.into();
-            let kept = Kept {
-                batch: None,
-                landing: None,
-            };
-            let class = (head.header.class, head.order);
-            let new = queue.recovered(batch, &target, class, (place, kept));
-            if new {
-                found.push(batch);
-            }
-            new
-        })?;
+        let (store, mut opened) =
+            Store::open(&dir.join(name.as_str()), usage, |place, waiting| {
+                let batch = waiting.batch;
+                // What was drained is in the journal before it leaves the disk.
+                if journal.memory().done.contains(no, batch) {
+                    return false;
+                }
+                let class = (waiting.class, waiting.order);
+                let new = queue.recovered(batch, &waiting.target, class, place);
+                if new {
+                    found.push(batch);
+                }
+                new
+            })?;
         // What is drained, or was written once more, is not lost with its record.
         let memory = journal.memory();
         opened.lost.retain(|lost| {
             let id = lost.header.id();
-            let is_lost = !memory.done.contains(no, id) && queue.entry(id).is_none();
+            let is_lost = !memory.done.contains(no, id) && !queue.holds(id);
             if is_lost {
                 store.until_told(lost.segment, id);
             }
@@ -507,8 +504,7 @@ impl Spill {
     fn one_written(&self, id: BatchId, place: Place, after: &mut After) {
         let mut queue = self.lock();
         if let Some(kept) = queue.stored(id, place) {
-            kept.batch = None;
-            if let Some(landing) = kept.landing.take() {
+            if let Some(landing) = kept.landing {
                 after.tell.push((landing, Ok(Settled::Spilled)));
             }
             self.passed.spilled_batches.fetch_add(1, Ordering::Relaxed);

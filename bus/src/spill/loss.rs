@@ -9,8 +9,8 @@ use tributary_common::{header::BatchHeader, ids::BatchId};
 
 use super::{
     format::Head,
-    lane::{Kept, Spill},
-    queue::{Entry, Place, Stored},
+    lane::Spill,
+    queue::{Entry, Place},
     store::{Lost, Why},
 };
 
@@ -87,10 +87,7 @@ impl Spill {
         let mut held = self.store.held(number)?;
         {
             let mut queue = self.lock();
-            held.retain(|(place, head)| {
-                let entry = queue.entry(head.header.id());
-                entry.is_some_and(|entry| entry.stored == Stored::At(*place))
-            });
+            held.retain(|(place, head)| queue.place_of(head.header.id()) == Some(*place));
             let is_flying = |(_place, head): &(Place, Head)| {
                 let entry = queue.entry(head.header.id());
                 entry.is_some_and(Entry::is_flying)
@@ -108,12 +105,8 @@ impl Spill {
             let mut queue = self.lock();
             for (place, head) in held {
                 let (id, class) = (head.header.id(), head.header.class);
-                let kept = Kept {
-                    batch: None,
-                    landing: None,
-                };
                 let target = head.target.as_str().into();
-                queue.recovered(id, &target, (class, head.order), (place, kept));
+                queue.recovered(id, &target, (class, head.order), place);
             }
             return Err(error.into());
         }

@@ -55,10 +55,10 @@ pub(super) fn number_with(path: &Path, extension: &str) -> Option<u64> {
 }
 
 /// What a segment holds.
-#[derive(Debug, Default)]
-pub(super) struct Scan {
-    /// Sound heads in order, with their places.
-    pub(super) records: Vec<(Place, Head)>,
+#[derive(Debug)]
+pub(super) struct Scan<R = Head> {
+    /// What is said of sound heads, in order, with their places.
+    pub(super) records: Vec<(Place, R)>,
     /// Bytes of the file.
     pub(super) bytes: u64,
     /// Byte ranges that are no records, with sound ones behind.
@@ -67,12 +67,35 @@ pub(super) struct Scan {
     pub(super) torn: u64,
 }
 
+impl<R> Default for Scan<R> {
+    fn default() -> Self {
+        Self {
+            records: Vec::new(),
+            bytes: 0,
+            damage: Vec::new(),
+            torn: 0,
+        }
+    }
+}
+
 /// Reads all heads. The last record is read wholly: it is a torn tail when its payload is not
 /// what was written.
 ///
 /// # Errors
 /// When the file cannot be read, or is of another version.
 pub(super) fn scan(path: &Path, number: u64) -> anyhow::Result<Scan> {
+    scan_for(path, number, |head| head)
+}
+
+/// [`scan`] that keeps of each head only what is wanted of it.
+///
+/// # Errors
+/// As there.
+pub(super) fn scan_for<R>(
+    path: &Path,
+    number: u64,
+    mut wanted: impl FnMut(Head) -> R,
+) -> anyhow::Result<Scan<R>> {
     let file = disk::open_read(path)?;
     let mut scan = Scan {
         bytes: file.metadata()?.len(),
@@ -99,7 +122,7 @@ pub(super) fn scan(path: &Path, number: u64) -> anyhow::Result<Scan> {
                     bytes: head.bytes,
                 };
                 at += u64::from(head.bytes);
-                scan.records.push((place, head));
+                scan.records.push((place, wanted(head)));
             }
             Some(_) | None => {
                 bad_from.get_or_insert(at);
@@ -117,9 +140,9 @@ pub(super) fn scan(path: &Path, number: u64) -> anyhow::Result<Scan> {
     }
     let mut end = bad_from.unwrap_or(scan.bytes);
     // The heads of the last records may be there, and their payloads not.
-    while let Some((place, head)) = scan.records.last() {
+    while let Some((place, _wanted)) = scan.records.last() {
         let is_last = place.at + u64::from(place.bytes) == end;
-        if !is_last || payload(&file, *place, head)?.is_some() {
+        if !is_last || matches!(read(&file, *place)?, Some((_head, Some(_payload)))) {
             break;
         }
         end = place.at;
@@ -129,14 +152,18 @@ pub(super) fn scan(path: &Path, number: u64) -> anyhow::Result<Scan> {
     Ok(scan)
 }
 
-/// What was acknowledged, or dropped, of a segment, with the places of the records.
+/// What was acknowledged, or dropped, of a segment, with the places of the records: those that begin where
+/// it is `wanted`.
 pub(super) fn heads(
     dir: &Path,
     number: u64,
     extension: &str,
+    wanted: impl Fn(u64) -> bool,
 ) -> anyhow::Result<Vec<((u64, u32), Head)>> {
     let bytes = disk::read(&path_of(dir, number, extension))?;
-    Ok(read_heads(&bytes.unwrap_or_default()))
+    let bytes = bytes.unwrap_or_default();
+    let heads = read_heads(&bytes).filter(|((at, _bytes), _head)| wanted(*at));
+    Ok(heads.collect())
 }
 
 /// The offsets of a segment's records that are drained.

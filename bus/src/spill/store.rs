@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tributary_common::{
     disk::{self, AppendFile, DiskError},
     header::BatchHeader,
-    ids::{BatchId, Name},
+    ids::{BatchId, Class, Name},
 };
 
 use super::{
@@ -70,6 +70,35 @@ pub(super) struct Lost {
     pub(super) segment: u64,
     pub(super) header: BatchHeader,
     pub(super) why: Why,
+}
+
+/// A record that is not drained, as far as it is to be known until its turn comes.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) batch: BatchId,
+    pub(super) target: Arc<str>,
+    pub(super) class: Class,
+    pub(super) order: u64,
+}
+
+impl Waiting {
+    /// Of a head; targets are few, and shared.
+    fn of(head: &Head, targets: &mut HashSet<Arc<str>>) -> Self {
+        let target = match targets.get(head.target.as_str()) {
+            Some(target) => Arc::clone(target),
+            None => {
+                let target: Arc<str> = head.target.as_str().into();
+                targets.insert(Arc::clone(&target));
+                target
+            }
+        };
+        Self {
+            batch: head.header.id(),
+            target,
+            class: head.header.class,
+            order: head.order,
+        }
+    }
 }
 
 /// Why a batch is lost.
@@ -127,7 +156,7 @@ impl Store {
     pub(super) fn open(
         dir: &Path,
         usage: &Arc<Usage>,
-        mut found: impl FnMut(Place, Head) -> bool,
+        mut found: impl FnMut(Place, Waiting) -> bool,
     ) -> anyhow::Result<(Self, Opened)> {
         disk::create_dir_all(dir)?;
         let store = Self {
@@ -164,29 +193,34 @@ impl Store {
         &self,
         number: u64,
         opened: &mut Opened,
-        found: &mut impl FnMut(Place, Head) -> bool,
+        found: &mut impl FnMut(Place, Waiting) -> bool,
     ) -> anyhow::Result<Segment> {
         let path = path_of(&self.dir, number, SEGMENT);
-        let dropped = segment::heads(&self.dir, number, DROPPED)?;
+        let dropped = segment::heads(&self.dir, number, DROPPED, |_at| true)?;
         let is_dropped = !dropped.is_empty();
         if is_dropped {
             disk::remove(&path)?;
         }
+        let mut targets = HashSet::new();
         let scan = match path.try_exists()? {
-            true => segment::scan(&path, number)
+            true => segment::scan_for(&path, number, |head| Waiting::of(&head, &mut targets))
                 .with_context(|| format!("failed to read {}", path.display()))?,
             // Only what was in it is known.
             false => Scan::default(),
         };
         let drained: HashSet<u64> = segment::drained(&self.dir, number)?.into_iter().collect();
         let there: HashSet<u64> = scan.records.iter().map(|(place, _head)| place.at).collect();
+        let is_gone = |at: u64| !there.contains(&at) && !drained.contains(&at);
         let (gone, why) = match is_dropped {
             true => (dropped, Why::Dropped),
-            false => (segment::heads(&self.dir, number, HEADS)?, Why::Damaged),
+            false => {
+                let heads = segment::heads(&self.dir, number, HEADS, is_gone)?;
+                (heads, Why::Damaged)
+            }
         };
         let gone = gone
             .into_iter()
-            .filter(|((at, _bytes), _head)| !there.contains(at) && !drained.contains(at));
+            .filter(|((at, _bytes), _head)| is_gone(*at));
         let gone: Vec<_> = gone
             .map(|(_place, Head { header, .. })| Lost {
                 segment: number,
@@ -377,11 +411,8 @@ impl Store {
 
     /// What was noted beside the segment of a record whose own head is damaged.
     pub(super) fn noted_head(&self, place: Place) -> Option<Head> {
-        let heads = segment::heads(&self.dir, place.segment, HEADS).ok()?;
-        let mut here = heads
-            .into_iter()
-            .filter(|((at, _bytes), _head)| *at == place.at);
-        here.next().map(|(_place, head)| head)
+        let here = segment::heads(&self.dir, place.segment, HEADS, |at| at == place.at).ok()?;
+        here.into_iter().next().map(|(_place, head)| head)
     }
 
     /// The manager knows of a lost batch.

@@ -22,7 +22,7 @@ const REMOVE_AFTER: Duration = Duration::from_secs(3);
 
 /// A spill that had no room for a batch says so for this long: the next payload is not read for nothing.
 const FULL_FOR: Duration = Duration::from_secs(2);
-/// Batches that wait at most, in all spills of the node: each takes some 200 bytes of memory.
+/// Batches that wait at most, in all spills of the node: each takes some ten bytes of memory.
 const MAX_BATCHES: u64 = 2_000_000;
 
 /// What the spills of all destinations may take together.

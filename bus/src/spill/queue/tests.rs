@@ -269,7 +269,7 @@ fn kept(queue: &mut Queue<()>, target: &str, batch: BatchId, class: Class, order
         at: order,
         bytes: 10,
     };
-    assert!(queue.recovered(batch, &target.into(), (class, order), (place, ())));
+    assert!(queue.recovered(batch, &target.into(), (class, order), place));
 }
 
 #[test]
@@ -322,4 +322,23 @@ fn a_stream_that_the_destination_refuses_waits_and_holds_up_no_other() {
     assert_eq!((queue.next(), queue.backlog().stuck_streams), (None, 1));
     queue.unstick();
     assert_eq!(queue.next().map(|(batch, ..)| batch), Some(first));
+}
+
+#[test]
+fn what_only_waits_on_the_disk_has_no_entry_and_is_known() {
+    let mut queue = Queue::default();
+    for seq in 1..=1_000 {
+        kept(&mut queue, "a", id(1, seq), Class::P2, seq);
+    }
+    let entries = |queue: &Queue<()>| queue.streams[&StreamId(1)].entries.len();
+    assert_eq!(entries(&queue), 0);
+    for seq in 1..=10 {
+        assert_eq!(queue.next().map(|(batch, ..)| batch), Some(id(1, seq)));
+    }
+    assert_eq!(entries(&queue), 10);
+    assert!((1..=1_000).all(|seq| queue.holds(id(1, seq))));
+    assert!(!queue.holds(id(1, 1_001)));
+    assert!(queue.remove(id(1, 500)).is_some());
+    assert_eq!(queue.place_of(id(1, 500)), None);
+    assert_eq!(queue.backlog().batches, 999);
 }

@@ -16,15 +16,26 @@
 //! A batch that finds everything of its stream on its way, some of it from the disk, is told to wait
 //! ([`Verdict::Wait`]): it would otherwise spill behind a spill that is gone in a moment, for ever.
 //!
+//! # Memory
+//! An entry is as long as a batch is being written or on its way; both hold bytes of the node's budget. What
+//! only waits on the disk is `far`: a few bytes a batch.
+//!
 //! Pure: no clock, no disk. Called by [`super::lane`] under its lock.
 
+mod far;
+mod mode;
+mod stream;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     ops::Bound::{Excluded, Unbounded},
     sync::Arc,
 };
 
 use tributary_common::ids::{BatchId, Class, Epoch, StreamId};
+
+pub(crate) use self::mode::{Event, Mode};
+use self::stream::Stream;
 
 /// Where a record lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,57 +46,6 @@ pub(crate) struct Place {
     pub(crate) at: u64,
     /// Bytes of the record.
     pub(crate) bytes: u32,
-}
-
-/// How a target is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// Live; nothing is on the disk.
-    Direct,
-    /// It takes nothing: everything goes to the disk.
-    Spilling,
-    /// It takes batches again: what is on the disk leaves, behind what comes live.
-    Draining,
-}
-
-/// What moves a [`Mode`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// The destination takes nothing for the target.
-    Down,
-    /// It takes batches.
-    Up,
-    /// A batch of the target goes to the disk.
-    Kept,
-    /// Nothing of the target is on the disk any more.
-    Empty,
-}
-
-impl Mode {
-    /// The next mode.
-    #[must_use]
-    pub(crate) fn on(self, event: Event) -> Self {
-        match (self, event) {
-            (_, Event::Down) => Self::Spilling,
-            (Self::Direct, Event::Up | Event::Empty) | (Self::Draining, Event::Empty) => {
-                Self::Direct
-            }
-            // A batch failed while the target was up.
-            (Self::Direct, Event::Kept)
-            | (Self::Draining, Event::Up | Event::Kept)
-            | (Self::Spilling, Event::Up) => Self::Draining,
-            (Self::Spilling, Event::Kept | Event::Empty) => Self::Spilling,
-        }
-    }
-
-    /// The word for people.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Spilling => "spilling",
-            Self::Draining => "draining",
-        }
-    }
 }
 
 /// Whether a batch is on the disk.
@@ -99,7 +59,7 @@ pub(crate) enum Stored {
     At(Place),
 }
 
-/// A batch that was taken and is not delivered.
+/// A batch that is being written or on its way, or failed at either.
 #[derive(Debug)]
 pub(crate) struct Entry<T> {
     /// What the caller keeps with it.
@@ -135,43 +95,13 @@ pub(crate) enum Verdict<T> {
 type Key = (Epoch, u64);
 type Ready = (Class, u64, StreamId);
 
-#[derive(Debug)]
-struct Stream<T> {
-    entries: BTreeMap<Key, Entry<T>>,
-    flying: usize,
-    /// Entries that are on the disk or being written.
-    kept: usize,
-    /// Entries that are doomed: they come again, and nothing goes before them.
-    doomed: usize,
-    /// A batch failed, and not all that were on their way with it have answered.
-    failed: bool,
-    /// The destination refuses its next batch for good, so far.
-    stuck: bool,
-    /// Where it stands among those that can go on.
-    ready: Option<(Arc<str>, Ready)>,
-}
-
-impl<T> Default for Stream<T> {
-    fn default() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            flying: 0,
-            kept: 0,
-            doomed: 0,
-            failed: false,
-            stuck: false,
-            ready: None,
-        }
-    }
-}
-
 /// A target.
 #[derive(Debug)]
 struct Way {
     mode: Mode,
     /// Batches on the disk, or being written.
     kept: u64,
-    /// Entries of any kind.
+    /// Batches of any kind.
     entries: u64,
     ready: BTreeSet<Ready>,
 }
@@ -213,7 +143,7 @@ impl<T> Default for Queue<T> {
     }
 }
 
-impl<T> Queue<T> {
+impl<T: Default> Queue<T> {
     /// A queue of a destination for which every batch is to be on the disk first.
     pub(crate) fn disk_first() -> Self {
         Self {
@@ -236,11 +166,23 @@ impl<T> Queue<T> {
 
     /// Whether the batch is on the disk and synced.
     pub(crate) fn holds(&self, batch: BatchId) -> bool {
-        self.entry(batch)
-            .is_some_and(|entry| matches!(entry.stored, Stored::At(_)) && !entry.doomed)
+        self.place_of(batch).is_some()
     }
 
-    /// An entry.
+    /// Where the batch lies; `None` when it is not on the disk.
+    pub(crate) fn place_of(&self, batch: BatchId) -> Option<Place> {
+        let stream = self.streams.get(&batch.stream)?;
+        let key = (batch.epoch, batch.seq);
+        match stream.entries.get(&key) {
+            Some(entry) => match entry.stored {
+                Stored::At(place) => (!entry.doomed).then_some(place),
+                Stored::No | Stored::Writing => None,
+            },
+            None => stream.far.get(key).map(|(_common, item)| item.place),
+        }
+    }
+
+    /// An entry; what only waits on the disk has none.
     pub(crate) fn entry(&self, batch: BatchId) -> Option<&Entry<T>> {
         let stream = self.streams.get(&batch.stream)?;
         stream.entries.get(&(batch.epoch, batch.seq))
@@ -361,7 +303,7 @@ impl<T> Queue<T> {
         let down = self.way(target).mode == Mode::Spilling;
         let stream = self.streams.entry(batch.stream).or_default();
         let verdict = stream.verdict(down, self.disk_first);
-        if stream.entries.contains_key(&key) || matches!(verdict, Verdict::Wait(())) {
+        if stream.contains(key) || matches!(verdict, Verdict::Wait(())) {
             return Verdict::Wait(data);
         }
         let flying = matches!(verdict, Verdict::Live);
@@ -394,24 +336,15 @@ impl<T> Queue<T> {
         batch: BatchId,
         target: &Arc<str>,
         (class, order): (Class, u64),
-        (place, data): (Place, T),
+        place: Place,
     ) -> bool {
         self.next_order = self.next_order.max(order + 1);
         let stream = self.streams.entry(batch.stream).or_default();
         let key = (batch.epoch, batch.seq);
-        if stream.entries.contains_key(&key) {
+        if stream.contains(key) {
             return false;
         }
-        let entry = Entry {
-            data,
-            stored: Stored::At(place),
-            target: Arc::clone(target),
-            order,
-            class,
-            flying: false,
-            doomed: false,
-        };
-        stream.entries.insert(key, entry);
+        stream.waits(key, Entry::stored(target, (class, order), place));
         stream.kept += 1;
         self.backlog.batches += 1;
         self.backlog.bytes += u64::from(place.bytes);
@@ -430,7 +363,11 @@ impl<T> Queue<T> {
     /// The destination has the batch, or it is lost, or nobody is to have it: it leaves.
     pub(crate) fn remove(&mut self, batch: BatchId) -> Option<Entry<T>> {
         let stream = self.streams.get_mut(&batch.stream)?;
-        let entry = stream.entries.remove(&(batch.epoch, batch.seq))?;
+        let key = (batch.epoch, batch.seq);
+        let entry = match stream.entries.remove(&key) {
+            Some(entry) => entry,
+            None => Entry::from_far(stream.far.remove(key)?),
+        };
         stream.flying -= usize::from(entry.flying);
         let was_kept = entry.stored != Stored::No;
         stream.kept -= usize::from(was_kept);
@@ -490,9 +427,9 @@ impl<T> Queue<T> {
         write
     }
 
-    /// The batch is on the disk and synced. `None` when nobody waits for that any more: the record
-    /// is of no use.
-    pub(crate) fn stored(&mut self, batch: BatchId, place: Place) -> Option<&mut T> {
+    /// The batch is on the disk and synced: what was kept with it is given back. `None` when nobody waits
+    /// for that any more: the record is of no use.
+    pub(crate) fn stored(&mut self, batch: BatchId, place: Place) -> Option<T> {
         let stream = self.streams.get_mut(&batch.stream)?;
         let key = (batch.epoch, batch.seq);
         let entry = stream.entries.get_mut(&key)?;
@@ -500,10 +437,16 @@ impl<T> Queue<T> {
             return None;
         }
         entry.stored = Stored::At(place);
+        let data = std::mem::take(&mut entry.data);
+        if !entry.flying
+            && let Some(entry) = stream.entries.remove(&key)
+        {
+            stream.waits(key, entry);
+        }
         self.backlog.batches += 1;
         self.backlog.bytes += u64::from(place.bytes);
         self.refresh(batch.stream);
-        self.data(batch)
+        Some(data)
     }
 
     /// The batch could not be written. One that is on its way stays, and so does one whose stream has
@@ -517,7 +460,8 @@ impl<T> Queue<T> {
         }
         let flying = entry.flying;
         let mut later = stream.entries.range((Excluded(key), Unbounded));
-        let is_passed = later.any(|(_key, later)| matches!(later.stored, Stored::At(_)));
+        let is_passed = later.any(|(_key, later)| matches!(later.stored, Stored::At(_)))
+            || stream.far.last() > Some(key);
         if flying || is_passed {
             if !flying {
                 self.held.insert(batch);
@@ -576,7 +520,9 @@ impl<T> Queue<T> {
         let draining = self.ways.values().filter(|way| way.mode == Mode::Draining);
         let &(_class, _order, stream) = draining.filter_map(|way| way.ready.first()).min()?;
         let state = self.streams.get_mut(&stream)?;
-        let (&(epoch, seq), entry) = state.entries.iter_mut().find(|(_key, e)| !e.flying)?;
+        let (epoch, seq) = state.next()?.key;
+        state.come_near((epoch, seq));
+        let entry = state.entries.get_mut(&(epoch, seq))?;
         let Stored::At(place) = entry.stored else {
             return None;
         };
@@ -642,18 +588,13 @@ impl<T> Queue<T> {
         };
         let next = match state.failed || state.stuck {
             true => None,
-            false => state.entries.values().find(|entry| !entry.flying),
+            false => state.next(),
         };
         let ready = next
-            .filter(|entry| matches!(entry.stored, Stored::At(_)))
-            .map(|entry| {
-                (
-                    Arc::clone(&entry.target),
-                    (entry.class, entry.order, stream),
-                )
-            });
+            .filter(|next| next.is_stored)
+            .map(|next| (Arc::clone(next.target), (next.class, next.order, stream)));
         let before = std::mem::replace(&mut state.ready, ready.clone());
-        if state.entries.is_empty() {
+        if state.len() == 0 {
             if state.stuck {
                 self.backlog.stuck_streams -= 1;
             }
@@ -669,23 +610,6 @@ impl<T> Queue<T> {
         }
         if let Some((target, key)) = ready {
             self.way(&target).ready.insert(key);
-        }
-    }
-}
-
-impl<T> Stream<T> {
-    fn verdict(&self, down: bool, disk_first: bool) -> Verdict<()> {
-        let all_fly = self.flying == self.entries.len() && !self.failed && !self.stuck;
-        if self.doomed > 0 {
-            return Verdict::Wait(());
-        }
-        if disk_first {
-            return Verdict::Spill;
-        }
-        match (down, all_fly, self.kept) {
-            (false, true, 0) => Verdict::Live,
-            (false, true, _some) => Verdict::Wait(()),
-            (true, _, _) | (false, false, _) => Verdict::Spill,
         }
     }
 }
