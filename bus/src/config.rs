@@ -142,13 +142,13 @@ static DESTINATION: Kind = Kind::OneOf {
                 Key::optional(
                     "producer",
                     Kind::choice(&["verbatim", "rdkafka"]),
-                    "Who produces: verbatim forwards batches as they came, at a tenth of the CPU, over TLS and with SASL PLAIN or SCRAM where the options say so; rdkafka opens them, and has another codec and whatever else librdkafka can. Left out: verbatim, or rdkafka where the options need it.",
+                    "Who produces: verbatim forwards batches as they came, at a tenth of the CPU, over TLS and with SASL PLAIN, SCRAM or OAUTHBEARER where the options say so; rdkafka opens them, and has another codec and whatever else librdkafka can. Left out: verbatim, or rdkafka where the options need it.",
                 ),
                 Key::default(
                     "options",
                     Kind::Map(&TEXT),
                     "{}",
-                    "Settings of librdkafka, such as \"security.protocol\"; with verbatim it only looks into the cluster.",
+                    "Settings of librdkafka, such as \"security.protocol\"; with verbatim it only looks into the cluster. And, of ours, \"sasl.oauthbearer.token.file\": a file with the token for OAUTHBEARER, read again for each connection.",
                 ),
                 Key::optional_table("groups", &groups::GROUPS),
             ],

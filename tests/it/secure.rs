@@ -4,6 +4,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use serde_json::Value;
 use tributary_tests::{
     certs::Authority,
     child::Plan,
@@ -339,6 +340,46 @@ fn comes_in(kafka: &Kafka, folder: &Path, way: &Way, verbatim: bool) -> Result<(
     cluster.stop()
 }
 
+/// Lines flow while their sender has to log in again and again, with a token that is renewed; one that is
+/// too old is said, and is no longer said once there is a fresh one.
+fn comes_by_token(kafka: &Kafka, folder: &Path, door: &str, verbatim: bool) -> Result<()> {
+    let topic = format!("token-{}", if verbatim { "verbatim" } else { "rdkafka" });
+    let folder = folder.join(&topic);
+    fs::create_dir_all(&folder)?;
+    kafka.create_topic(&topic, 2)?;
+    let file = folder.join("token");
+    let old = kafka::secured::token(-60)?;
+    fs::write(&file, &old)?;
+    let options = [
+        "\"security.protocol\" = \"SASL_PLAINTEXT\"".to_owned(),
+        "\"sasl.mechanism\" = \"OAUTHBEARER\"".to_owned(),
+        format!("\"sasl.oauthbearer.token.file\" = {file:?}"),
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let writer = Writer::new(&folder.join("logs"), 1, 1)?;
+    let layout = Layout::new(&folder, &topic)
+        .delivers_to(door, &options)
+        .agent(&[glob_of(&writer)]);
+    let layout = if verbatim { layout.verbatim() } else { layout };
+    let mut cluster = layout.start()?;
+    let relogins = u64::from(kafka::secured::RELOGIN_MS) * 3 / 1_000;
+    let schedule = Schedule {
+        lines: 1_000 * relogins,
+        per_second: 1_000,
+        rotations: Vec::new(),
+    };
+    let background = Background::start(writer, schedule);
+    let state = || Ok(cluster.bus.status()?["destinations"][0].clone());
+    let down = |seen: &Value| seen["state"] != "up" && !seen.to_string().contains(&old);
+    poll::until_seen("the bus to say that it is not let in", LIMIT, state, down)?;
+    fs::write(&file, kafka::secured::token(3_600)?)?;
+    let written = [background.finish()?.written().clone()];
+    cluster.must_deliver(kafka, &written)?;
+    let log = cluster.bus.log()?;
+    ensure!(!log.contains(&old), "the token stands in the log");
+    cluster.stop()
+}
+
 #[test]
 fn lines_come_into_a_secured_kafka_by_every_way_and_a_wrong_password_is_said() -> Result<()> {
     scratch::scenario("secured", |folder| {
@@ -347,6 +388,11 @@ fn lines_come_into_a_secured_kafka_by_every_way_and_a_wrong_password_is_said() -
         let ways = ways(folder, &doors, &authority)?;
         let (kafka, both) = (&kafka, [true, false]);
         std::thread::scope(|scope| {
+            let door = &doors.bearer;
+            let tokens = both.map(|verbatim| {
+                let run = scope.spawn(move || comes_by_token(kafka, folder, door, verbatim));
+                (run, "token", verbatim)
+            });
             let runs = ways
                 .iter()
                 .flat_map(|way| both.map(|verbatim| (way, verbatim)));
@@ -356,12 +402,14 @@ fn lines_come_into_a_secured_kafka_by_every_way_and_a_wrong_password_is_said() -
                     (run, way.0, verbatim)
                 })
                 .collect();
-            runs.into_iter().try_for_each(|(run, name, verbatim)| {
-                let ended = run.join().map_err(|_panic| anyhow!("panicked"));
-                ended
-                    .flatten()
-                    .with_context(|| format!("{name} verbatim={verbatim}"))
-            })
+            runs.into_iter()
+                .chain(tokens)
+                .try_for_each(|(run, name, verbatim)| {
+                    let ended = run.join().map_err(|_panic| anyhow!("panicked"));
+                    ended
+                        .flatten()
+                        .with_context(|| format!("{name} verbatim={verbatim}"))
+                })
         })?;
         Ok(())
     })

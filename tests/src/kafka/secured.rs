@@ -1,8 +1,13 @@
 //! A broker with further doors: SASL, TLS, both. What the rig itself does goes by the plain one.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Result;
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::{Extra, Kafka, free_port};
 use crate::certs::Authority;
@@ -21,6 +26,24 @@ pub struct Doors {
     pub plain: String,
     /// `SSL`, for who shows a certificate.
     pub tls: String,
+    /// `SASL_PLAINTEXT` with OAUTHBEARER: unsigned tokens are good, for [`RELOGIN_MS`].
+    pub bearer: String,
+}
+
+/// Who comes by a token has to log in again after this.
+pub const RELOGIN_MS: u32 = 2_000;
+
+/// A token that nobody signed, for [`USER`], which ends so many seconds from now.
+///
+/// # Errors
+/// When the clock stands before 1970.
+pub fn token(seconds: i64) -> Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let end = i64::try_from(now)? + seconds;
+    let part = |json: String| BASE64_URL_SAFE_NO_PAD.encode(json);
+    let head = part("{\"alg\":\"none\"}".to_owned());
+    let claims = format!("{{\"sub\":{USER:?},\"iat\":{},\"exp\":{end}}}", end - 3_600);
+    Ok(format!("{head}.{}.", part(claims)))
 }
 
 impl Kafka {
@@ -43,18 +66,25 @@ impl Kafka {
             scram: door()?,
             plain: door()?,
             tls: door()?,
+            bearer: door()?,
         };
-        let Doors { scram, plain, tls } = &doors;
-        let open =
-            format!("PLAINTEXT://127.0.0.1:{port},SCRAM://{scram},PLAINTLS://{plain},TLS://{tls}");
+        let Doors {
+            scram,
+            plain,
+            tls,
+            bearer,
+        } = &doors;
+        let open = format!(
+            "PLAINTEXT://127.0.0.1:{port},SCRAM://{scram},PLAINTLS://{plain},TLS://{tls},BEARER://{bearer}"
+        );
         let login = "org.apache.kafka.common.security";
         let lines = [
             format!("listeners={open},CONTROLLER://127.0.0.1:{controller}"),
             format!("advertised.listeners={open}"),
             "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,\
-             SCRAM:SASL_PLAINTEXT,PLAINTLS:SASL_SSL,TLS:SSL"
+             SCRAM:SASL_PLAINTEXT,PLAINTLS:SASL_SSL,TLS:SSL,BEARER:SASL_PLAINTEXT"
                 .to_owned(),
-            "sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512,PLAIN".to_owned(),
+            "sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512,PLAIN,OAUTHBEARER".to_owned(),
             "listener.name.scram.sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512".to_owned(),
             format!(
                 "listener.name.scram.scram-sha-256.sasl.jaas.config={login}.scram.ScramLoginModule required;"
@@ -78,7 +108,7 @@ impl Kafka {
         ];
         let user = |kind: &str| format!("{kind}=[name={USER},password={PASSWORD}]");
         let extra = Extra {
-            lines: lines.join("\n") + "\n",
+            lines: lines.join("\n") + "\n" + &for_tokens(),
             format: vec![
                 "--add-scram".to_owned(),
                 user("SCRAM-SHA-256"),
@@ -90,4 +120,23 @@ impl Kafka {
         let kafka = Self::start_node(folder, 1, (port, controller), &advertised, &extra)?;
         Ok((kafka, doors))
     }
+}
+
+/// What the door with OAUTHBEARER is.
+fn for_tokens() -> String {
+    let login = "org.apache.kafka.common.security.oauthbearer";
+    let door = "listener.name.bearer";
+    let lines = [
+        format!("{door}.sasl.enabled.mechanisms=OAUTHBEARER"),
+        format!(
+            "{door}.oauthbearer.sasl.jaas.config={login}.OAuthBearerLoginModule \
+             required unsecuredLoginStringClaim_sub=\"{USER}\";"
+        ),
+        format!(
+            "{door}.oauthbearer.sasl.server.callback.handler.class={login}.\
+             internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
+        ),
+        format!("{door}.oauthbearer.connections.max.reauth.ms={RELOGIN_MS}"),
+    ];
+    lines.join("\n") + "\n"
 }

@@ -59,6 +59,7 @@ use self::{
     owner::{KEYED, Message, Work, Worker},
     produced::{Context, Producer},
     topic::Topic,
+    verbatim::bearer::Bearer,
     watch::{Health, Watcher},
 };
 pub(crate) use self::{
@@ -73,6 +74,14 @@ use crate::{
 
 /// Threads that open batches. Each gives librdkafka about a million records a second.
 const OWNERS: usize = 2;
+
+/// Where librdkafka's tokens come from; nowhere where it has ways of its own.
+fn tokens(options: &BTreeMap<String, String>) -> Result<Option<Bearer>, security::SecurityError> {
+    match security::beyond(options) {
+        None => security::bearer(options),
+        Some(_its_own) => Ok(None),
+    }
+}
 
 /// A topic as the destination knows it.
 enum Known {
@@ -174,6 +183,8 @@ pub(super) struct Shared {
     took: metrics::Histogram,
     /// Its resource groups, where it has some.
     grouped: Option<Grouped>,
+    /// Whose token librdkafka shows, where brokers want one.
+    bearer: Option<Bearer>,
 }
 
 /// The present producer.
@@ -344,16 +355,11 @@ impl Kafka {
         memory: u64,
         journal: &Journal,
     ) -> anyhow::Result<Self> {
-        let KafkaConfig {
-            bootstrap,
-            options,
-            producer,
-            groups: _,
-        } = cluster;
+        let (bootstrap, options) = (&cluster.bootstrap, &cluster.options);
         let no = journal.memory().destination(name);
         let grouped = Grouped::of(name, cluster, memory).transpose()?;
         let (openers, to_open) = openers(grouped.as_ref());
-        let (producers, owners, unstarted) = producers(*producer);
+        let (producers, owners, unstarted) = producers(cluster.producer);
         let topics = Topics {
             known: HashMap::new(),
             producers,
@@ -370,6 +376,7 @@ impl Kafka {
             closing: AtomicBool::new(false),
             took: metrics::histogram!("tributary_bus_deliver_seconds", "destination" => name.to_string()),
             grouped,
+            bearer: tokens(options)?,
         });
         let failed = || format!("failed to start destination {name}: check its options");
         let producer = Arc::new(Slot::default());

@@ -218,7 +218,12 @@ impl Opener {
     ) -> KafkaResult<(BTreeMap<i32, i64>, FoundBatches)> {
         let started = Instant::now();
         let destination = self.shared.name.as_str();
-        let mut look = readback::look(&self.shared.reader, destination, name, from)?;
+        let mut look = readback::look(
+            &self.shared.reader,
+            (destination, self.shared.bearer.as_ref()),
+            name,
+            from,
+        )?;
         {
             let memory = self.shared.journal.memory();
             look.found

@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU32, Ordering},
@@ -15,6 +16,7 @@ use std::{
 
 use rdkafka::{
     ClientContext, Message,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryResult, ProducerContext, ThreadedProducer},
@@ -29,6 +31,7 @@ use super::{
     super::{Failure, Job, note_all_and_tell},
     Shared,
     pace::{self, Pace},
+    readback::token,
     topic::Topic,
 };
 use crate::journal::format::Record;
@@ -284,6 +287,12 @@ pub(super) struct Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        token(self.shared.bearer.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
         if fac == LOST_LEADER {
             self.shared.health().lost_leader = true;

@@ -16,12 +16,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    error::Error,
     sync::Arc,
     time::Duration,
 };
 
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset, Timestamp, TopicPartitionList,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult},
@@ -34,8 +36,10 @@ use tributary_common::{
 };
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::produced::log;
+use super::{produced::log, verbatim::bearer::Bearer};
 
+/// A client asks for its token at once when it begins.
+const TOKEN_WITHIN: Duration = Duration::from_millis(100);
 /// One request to the cluster takes at most this long.
 const REQUEST: Duration = Duration::from_secs(5);
 /// The ends of partitions stand still when two looks this far apart agree.
@@ -121,9 +125,23 @@ fn with_time(content: u64, timestamp_ms: Option<i64>) -> u64 {
 /// Looks without saying much.
 pub(super) struct Quiet {
     pub(super) destination: String,
+    /// Whose token is shown.
+    pub(super) bearer: Option<Bearer>,
+}
+
+/// The token that librdkafka asks for.
+pub(super) fn token(bearer: Option<&Bearer>) -> Result<OAuthToken, Box<dyn Error>> {
+    let bearer = bearer.ok_or("nobody says where tokens are")?;
+    Ok(bearer.for_librdkafka()?)
 }
 
 impl ClientContext for Quiet {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        token(self.bearer.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
         log(&self.destination, level, fac, log_message);
     }
@@ -152,14 +170,19 @@ pub(super) struct Look {
 /// When the cluster does not answer; try again later.
 pub(super) fn look(
     config: &ClientConfig,
-    destination: &str,
+    (destination, bearer): (&str, Option<&Bearer>),
     topic: &str,
     from: &BTreeMap<i32, i64>,
 ) -> KafkaResult<Look> {
     let context = Quiet {
         destination: destination.to_owned(),
+        bearer: bearer.cloned(),
     };
     let consumer: BaseConsumer<Quiet> = config.create_with_context(context)?;
+    if bearer.is_some() {
+        // It asks for its token in here, and nothing is assigned that could come.
+        drop(consumer.poll(TOKEN_WITHIN));
+    }
     let ends = settle(&consumer, topic, from)?;
     let mut wanted = BTreeMap::new();
     for (&partition, &(low, high)) in &ends {

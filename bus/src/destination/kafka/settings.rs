@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use rdkafka::ClientConfig;
 
+use super::verbatim::security::TOKEN;
+
 /// Settings of producers that an operator may change.
 const DEFAULTS: [(&str, &str); 7] = [
     ("compression.type", "zstd"),
@@ -77,7 +79,7 @@ pub(super) fn producer(
     for (key, value) in DEFAULTS {
         config.set(key, value);
     }
-    for (key, value) in options {
+    for (key, value) in options.iter().filter(|(key, _)| *key != TOKEN) {
         config.set(key, value);
     }
     for (key, value) in OURS {
@@ -94,7 +96,8 @@ pub(super) fn producer(
 
 /// The settings of the consumer that looks what is in a topic.
 pub(super) fn reader(bootstrap: &[String], options: &BTreeMap<String, String>) -> ClientConfig {
-    const PRODUCER_ONLY: [&str; 9] = [
+    const NOT_ITS: [&str; 10] = [
+        TOKEN,
         "compression.type",
         "compression.codec",
         "compression.level",
@@ -110,7 +113,7 @@ pub(super) fn reader(bootstrap: &[String], options: &BTreeMap<String, String>) -
     config.set("client.id", "tributary-bus-recovery");
     for (key, value) in options
         .iter()
-        .filter(|(key, _)| !PRODUCER_ONLY.contains(&key.as_str()))
+        .filter(|(key, _)| !NOT_ITS.contains(&key.as_str()))
     {
         config.set(key, value);
     }

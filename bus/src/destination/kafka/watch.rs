@@ -259,6 +259,7 @@ impl Watcher {
             let native = config.create_native_config()?;
             let context = Quiet {
                 destination: self.shared.name.to_string(),
+                bearer: self.shared.bearer.clone(),
             };
             let client = Client::new(&config, native, RDKafkaType::RD_KAFKA_PRODUCER, context)?;
             client.fetch_metadata(self.any_topic(topic).as_deref(), ANSWER_WITHIN)

@@ -302,10 +302,10 @@ struct Talk {
 
 impl Talk {
     async fn begin(addr: &str, security: &Security) -> Result<Self> {
-        let (stream, known) = link::open(addr, security).await?;
+        let (stream, known, _lifetime) = link::open(addr, security).await?;
         Ok(Self {
             stream,
-            known: proto::versions(known)?,
+            known,
             no: 0,
         })
     }

@@ -7,10 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::ApiVersionsResponse;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf, split},
     sync::mpsc::{Receiver, Sender},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tributary_common::{net, tls::Stream};
 
@@ -25,6 +26,8 @@ use super::{
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// The longest answer that is read, in bytes: one with the partitions of many topics.
 const MAX_ANSWER: usize = 16 << 20;
+/// The part of a login's life that is used: then there is a new one.
+const USED: f64 = 0.8;
 /// Answers that are read at a time, in bytes: one has some 50 for each batch.
 const ANSWER_BYTES: usize = 4 << 10;
 /// Requests that wait to be written: those of a whole window and two questions.
@@ -64,37 +67,47 @@ async fn talk(
     heard: &Sender<(LinkNo, Heard)>,
 ) -> Result<()> {
     let connect = async {
-        let (stream, known) = open(addr, security).await?;
-        let versions = proto::negotiate(known)?;
+        let (stream, known, lifetime) = open(addr, security).await?;
+        let versions = proto::negotiate(&known)?;
         let (reading, writing) = split(stream);
-        anyhow::Ok((reading, writing, versions))
+        anyhow::Ok((reading, writing, versions, lifetime))
     };
     let connected = timeout(CONNECT_WITHIN, connect).await;
-    let (reading, writing, versions) = connected.context("it does not say which Kafka it is")??;
+    let (reading, writing, versions, lifetime) =
+        connected.context("it does not say which Kafka it is")??;
     let up = (link, Heard::Up(versions));
     heard.send(up).await.context("nobody listens")?;
     tokio::select! {
         ended = write_all(writing, requests) => ended,
         ended = read_all(link, reading, heard) => ended,
+        // A new connection logs in anew; what is on its way over this one is sent again as it was.
+        () = sleep(lifetime.unwrap_or_default().mul_f64(USED)), if lifetime.is_some() => Ok(()),
     }
 }
 
-/// Connects, asks which Kafka it is, and logs in. Gives what the broker says that it knows.
+/// Connects, asks which Kafka it is, and logs in. Gives what the broker says that it knows, and how long
+/// it lets the connection live.
 ///
 /// # Errors
 /// What is wrong with the broker, or with us.
-pub(super) async fn open(addr: &str, security: &Security) -> Result<(Stream, Bytes)> {
+pub(super) async fn open(
+    addr: &str,
+    security: &Security,
+) -> Result<(Stream, ApiVersionsResponse, Option<Duration>)> {
     let stream = net::dial(addr, CONNECT_WITHIN).await?;
     let mut stream = match &security.tls {
         Some(tls) => tls.secure(stream, addr).await?,
         None => Stream::plain(stream),
     };
     write(&mut stream, &proto::hello()?).await?;
-    let known = read(&mut stream).await?;
-    if let Some(login) = &security.login {
-        login.run(&mut stream).await?;
-    }
-    Ok((stream, known))
+    let known = proto::versions(read(&mut stream).await?)?;
+    let version = || proto::common(&known, &proto::SASL);
+    let lifetime = match (&security.login, &security.bearer) {
+        (Some(login), _) => login.run(&mut stream, version()?).await?,
+        (None, Some(bearer)) => bearer.run(&mut stream, version()?).await?,
+        (None, None) => None,
+    };
+    Ok((stream, known, lifetime))
 }
 
 async fn write_all(mut writing: WriteHalf<Stream>, mut requests: Receiver<Frame>) -> Result<()> {

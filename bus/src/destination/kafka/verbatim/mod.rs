@@ -17,9 +17,10 @@
 //! opens topics, looks what is in them and watches the cluster.
 //!
 //! Rooms: [`engine`], [`cargo`], [`keys`], [`cluster`], [`broker`], [`lane`], [`gather`],
-//! [`meaning`], [`says`], [`proto`], [`frame`], [`link`], [`security`], [`sasl`]; [`admin`].
+//! [`meaning`], [`says`], [`proto`], [`frame`], [`link`], [`security`], [`sasl`], [`bearer`]; [`admin`].
 
 pub(super) mod admin;
+pub(super) mod bearer;
 mod broker;
 mod cargo;
 mod cluster;

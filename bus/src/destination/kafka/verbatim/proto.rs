@@ -47,6 +47,12 @@ const METADATA: Range = Range {
     min: 4,
     max: 9,
 };
+/// From 1 on a broker says how long a login lasts.
+pub(super) const SASL: Range = Range {
+    key: ApiKey::SaslAuthenticate,
+    min: 0,
+    max: 1,
+};
 const INIT_PRODUCER_ID: Range = Range {
     key: ApiKey::InitProducerId,
     min: 0,
@@ -66,16 +72,15 @@ pub(super) fn hello() -> Result<Bytes> {
     whole(ApiKey::ApiVersions, 0, 0, &ApiVersionsRequest::default())
 }
 
-/// The answer to [`hello`].
+/// What of a broker's knowledge is used here.
 ///
 /// # Errors
 /// A broker that is too old or too new.
-pub(super) fn negotiate(answer: Bytes) -> Result<Versions> {
-    let known = versions(answer)?;
+pub(super) fn negotiate(known: &ApiVersionsResponse) -> Result<Versions> {
     Ok(Versions {
-        produce: common(&known, &PRODUCE)?,
-        metadata: common(&known, &METADATA)?,
-        producer: common(&known, &INIT_PRODUCER_ID)?,
+        produce: common(known, &PRODUCE)?,
+        metadata: common(known, &METADATA)?,
+        producer: common(known, &INIT_PRODUCER_ID)?,
     })
 }
 
@@ -131,24 +136,36 @@ pub(super) fn sasl_agreed(mechanism: &str, answer: Bytes) -> Result<()> {
 }
 
 /// One word of a login.
-pub(super) fn sasl_token(token: Bytes) -> Result<Bytes> {
+pub(super) fn sasl_token(token: Bytes, version: i16) -> Result<Bytes> {
     let body = SaslAuthenticateRequest::default().with_auth_bytes(token);
-    whole(ApiKey::SaslAuthenticate, 0, 0, &body)
+    whole(ApiKey::SaslAuthenticate, version, 0, &body)
+}
+
+/// What a broker says to a word of a login.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub(super) token: Bytes,
+    /// How long the connection may live, from a broker that wants to be logged in at again (KIP-368).
+    pub(super) lifetime: Option<Duration>,
 }
 
 /// The answer to [`sasl_token`].
 ///
 /// # Errors
 /// What the broker says against it.
-pub(super) fn sasl_answer(answer: Bytes) -> Result<Bytes> {
-    let answer: SaslAuthenticateResponse = checked(answer, 0, 0)?;
+pub(super) fn sasl_answer(answer: Bytes, version: i16) -> Result<Said> {
+    let answer: SaslAuthenticateResponse = checked(answer, version, 0)?;
     let why = answer.error_message.unwrap_or_default();
     ensure!(
         answer.error_code == 0,
         "{}: {why}",
         words(answer.error_code)
     );
-    Ok(answer.auth_bytes)
+    let lifetime = u64::try_from(answer.session_lifetime_ms).ok();
+    Ok(Said {
+        token: answer.auth_bytes,
+        lifetime: lifetime.filter(|ms| *ms > 0).map(Duration::from_millis),
+    })
 }
 
 /// Batches for one broker, acknowledged by all replicas.
@@ -325,7 +342,7 @@ mod tests {
         let mut out = BytesMut::new();
         ResponseHeader::default().encode(&mut out, 0)?;
         answer.encode(&mut out, 0)?;
-        negotiate(out.freeze())
+        negotiate(&versions(out.freeze())?)
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! to prove that it knows the password, too. Not for: TLS (see [`super::security`]), frames (see
 //! [`super::proto`]).
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aws_lc_rs::{
@@ -16,7 +16,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use tributary_common::tls::Stream;
 
-use super::{link, proto};
+use super::{
+    bearer, link,
+    proto::{self, Said},
+};
 
 /// A broker that asks for more rounds is after our CPU; Kafka's default is 4,096.
 const MAX_ROUNDS: u32 = 1_000_000;
@@ -27,11 +30,13 @@ pub(super) enum Mechanism {
     Plain,
     Scram256,
     Scram512,
+    /// By a token (see [`super::bearer`]).
+    Bearer,
 }
 
 impl Mechanism {
     /// All of them, for people.
-    pub(super) const KNOWN: &'static str = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512";
+    pub(super) const KNOWN: &'static str = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER";
 
     /// By its name.
     ///
@@ -42,6 +47,7 @@ impl Mechanism {
             "PLAIN" => Ok(Self::Plain),
             "SCRAM-SHA-256" => Ok(Self::Scram256),
             "SCRAM-SHA-512" => Ok(Self::Scram512),
+            bearer::NAME => Ok(Self::Bearer),
             _other => Err(Self::KNOWN),
         }
     }
@@ -51,6 +57,7 @@ impl Mechanism {
             Self::Plain => "PLAIN",
             Self::Scram256 => "SCRAM-SHA-256",
             Self::Scram512 => "SCRAM-SHA-512",
+            Self::Bearer => bearer::NAME,
         }
     }
 }
@@ -72,36 +79,43 @@ impl std::fmt::Debug for Login {
 }
 
 impl Login {
-    /// Logs in over a new connection.
+    /// Logs in over a new connection; how long the broker lets it live, if it says so.
     ///
     /// # Errors
     /// What the broker says, or what it does that it should not.
-    pub(super) async fn run(&self, stream: &mut Stream) -> Result<()> {
+    pub(super) async fn run(&self, stream: &mut Stream, version: i16) -> Result<Option<Duration>> {
         let name = self.mechanism.name();
-        link::write(stream, &proto::sasl_handshake(name)?).await?;
-        proto::sasl_agreed(name, link::read(stream).await?)?;
+        agree(stream, name).await?;
         let refused = || format!("the broker does not let {:?} in by {name}", self.user);
         let scram = match self.mechanism {
             Mechanism::Plain => {
                 let token = format!("\0{}\0{}", self.user, self.password);
-                return say(stream, token.into())
-                    .await
-                    .map(drop)
-                    .with_context(refused);
+                let said = say(stream, (token.into(), version)).await;
+                return said.map(|said| said.lifetime).with_context(refused);
             }
             Mechanism::Scram256 => Scram::new(self, &SHA_256),
             Mechanism::Scram512 => Scram::new(self, &SHA_512),
+            Mechanism::Bearer => bail!("{name} needs a token, and no user"),
         };
-        let first = say(stream, scram.first().into()).await;
-        let (last, proof) = scram.last(&first.with_context(refused)?)?;
-        let end = say(stream, last.into()).await.with_context(refused)?;
-        proof.check(&end)
+        let first = say(stream, (scram.first().into(), version)).await;
+        let (last, proof) = scram.last(&first.with_context(refused)?.token)?;
+        let end = say(stream, (last.into(), version)).await;
+        let end = end.with_context(refused)?;
+        proof.check(&end.token)?;
+        Ok(end.lifetime)
     }
 }
 
-async fn say(stream: &mut Stream, token: Bytes) -> Result<Bytes> {
-    link::write(stream, &proto::sasl_token(token)?).await?;
-    proto::sasl_answer(link::read(stream).await?)
+/// Asks for a way to log in.
+pub(super) async fn agree(stream: &mut Stream, name: &str) -> Result<()> {
+    link::write(stream, &proto::sasl_handshake(name)?).await?;
+    proto::sasl_agreed(name, link::read(stream).await?)
+}
+
+/// Says a word, and hears the answer.
+pub(super) async fn say(stream: &mut Stream, (token, version): (Bytes, i16)) -> Result<Said> {
+    link::write(stream, &proto::sasl_token(token, version)?).await?;
+    proto::sasl_answer(link::read(stream).await?, version)
 }
 
 /// The functions of one kind of SCRAM.

@@ -4,9 +4,15 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use tributary_common::tls::{Dialer, Identity, TlsError};
+use tributary_common::{
+    disk::DiskError,
+    tls::{Dialer, Identity, TlsError},
+};
 
-use super::sasl::{Login, Mechanism};
+use super::{
+    bearer::{self, Bearer},
+    sasl::{Login, Mechanism},
+};
 
 /// How connections to the brokers are secured.
 #[derive(Debug, Default)]
@@ -15,6 +21,8 @@ pub(crate) struct Security {
     pub(super) tls: Option<Dialer>,
     /// Who logs in.
     pub(super) login: Option<Login>,
+    /// Whose token is shown.
+    pub(super) bearer: Option<Bearer>,
 }
 
 /// Why the options cannot be used.
@@ -36,6 +44,9 @@ pub(crate) enum SecurityError {
     /// A file cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A token's file cannot be used.
+    #[error("{TOKEN:?}: {0}")]
+    Token(#[from] DiskError),
 }
 
 const PROTOCOL: &str = "security.protocol";
@@ -44,6 +55,8 @@ const MECHANISM: &str = "sasl.mechanism";
 const MECHANISMS: &str = "sasl.mechanisms";
 const USER: &str = "sasl.username";
 const PASSWORD: &str = "sasl.password";
+/// Not librdkafka's, which gets its tokens from here.
+pub(crate) const TOKEN: &str = "sasl.oauthbearer.token.file";
 const CA: &str = "ssl.ca.location";
 const CERT: &str = "ssl.certificate.location";
 const KEY: &str = "ssl.key.location";
@@ -73,13 +86,14 @@ pub(crate) fn beyond(options: &BTreeMap<String, String>) -> Option<SecurityError
         let known = match key.as_str() {
             PROTOCOL => protocol(value).map(drop).err()?,
             MECHANISM | MECHANISMS => Mechanism::of(value).map(drop).err()?,
-            USER | PASSWORD | CA | CERT | KEY => return None,
+            USER | PASSWORD | TOKEN | CA | CERT | KEY => return None,
             other if is_of_security(other) => {
                 return Some(SecurityError::Unknown {
                     key: key.clone(),
                     // Whatever it is, it may be a secret.
                     value: "…".to_owned(),
                     known: "security.protocol, sasl.mechanism, sasl.username, sasl.password, \
+                            sasl.oauthbearer.token.file, \
                             ssl.ca.location, ssl.certificate.location, ssl.key.location",
                 });
             }
@@ -101,6 +115,27 @@ fn protocol(text: &str) -> Result<(bool, bool), &'static str> {
         "sasl_plaintext" => Ok((false, true)),
         "sasl_ssl" => Ok((true, true)),
         _other => Err("PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"),
+    }
+}
+
+fn mechanism(options: &BTreeMap<String, String>) -> &str {
+    let named = options.get(MECHANISM).or_else(|| options.get(MECHANISMS));
+    named.map_or("", String::as_str)
+}
+
+/// Whose tokens are shown, where somebody logs in by them.
+///
+/// # Errors
+/// When nobody says where they are, or they cannot be read.
+pub(in super::super) fn bearer(
+    options: &BTreeMap<String, String>,
+) -> Result<Option<Bearer>, SecurityError> {
+    let sasl = options.get(PROTOCOL).and_then(|text| protocol(text).ok());
+    let wanted = sasl.is_some_and(|(_tls, sasl)| sasl) && mechanism(options) == bearer::NAME;
+    match (wanted, options.get(TOKEN)) {
+        (false, _) => Ok(None),
+        (true, None) => Err(SecurityError::Missing(TOKEN)),
+        (true, Some(file)) => Ok(Some(Bearer::from_file(file.into())?)),
     }
 }
 
@@ -129,9 +164,9 @@ impl Security {
             let ca = get(CA).map(PathBuf::from);
             Ok(Dialer::new(ca.as_deref(), identity)?)
         });
-        let login = sasl.then(|| {
-            let mechanism = get(MECHANISM).or_else(|| get(MECHANISMS));
-            let mechanism = mechanism.map_or("", String::as_str);
+        let bearer = bearer(options)?;
+        let login = (sasl && bearer.is_none()).then(|| {
+            let mechanism = mechanism(options);
             Ok::<_, SecurityError>(Login {
                 // `beyond` has looked at it.
                 mechanism: Mechanism::of(mechanism).unwrap_or(Mechanism::Plain),
@@ -144,6 +179,7 @@ impl Security {
         Ok(Self {
             tls: tls.transpose()?,
             login: login.transpose()?,
+            bearer,
         })
     }
 }
@@ -182,6 +218,11 @@ mod tests {
             kerberos.contains("GSSAPI") && kerberos.contains("rdkafka"),
             "{kerberos}"
         );
+        let bearer = [(PROTOCOL, "SASL_SSL"), (MECHANISM, "OAUTHBEARER")];
+        let none = error(&bearer);
+        assert!(none.contains(TOKEN), "{none}");
+        let nowhere = error(&[bearer[0], bearer[1], (TOKEN, "/nowhere/token")]);
+        assert!(nowhere.contains("/nowhere/token"), "{nowhere}");
         let secret = error(&[("ssl.key.password", "hunter2")]);
         assert!(
             secret.contains("ssl.key.password") && !secret.contains("hunter2"),
