@@ -93,7 +93,7 @@ static DEAD: Schema = Schema::new(
         "max",
         Kind::size("1MiB", "1GiB"),
         "64MiB",
-        "Most bytes of one destination. When they are full, what would come to them waits.",
+        "Most bytes of one destination, which has 200000 letters at most. When they are full, what would come to them waits.",
     )],
 );
 

@@ -44,7 +44,7 @@ const MAX_WAITING_BATCHES: usize = 500_000;
 const MAX_DUPLICATE_MINUTES: usize = 100_000;
 /// The most losses of one report.
 const MAX_LOSSES_A_REPORT: usize = 5_000;
-/// The most dead letters of a destination in one report: 2 MiB where each is of another batch.
+/// The most dead letters of one report: 2 MiB where each is of another batch.
 const MAX_LETTERS_A_REPORT: usize = 10_000;
 /// How long the manager may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -337,9 +337,8 @@ pub(crate) async fn run(
                 .collect()
         };
         let (mut report, marked) = compose(&node, number).await;
-        let taken = letters
-            .iter()
-            .map(|letters| letters.take_untold(MAX_LETTERS_A_REPORT));
+        let each = MAX_LETTERS_A_REPORT / letters.len().max(1);
+        let taken = letters.iter().map(|letters| letters.take_untold(each));
         report.letters = taken.flatten().collect();
         let body = serde_json::to_vec(&report)?;
         while let Err(error) = send(&mut client, &body, number).await {
