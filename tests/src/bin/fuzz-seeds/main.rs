@@ -53,7 +53,8 @@ fn main() -> Result<()> {
     save(folder, "framing", framing())?;
     save(folder, "checkpoint", vec![checkpoint(1)?, checkpoint(2)?])?;
     save(folder, "session", steps(200))?;
-    save(folder, "catalogue", steps(40))
+    save(folder, "catalogue", steps(40))?;
+    save(folder, "dead", steps(10))
 }
 
 /// Some sequences of things that happen; the targets give each byte its meaning.
