@@ -54,6 +54,7 @@ mod session;
 #[doc(hidden)]
 pub mod sim;
 mod site;
+mod slow;
 pub mod spill;
 mod standby;
 mod status;

@@ -64,6 +64,7 @@ struct Way {
     target: String,
     /// The destination's place, where others can stand in for it.
     pins: Option<usize>,
+    begun: Instant,
 }
 
 /// The node; shared by all who work in it.
@@ -283,6 +284,7 @@ impl Node {
             site: Arc::clone(routing.site(place)?),
             target: target.render(&header.topic, minute_of(header)),
             pins: (!branch.standby.is_empty()).then_some(place),
+            begun: Instant::now(),
         })
     }
 
@@ -309,6 +311,10 @@ impl Node {
     fn answered(&self, batch: BatchId, way: &Way, settled: &Result<Settled, Failure>) {
         if matches!(settled, Ok(Settled::At(_))) {
             way.site.breaker().delivered();
+            let now = Instant::now();
+            way.site
+                .pace
+                .delivered(now.saturating_duration_since(way.begun), now);
         }
         let Some(place) = way.pins else { return };
         let mut pins = self.pins();

@@ -23,10 +23,13 @@ use crate::{
     breaker::Breaker,
     config::{Config, DestinationConfig, DestinationKind},
     dead::Letters,
-    destination::{Destination, file::FileSink, hdfs::HdfsSink, kafka::Kafka, search::Search},
+    destination::{
+        Condition, Destination, file::FileSink, hdfs::HdfsSink, kafka::Kafka, search::Search,
+    },
     done::DestinationNo,
     journal::Journal,
     node::Node,
+    slow::Pace,
     spill::{Spill, Usage},
 };
 
@@ -44,6 +47,8 @@ pub(crate) struct Site {
     pub(crate) spill: Option<Arc<Spill>>,
     /// Its dead letters, where it has any.
     pub(crate) letters: Option<Arc<Letters>>,
+    /// How quickly it answers what goes live.
+    pub(crate) pace: Pace,
     breaker: Mutex<Breaker>,
     /// Batches that its disk had delivered at the last look.
     drained: AtomicU64,
@@ -61,8 +66,20 @@ impl Site {
             destination,
             spill,
             letters: None,
+            pace: Pace::default(),
             breaker: Mutex::default(),
             drained: AtomicU64::new(0),
+        }
+    }
+
+    /// How it is, in one word; with what is not said by the destination itself.
+    pub(crate) fn condition(&self, now: Instant) -> (Condition, Option<String>) {
+        let condition = self.destination.condition();
+        // Of a destination that answers with whole files that is the way of it.
+        let is_timed = condition == Condition::Up && self.destination.late().is_none();
+        match self.pace.slow(now).filter(|_how| is_timed) {
+            Some(how) => (Condition::Slow, Some(how)),
+            None => (condition, None),
         }
     }
 

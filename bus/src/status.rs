@@ -60,12 +60,13 @@ pub(crate) fn status(node: &Node) -> Value {
         .sites()
         .map(|(site, leaving)| {
             let health = site.destination.health();
+            let (condition, how) = site.condition(Instant::now());
             let breaker = site.breaker();
             json!({
                 "name": health.name,
                 "kind": health.kind,
-                "state": site.destination.condition().as_str(),
-                "detail": health.detail,
+                "state": condition.as_str(),
+                "detail": how.unwrap_or(health.detail),
                 "leaving": leaving,
                 "dead_letters": site.letters.as_ref().map(|letters| letters.size().0),
                 "breaker": breaker.as_str(),
@@ -128,4 +129,45 @@ fn config(config: &ConfigHealth) -> Value {
         "fault": config.fault,
         "fault_ms": (config.fault_ms > 0).then_some(config.fault_ms),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        budget,
+        dedupe::Waiter,
+        destination::{Accepted, memory::Script},
+        testing::{batch, rig, until},
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_destination_that_takes_long_to_answer_is_slow() {
+        let rig = rig();
+        let state = || status(&rig.node)["destinations"][0]["state"].clone();
+        assert_eq!(state(), "up");
+        rig.sink.script([Script::Hold]);
+        let (header, payload) = batch("web", 1, 1, &["x"]);
+        let cost = budget::cost(&header, payload.len());
+        let accepted = Accepted {
+            header: header.into(),
+            payload,
+            _permit: rig.node.budget.take(cost).await,
+        };
+        let (told, answer) = tokio::sync::oneshot::channel();
+        rig.node.take(accepted, Waiter::Lines(told));
+        until("the batch to be there", || rig.sink.held() == 1).await;
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        assert_eq!(state(), "up", "it has not answered");
+        rig.sink.release();
+        drop(answer.await.unwrap());
+        assert_eq!(state(), "slow");
+        let detail = status(&rig.node)["destinations"][0]["detail"].clone();
+        assert!(
+            detail.as_str().unwrap().starts_with("1 of its last 1"),
+            "{detail}"
+        );
+    }
 }

@@ -89,6 +89,8 @@ pub(crate) enum Condition {
     /// It takes batches.
     #[default]
     Up,
+    /// It takes them, and is long about it (see [`crate::slow`]).
+    Slow,
     /// It takes them, and makes its clients wait: a quota.
     Throttled,
     /// A part of it takes none: a partition has no leader or too few replicas, a topic stands still.
@@ -106,6 +108,7 @@ impl Condition {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Slow => "slow",
             Self::Throttled => "throttled",
             Self::HalfDead => "half-dead",
             Self::Hanging => "hanging",
