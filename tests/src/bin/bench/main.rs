@@ -15,6 +15,7 @@
 //! elsewhere.
 
 mod alone;
+mod bare;
 mod connections;
 mod counter;
 mod counting;

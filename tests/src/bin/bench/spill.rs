@@ -25,7 +25,7 @@ use tributary_common::{batch::Codec, ids::Class};
 use tributary_tests::say;
 
 use crate::{
-    Delay, as_float,
+    Delay, as_float, bare,
     connections::resident_kib,
     cpu::usage,
     front::{Front, Real},
@@ -344,6 +344,27 @@ fn beside(runtime: &Runtime, (folder, broker): (&Path, &Real), rows: &mut Rows) 
     rows.push(format!(
         "| … the first of them that goes live, after Kafka is back | {:.1} s | |",
         live_after.as_secs_f64()
+    ));
+    floor(broker, (bytes, as_float(bytes) / took.as_secs_f64()), rows)
+}
+
+/// The same without a bus: what Kafka and the machine make of it.
+fn floor(broker: &Real, loud: (u64, f64), rows: &mut Rows) -> Result<()> {
+    let bootstrap = broker.bootstrap();
+    let small = (TRICKLE_EVERY, TRICKLE_FOR);
+    let (alone, beside, rate) = bare::measure(&bootstrap, small, loud)?;
+    rows.push(format!(
+        "| floor: a bare producer, 1 KiB every 10 ms: p50 / p99 / max alone | {:.1} / {:.1} / {:.1} ms | |",
+        alone.p50_ms, alone.p99_ms, alone.max_ms
+    ));
+    rows.push(format!(
+        "| … beside a bare producer that sends {:.1} GiB at {:.0} MB/s | {:.1} / {:.1} / {:.1} ms, p99 {:.2} of alone | what the bar is to be read by |",
+        as_float(loud.0) / MIB / 1024.0,
+        rate / 1e6,
+        beside.p50_ms,
+        beside.p99_ms,
+        beside.max_ms,
+        beside.p99_ms / alone.p99_ms,
     ));
     Ok(())
 }
