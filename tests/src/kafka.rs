@@ -201,6 +201,12 @@ impl Kafka {
         self.process.signal(Signal::CONT)
     }
 
+    /// The broker's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Creates a topic.
     ///
     /// # Errors

@@ -9,8 +9,9 @@
 //! agent in front of a bus that only counts), `--only files` (many files; both without Kafka),
 //! `--only priority` (who waits for whom), `--only limits` (how well limits hold; without Kafka),
 //! `--only connections` (thousands of them at a bus; without Kafka), `--only spill` (the bus's disk),
-//! `--only drain` (who waits while that is drained) or `--only counting` (the bus in front of a broker
-//! that only counts; without Kafka),
+//! `--only drain` (who waits while that is drained), `--only counting` (the bus in front of a broker
+//! that only counts; without Kafka) or `--only fleet` (thousands of slow channels; `--channels N`,
+//! `--partitions N` of each topic),
 //! `--seconds N` how long a steady load lasts, `--programs FOLDER` measures programs that were built
 //! elsewhere.
 
@@ -21,6 +22,7 @@ mod counter;
 mod counting;
 mod cpu;
 mod files;
+mod fleet;
 mod floor;
 mod front;
 mod latency;
@@ -50,6 +52,10 @@ const Z_RUNS: usize = 3;
 const STEADY_BYTES_PER_S: u64 = 10_000_000;
 const STEADY_S: u64 = 30;
 
+/// Slow channels.
+const CHANNELS: u64 = 2_000;
+const PARTITIONS: i32 = 32;
+
 /// What stands above the table where it is kept.
 const INTRODUCTION: &str = "# Benchmarks
 
@@ -75,6 +81,10 @@ struct Args {
     part: Part,
     /// How long a steady load lasts.
     steady_for: Duration,
+    /// How many slow channels there are.
+    channels: u64,
+    /// How many partitions their topics have.
+    partitions: i32,
 }
 
 /// Which part of the bench.
@@ -100,6 +110,8 @@ enum Part {
     Drain,
     /// The bus in front of a mock that only counts.
     Counting,
+    /// Many slow channels.
+    Fleet,
 }
 
 fn arguments() -> Result<Args> {
@@ -109,6 +121,8 @@ fn arguments() -> Result<Args> {
         options: "{}".to_owned(),
         part: Part::All,
         steady_for: Duration::from_secs(STEADY_S),
+        channels: CHANNELS,
+        partitions: PARTITIONS,
     };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
@@ -128,6 +142,11 @@ fn arguments() -> Result<Args> {
             "--only" if value == "spill" => parsed.part = Part::Spill,
             "--only" if value == "drain" => parsed.part = Part::Drain,
             "--only" if value == "counting" => parsed.part = Part::Counting,
+            "--only" if value == "fleet" => parsed.part = Part::Fleet,
+            "--partitions" => {
+                parsed.partitions = value.parse().context("--partitions is a number")?;
+            }
+            "--channels" => parsed.channels = value.parse().context("--channels is a number")?,
             "--seconds" => {
                 let seconds = value.parse().context("--seconds is a whole number")?;
                 parsed.steady_for = Duration::from_secs(seconds);
@@ -136,8 +155,8 @@ fn arguments() -> Result<Args> {
                 .set(value.into())
                 .map_err(|_path| anyhow!("--programs is given twice"))?,
             _ => bail!(
-                "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE, --seconds N, \
-                 --programs FOLDER and --only backlog, alone, files, priority, limits, connections, spill, drain or counting"
+                "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE, --seconds N, --channels N, --partitions N, \
+                 --programs FOLDER and --only backlog, alone, files, priority, limits, connections, spill, drain, counting or fleet"
             ),
         }
     }
@@ -156,6 +175,7 @@ fn main() -> Result<()> {
         Part::Spill => spill::measure(&folder.join("spill"), unit(&folder)?)?,
         Part::Drain => spill::measure_drain(&folder.join("drain"))?,
         Part::Counting => counting::measure(&folder.join("counting"), unit(&folder)?)?,
+        Part::Fleet => slow_fleet(&folder, &args)?,
         Part::All => {
             let many = many()?;
             let connections = connections::measure(&folder.join("connections"))?;
@@ -163,8 +183,9 @@ fn main() -> Result<()> {
             let counting = counting::measure(&folder.join("counting"), z)?;
             let spill = spill::measure(&folder.join("spill"), z)?;
             let drain = spill::measure_drain(&folder.join("drain"))?;
+            let fleet = slow_fleet(&folder, &args)?;
             let line = measure(&args, &folder)?;
-            format!("{line}\n{many}\n{connections}\n{counting}\n{spill}\n{drain}")
+            format!("{line}\n{many}\n{connections}\n{counting}\n{fleet}\n{spill}\n{drain}")
         }
         Part::Backlog | Part::Alone => measure(&args, &folder)?,
     };
@@ -279,6 +300,12 @@ fn backlog(
         as_float(bytes) / as_float(lines),
     ));
     Ok(())
+}
+
+fn slow_fleet(folder: &Path, args: &Args) -> Result<String> {
+    let z = unit(folder)?;
+    let shape = (args.channels, args.partitions);
+    fleet::measure(&folder.join("fleet"), z, shape, args.steady_for)
 }
 
 /// The table of an agent that watches many files.
