@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use tributary_tests::{child::Plan, kafka, scratch};
 
 /// How many of them there are: one that is not run any more must be noticed.
-const TESTS: usize = 6;
+const TESTS: usize = 7;
 
 #[test]
 fn the_bus_finds_its_batches_in_a_real_kafka() -> Result<()> {

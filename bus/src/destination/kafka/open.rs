@@ -25,6 +25,7 @@ use super::{
     readback::{self, FoundBatches},
     topic::Topic,
     verbatim::admin::Disobeyed,
+    which,
 };
 use crate::journal::format::Record;
 
@@ -149,9 +150,35 @@ impl Opener {
         }
     }
 
+    /// What is to be written of the cluster's id; nothing of one that has none.
+    fn cluster(&self) -> Result<Option<Record>, Attempt> {
+        let producer = self.producer.get();
+        let id = producer.and_then(|producer| producer.client().fetch_cluster_id(REQUEST));
+        let Some(id) = id else {
+            return Ok(None);
+        };
+        let same = which::same(&mut self.shared.journal.memory(), self.shared.no, &id);
+        let wrong = same.as_ref().err().map(|before| {
+            format!(
+                "{} is cluster {id} now, and was cluster {before} before: is the address right? Give \
+                 another cluster another name",
+                self.shared.name
+            )
+        });
+        self.shared.health().wrong.clone_from(&wrong);
+        match wrong {
+            Some(wrong) => Err(Attempt::Later(wrong)),
+            None => Ok(same.ok()),
+        }
+    }
+
     fn open(&self, name: &Arc<str>) -> Attempt {
         let partitions = match self.partitions(name) {
             Ok(partitions) => partitions,
+            Err(attempt) => return attempt,
+        };
+        let cluster = match self.cluster() {
+            Ok(cluster) => cluster,
             Err(attempt) => return attempt,
         };
         let (target, known) = {
@@ -181,6 +208,7 @@ impl Opener {
             Err(error) => return Attempt::Later(error.to_string()),
         };
         let mut records = self.positions(target, &ends, !found.is_empty());
+        records.extend(cluster);
         records.push(Record::Opened { target });
         match self.shared.journal.commit_and_wait(records) {
             Ok(()) => {

@@ -450,3 +450,41 @@ async fn away(producer: ProducerKind) {
         Err(Failure::Unavailable(_))
     ));
 }
+
+#[tokio::test]
+#[ignore = "needs a Kafka, which it/bus_on_kafka.rs gives"]
+async fn a_cluster_of_another_id_than_before_is_not_written_to() {
+    let first = accepted(batch("web", 1, 1, &["a"])).await;
+    let second = accepted(batch("web", 1, 2, &["b"])).await;
+    let topic = fresh_topic("which", &bootstrap()).await;
+    let rig = start(
+        ProducerKind::Verbatim,
+        TempDir::new().unwrap(),
+        &bootstrap(),
+    );
+    // An earlier life knew another cluster under this name.
+    let no = rig.kafka.no();
+    which::same(&mut rig.journal.memory(), no, "another").unwrap();
+    let outcome = rig.deliver(&topic, &first);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !rig.is_down(&topic) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let why = rig.kafka.down(&topic).expect("it is down");
+    assert!(why.contains("was cluster another before"), "{why}");
+    assert_eq!(rig.kafka.condition(), Condition::Refused);
+    assert!(outcome.try_recv().is_err(), "nobody answers it");
+    assert!(records(&bootstrap(), &topic).is_empty());
+    // The same cluster is known again in the next life.
+    rig.kill();
+    let rig = start(
+        ProducerKind::Verbatim,
+        TempDir::new().unwrap(),
+        &bootstrap(),
+    );
+    wait(&rig.deliver(&topic, &first));
+    let rig = start(ProducerKind::Verbatim, rig.kill(), &bootstrap());
+    wait(&rig.deliver(&topic, &second));
+    assert_eq!(records(&bootstrap(), &topic).len(), 2);
+    rig.kill();
+}

@@ -62,6 +62,8 @@ pub(super) struct Health {
     pub(super) last_error: String,
     /// What a question for the cluster came to, last time.
     asked: Asked,
+    /// Why it is not the cluster that it was, if it is another one.
+    pub(super) wrong: Option<String>,
     /// A broker does not let this node in, since the last answer.
     pub(super) refused: bool,
     /// Until when a broker makes this node wait, and a bit.
@@ -85,6 +87,7 @@ impl Health {
     pub(super) fn condition(&self) -> Condition {
         let throttled = || self.throttled.is_some_and(|until| until > Instant::now());
         match (&self.down, &self.asked) {
+            (Some(_), _) if self.wrong.is_some() => Condition::Refused,
             (Some(_), Asked::Silence | Asked::Nobody) if self.refused => Condition::Refused,
             (Some(_), Asked::Nobody) => Condition::Down,
             (Some(_), Asked::Silence | Asked::Answered(None)) => Condition::Hanging,
@@ -317,7 +320,7 @@ impl Watcher {
         let name = &self.shared.name;
         let mut health = self.shared.health();
         let first_stalled = health.stalled.values().next().cloned();
-        let why = match (gone, all_stalled) {
+        let why = health.wrong.clone().or_else(|| match (gone, all_stalled) {
             (Some(error), _) if health.last_error.is_empty() => {
                 Some(format!("{name} does not answer: {error}"))
             }
@@ -327,7 +330,7 @@ impl Watcher {
             )),
             (None, true) => first_stalled,
             (None, false) => None,
-        };
+        });
         match (&health.down, &why) {
             (None, Some(why)) => {
                 tracing::error!(destination = %name, "the destination is down: {why}");
