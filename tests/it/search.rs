@@ -254,8 +254,10 @@ fn dead_letters_are_kept(cluster: &mut Cluster) -> Result<()> {
     );
     ctl(cluster, &["purge"], false)?;
     ctl(cluster, &["replay"], false)?;
+    // The kill may have come between the letter and the word that its batch is through: tried twice before.
+    let tries = first["tries"].as_u64().map(|tries| tries + 1);
     let first = oldest(cluster)?;
-    ensure!(first["tries"] == 2, "{first}");
+    ensure!(first["tries"].as_u64() == tries, "{first}");
     cluster.bus.kill_and_start()?;
     must_be_listed(cluster)?;
     // The new life has told all of them again: nothing is counted twice.
@@ -297,6 +299,10 @@ fn what_does_not_fit_the_mapping_is_kept_and_replayed_and_a_block_is_waited_for(
         fs::create_dir_all(&logs)?;
         let mut file = File::create(logs.join("app.log"))?;
         write_mixed(&mut file)?;
+        // A kill behind the first of them, mostly before the manager has heard of any.
+        let some = |seen: &Value| seen["letters"].as_u64() > Some(0);
+        poll::until_seen("a dead letter", LIMIT, || letters(&cluster), some)?;
+        cluster.bus.kill_and_start()?;
         must_agree(&cluster, LINES, [DEAD, 0, 0])?;
         let found = search.count("dead")?;
         ensure!(found == LINES - DEAD, "{found} documents, {DEAD} are dead");
