@@ -10,8 +10,9 @@ use flate2::write::GzEncoder;
 
 use super::Compression;
 
-/// As the agents compress: more would cost twice the time for a tenth of the bytes.
-const ZSTD_LEVEL: i32 = 3;
+/// As the agents compress: on access logs level 3 costs twice the time, and takes more bytes (a ratio of
+/// 5.6 in place of 5.9).
+const ZSTD_LEVEL: i32 = 1;
 /// Compressed bytes leave in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -35,6 +36,8 @@ pub(super) struct Sum {
 /// A file that is being made.
 pub(super) struct Encoder {
     codec: Codec,
+    /// The lines of one batch, so that the compressor is called once for all of them.
+    lines: Vec<u8>,
     digest: Context,
     raw: u64,
     stored: u64,
@@ -59,6 +62,7 @@ impl Encoder {
         };
         Ok(Self {
             codec,
+            lines: Vec::new(),
             digest: Context::new(&SHA256),
             raw: 0,
             stored: 0,
@@ -73,15 +77,16 @@ impl Encoder {
         &mut self,
         lines: impl Iterator<Item = &'a [u8]>,
     ) -> io::Result<Option<Bytes>> {
+        self.lines.clear();
         for line in lines {
-            for part in [line, b"\n".as_slice()] {
-                match &mut self.codec {
-                    Codec::Zstd(encoder) => encoder.write_all(part)?,
-                    Codec::Gzip(encoder) => encoder.write_all(part)?,
-                    Codec::None(out) => out.extend_from_slice(part),
-                }
-                self.raw += part.len() as u64;
-            }
+            self.lines.extend_from_slice(line);
+            self.lines.push(b'\n');
+        }
+        self.raw += self.lines.len() as u64;
+        match &mut self.codec {
+            Codec::Zstd(encoder) => encoder.write_all(&self.lines)?,
+            Codec::Gzip(encoder) => encoder.write_all(&self.lines)?,
+            Codec::None(out) => out.extend_from_slice(&self.lines),
         }
         let out = match &mut self.codec {
             Codec::Zstd(encoder) => encoder.get_mut(),

@@ -84,8 +84,10 @@ pub(super) struct Writer {
     document: Document,
     /// The second of the last time, and its text.
     second: Option<(i64, String)>,
-    /// Target, topic and minute of the last index, and its name.
-    index: Option<(String, u32, String)>,
+    /// Target, topic and minute of the last index, and its name as JSON.
+    index: Option<(String, u32, Vec<u8>)>,
+    /// The last batch, and the fields that each of its records has which says nothing of itself.
+    origin: Option<(BatchId, Vec<u8>)>,
 }
 
 impl Writer {
@@ -94,6 +96,7 @@ impl Writer {
             document,
             second: None,
             index: None,
+            origin: None,
         }
     }
 
@@ -107,17 +110,16 @@ impl Writer {
     ) {
         out.extend_from_slice(br#"{"create":{"_index":"#);
         let minute = u32::try_from(record.timestamp_ms.div_euclid(60_000)).unwrap_or(0);
-        let index = self.index(target, &header.topic, minute);
-        text(out, index);
+        out.extend_from_slice(self.index(target, &header.topic, minute));
         out.extend_from_slice(br#","_id":""#);
-        out.extend_from_slice(id(header.id(), at).as_bytes());
+        out.extend_from_slice(&id(header.id(), at));
         out.extend_from_slice(b"\"}}\n");
         self.document(out, header, record);
         out.push(b'\n');
     }
 
     /// The index of a minute.
-    fn index<'a>(&'a mut self, target: &str, topic: &Topic, minute: u32) -> &'a str {
+    fn index<'a>(&'a mut self, target: &str, topic: &Topic, minute: u32) -> &'a [u8] {
         let kept = self.index.as_ref();
         if kept.is_none_or(|(of, at, _)| of != target || *at != minute) {
             // A target was made by a template, so it parses as one; should it not, it is a plain name.
@@ -125,9 +127,11 @@ impl Writer {
                 |_no_template| target.to_owned(),
                 |template| template.render(topic, minute),
             );
-            self.index = Some((target.to_owned(), minute, name));
+            let mut quoted = Vec::new();
+            text(&mut quoted, &name);
+            self.index = Some((target.to_owned(), minute, quoted));
         }
-        self.index.as_ref().map_or("", |(_, _, name)| name)
+        self.index.as_ref().map_or(b"\"\"", |(_, _, name)| name)
     }
 
     fn document(&mut self, out: &mut Vec<u8>, header: &BatchHeader, record: &Record<'_>) {
@@ -148,15 +152,11 @@ impl Writer {
         if own.is_none() {
             field(out, "message", record.value);
         }
-        let said = said(out, record, has);
-        if has.lacks("host") && !said.host {
-            field(out, "host", header.agent.as_str().as_bytes());
-        }
-        if has.lacks("file") && !said.file {
-            field(out, "file", header.file.as_bytes());
-        }
-        if has.lacks("topic") {
-            field(out, "topic", header.topic.as_str().as_bytes());
+        if own.is_none() && record.headers.iter().next().is_none() {
+            out.extend_from_slice(self.origin(header));
+        } else {
+            let said = said(out, record, has);
+            origin(out, header, has, &said);
         }
         if !inner.is_empty() {
             out.push(b',');
@@ -174,6 +174,17 @@ impl Writer {
         out.push(b'}');
     }
 
+    /// The fields of a record that says nothing of itself.
+    fn origin<'a>(&'a mut self, header: &BatchHeader) -> &'a [u8] {
+        let batch = header.id();
+        if self.origin.as_ref().is_none_or(|(of, _)| *of != batch) {
+            let mut fields = Vec::new();
+            origin(&mut fields, header, Has::default(), &Said::default());
+            self.origin = Some((batch, fields));
+        }
+        self.origin.as_ref().map_or(b"", |(_, fields)| fields)
+    }
+
     fn time(&mut self, out: &mut Vec<u8>, ms: i64) {
         let second = ms.div_euclid(1000);
         if self.second.as_ref().is_none_or(|(of, _)| *of != second) {
@@ -185,17 +196,41 @@ impl Writer {
             out.extend_from_slice(said.as_bytes());
         }
         let ms = ms.rem_euclid(1000);
-        out.extend_from_slice(format!(".{ms:03}Z").as_bytes());
+        // Below 1,000, so three digits.
+        let digit = |unit: i64| b'0' + u8::try_from(ms / unit % 10).unwrap_or(0);
+        out.extend_from_slice(&[b'.', digit(100), digit(10), digit(1), b'Z']);
     }
 }
 
-/// The id of a document.
-pub(crate) fn id(batch: BatchId, at: u32) -> String {
-    let mut bytes = [0; BatchId::BYTES + 4];
+/// Bytes of an id before they are text.
+const ID_BYTES: usize = BatchId::BYTES + 4;
+/// Bytes of an id as text: four for three, what is left without padding.
+const ID_TEXT_BYTES: usize = (ID_BYTES * 4).div_ceil(3);
+
+/// The id of a document, as ASCII.
+fn id(batch: BatchId, at: u32) -> [u8; ID_TEXT_BYTES] {
+    let mut bytes = [0; ID_BYTES];
     let (head, tail) = bytes.split_at_mut(BatchId::BYTES);
     head.copy_from_slice(&batch.to_bytes());
     tail.copy_from_slice(&at.to_be_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
+    let mut text = [0; ID_TEXT_BYTES];
+    URL_SAFE_NO_PAD
+        .encode_slice(bytes, &mut text)
+        .expect("the text of so many bytes is so long");
+    text
+}
+
+/// Where a record comes from, as far as it does not say so itself.
+fn origin(out: &mut Vec<u8>, header: &BatchHeader, has: Has, said: &Said) {
+    if has.lacks("host") && !said.host {
+        field(out, "host", header.agent.as_str().as_bytes());
+    }
+    if has.lacks("file") && !said.file {
+        field(out, "file", header.file.as_bytes());
+    }
+    if has.lacks("topic") {
+        field(out, "topic", header.topic.as_str().as_bytes());
+    }
 }
 
 /// Which fields the headers said.
@@ -250,7 +285,10 @@ fn field(out: &mut Vec<u8>, key: &str, value: &[u8]) {
     out.push(b',');
     text(out, key);
     out.push(b':');
-    text(out, &String::from_utf8_lossy(value));
+    match std::str::from_utf8(value) {
+        Ok(value) => text(out, value),
+        Err(_not_text) => text(out, &String::from_utf8_lossy(value)),
+    }
 }
 
 /// A text as JSON.
