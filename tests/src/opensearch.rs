@@ -34,8 +34,12 @@ pub struct OpenSearch {
     folder: PathBuf,
     port: u16,
     settings: Vec<String>,
+    heap_mib: u32,
     process: Child,
 }
+
+/// What a node of the scenarios may use.
+const HEAP_MIB: u32 = 256;
 
 /// The node that all scenarios share which do not break it; started on first use.
 ///
@@ -59,15 +63,24 @@ impl OpenSearch {
     /// # Errors
     /// When the jars are missing or it does not start, with the end of its log.
     pub fn start(folder: &Path, settings: &[&str]) -> Result<Self> {
+        Self::start_with(folder, settings, HEAP_MIB)
+    }
+
+    /// The same with another heap: with the small one it refuses much under a load that lasts.
+    ///
+    /// # Errors
+    /// As [`OpenSearch::start`].
+    pub fn start_with(folder: &Path, settings: &[&str], heap_mib: u32) -> Result<Self> {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("log4j2.properties"), LOG4J)?;
         let port = free_port()?;
         let settings: Vec<String> = settings.iter().map(|&one| one.to_owned()).collect();
-        let process = launch(folder, port, &settings)?;
+        let process = launch(folder, port, &settings, heap_mib)?;
         Ok(Self {
             folder: folder.to_owned(),
             port,
             settings,
+            heap_mib,
             process,
         })
     }
@@ -91,7 +104,7 @@ impl OpenSearch {
     /// # Errors
     /// When it does not come up.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = launch(&self.folder, self.port, &self.settings)?;
+        self.process = launch(&self.folder, self.port, &self.settings, self.heap_mib)?;
         Ok(())
     }
 
@@ -160,16 +173,15 @@ impl OpenSearch {
     }
 }
 
-fn launch(folder: &Path, port: u16, settings: &[String]) -> Result<Child> {
+fn launch(folder: &Path, port: u16, settings: &[String], heap_mib: u32) -> Result<Child> {
     let jars = scratch::repository().join(".tools/opensearch/lib");
     ensure!(
         jars.join("opensearch-2.19.1.jar").is_file(),
         "OpenSearch is missing: run 'make setup'"
     );
     let source = scratch::repository().join("tests/servers/opensearch/Start.java");
+    let heap = [format!("-Xms{heap_mib}m"), format!("-Xmx{heap_mib}m")];
     let flags = [
-        "-Xms256m",
-        "-Xmx256m",
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",
         "-XX:-UsePerfData",
@@ -177,6 +189,7 @@ fn launch(folder: &Path, port: u16, settings: &[String]) -> Result<Child> {
         "-cp",
     ];
     let plan = Plan::new("java")
+        .args(heap)
         .args(flags)
         .args([
             format!("{}/*", jars.display()),

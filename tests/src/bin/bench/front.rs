@@ -121,6 +121,22 @@ impl Front {
     /// # Errors
     /// When it does not come up.
     pub(crate) fn start(folder: &Path, bootstrap: &str, secure: bool) -> Result<Self> {
+        let broker =
+            format!("kind = \"kafka\"\nbootstrap = [\"{bootstrap}\"]\nproducer = \"verbatim\"\n");
+        Self::start_before(folder, &broker, "", secure)
+    }
+
+    /// Starts one in front of any destination: its keys but for the name, and those of the way to it, as
+    /// TOML.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub(crate) fn start_before(
+        folder: &Path,
+        destination: &str,
+        branch: &str,
+        secure: bool,
+    ) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let (listen, admin_port) = (free_port()?, free_port()?);
         let authority = Authority::new(&folder.join("ca"))?;
@@ -136,10 +152,9 @@ impl Front {
             "zone = \"z\"\ncluster = \"c\"\nnode = \"n\"\nlisten = \"127.0.0.1:{listen}\"\n\
              admin = \"127.0.0.1:{admin_port}\"\ndata_dir = {:?}\n{tls}\
              [spill]\nmin_free = \"1%\"\n\
-             [[destination]]\nname = \"k\"\nkind = \"kafka\"\nbootstrap = [\"{}\"]\nproducer = \"verbatim\"\n\
-             [[route]]\ntopic = \"*\"\nto = [{{ destination = \"k\" }}]\n",
+             [[destination]]\nname = \"k\"\n{destination}\
+             [[route]]\ntopic = \"*\"\nto = [{{ destination = \"k\"{branch} }}]\n",
             folder.join("data"),
-            bootstrap,
         );
         let dialer = secure.then(|| dialer(folder, &authority)).transpose()?;
         Ok(Self {

@@ -1,6 +1,12 @@
 //! A steady load: CPU of agent and bus, and how long a line takes until a consumer can read it.
 
-use std::{fs::File, io::Write as _, path::PathBuf, thread, time::Duration};
+use std::{
+    fs::File,
+    io::Write as _,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use rdkafka::{
@@ -13,7 +19,6 @@ use tributary_tests::kafka::Kafka;
 use crate::{
     Delay,
     cpu::{Usage, usage},
-    line::{Line, Task},
     load::{now_us, push_line, stamp_us},
 };
 
@@ -30,26 +35,33 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Steady {
     pub(crate) bytes: u64,
     pub(crate) wall: Duration,
-    pub(crate) agent: Usage,
-    pub(crate) bus: Usage,
+    /// What each of the processes used.
+    pub(crate) used: Vec<Usage>,
     pub(crate) delay: Delay,
 }
 
-/// Writes `bytes_per_s` for `time` into one file and consumes it from Kafka as it arrives.
+/// Writes `bytes_per_s` for `time` into one file in `logs` and consumes it from the topic as it arrives;
+/// `pids` carry it there.
 ///
 /// # Errors
 /// When a line does not arrive.
 pub(crate) fn steady(
     kafka: &Kafka,
-    line: &Line,
-    task: &Task,
+    topic: &str,
+    logs: &Path,
+    pids: &[u32],
     bytes_per_s: u64,
     time: Duration,
 ) -> Result<Steady> {
-    let consumer = consumer(kafka, &task.topic)?;
-    let path = line.logs.join("steady.log");
+    let consumer = consumer(kafka, topic)?;
+    let path = logs.join("steady.log");
+    let now = || {
+        pids.iter()
+            .map(|&pid| usage(pid))
+            .collect::<Result<Vec<_>>>()
+    };
     // The CPU of the whole life counts, the warm-up included: its bytes count, too.
-    let before = (usage(line.agent.pid())?, usage(line.bus.pid())?);
+    let before = now()?;
     let begun = Instant::now();
     let writer = thread::spawn(move || write(&path, bytes_per_s, time));
     let mut delays_us: Vec<u64> = Vec::new();
@@ -77,12 +89,11 @@ pub(crate) fn steady(
         }
     }
     let wall = begun.elapsed();
-    let (agent, bus) = (usage(line.agent.pid())?, usage(line.bus.pid())?);
+    let used = now()?.into_iter().zip(before);
     Ok(Steady {
         bytes: written.map_or(0, |(bytes, _)| bytes),
         wall,
-        agent: agent.since(before.0),
-        bus: bus.since(before.1),
+        used: used.map(|(after, before)| after.since(before)).collect(),
         delay: Delay::of(delays_us),
     })
 }

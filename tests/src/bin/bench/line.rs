@@ -65,9 +65,17 @@ impl Line {
     /// # Errors
     /// When one does not come up.
     pub(crate) fn start(kafka: &Kafka, folder: &Path, task: &Task) -> Result<Self> {
+        kafka.create_topic(&task.topic, PARTITIONS)?;
+        Self::start_before(kafka, folder, task)
+    }
+
+    /// The same, for a topic that is there; again, too, where it ran before.
+    ///
+    /// # Errors
+    /// When one does not come up.
+    pub(crate) fn start_before(kafka: &Kafka, folder: &Path, task: &Task) -> Result<Self> {
         let logs = folder.join("logs");
         fs::create_dir_all(&logs)?;
-        kafka.create_topic(&task.topic, PARTITIONS)?;
         let (listen, bus_admin) = (free_port()?, free_port()?);
         let dir = folder.display();
         let bus = start(

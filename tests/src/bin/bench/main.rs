@@ -10,8 +10,9 @@
 //! `--only priority` (who waits for whom), `--only limits` (how well limits hold; without Kafka),
 //! `--only connections` (thousands of them at a bus; without Kafka), `--only spill` (the bus's disk),
 //! `--only drain` (who waits while that is drained), `--only counting` (the bus in front of a broker
-//! that only counts; without Kafka) or `--only fleet` (thousands of slow channels; `--channels N`,
-//! `--partitions N` of each topic),
+//! that only counts; without Kafka), `--only fleet` (thousands of slow channels; `--channels N`,
+//! `--partitions N` of each topic), `--only search` (into OpenSearch), `--only hdfs` or `--only peers`
+//! (other collectors; `tests/bench/peers/run` calls it),
 //! `--seconds N` how long a steady load lasts, `--programs FOLDER` measures programs that were built
 //! elsewhere.
 
@@ -29,9 +30,11 @@ mod latency;
 mod limits;
 mod line;
 mod load;
+mod peers;
 mod priority;
 mod sender;
 mod spill;
+mod stores;
 
 use std::{
     fmt::Write as _,
@@ -112,6 +115,12 @@ enum Part {
     Counting,
     /// Many slow channels.
     Fleet,
+    /// Into OpenSearch: no Kafka.
+    Search,
+    /// Into HDFS: no Kafka.
+    Hdfs,
+    /// Other collectors; not part of everything, see `tests/bench/peers/run`.
+    Peers,
 }
 
 fn arguments() -> Result<Args> {
@@ -147,6 +156,9 @@ fn arguments() -> Result<Args> {
                 parsed.partitions = value.parse().context("--partitions is a number")?;
             }
             "--channels" => parsed.channels = value.parse().context("--channels is a number")?,
+            "--only" if value == "search" => parsed.part = Part::Search,
+            "--only" if value == "hdfs" => parsed.part = Part::Hdfs,
+            "--only" if value == "peers" => parsed.part = Part::Peers,
             "--seconds" => {
                 let seconds = value.parse().context("--seconds is a whole number")?;
                 parsed.steady_for = Duration::from_secs(seconds);
@@ -156,7 +168,7 @@ fn arguments() -> Result<Args> {
                 .map_err(|_path| anyhow!("--programs is given twice"))?,
             _ => bail!(
                 "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE, --seconds N, --channels N, --partitions N, \
-                 --programs FOLDER and --only backlog, alone, files, priority, limits, connections, spill, drain, counting or fleet"
+                 --programs FOLDER and --only backlog, alone, files, priority, limits, connections, spill, drain, counting, fleet, search, hdfs or peers"
             ),
         }
     }
@@ -176,6 +188,9 @@ fn main() -> Result<()> {
         Part::Drain => spill::measure_drain(&folder.join("drain"))?,
         Part::Counting => counting::measure(&folder.join("counting"), unit(&folder)?)?,
         Part::Fleet => slow_fleet(&folder, &args)?,
+        Part::Search => stores::search(&folder.join("search"))?,
+        Part::Hdfs => stores::files(&folder.join("hdfs"), unit(&folder)?)?,
+        Part::Peers => beside_others(&args, &folder.join("peers"))?,
         Part::All => {
             let many = many()?;
             let connections = connections::measure(&folder.join("connections"))?;
@@ -184,8 +199,12 @@ fn main() -> Result<()> {
             let spill = spill::measure(&folder.join("spill"), z)?;
             let drain = spill::measure_drain(&folder.join("drain"))?;
             let fleet = slow_fleet(&folder, &args)?;
+            let search = stores::search(&folder.join("search"))?;
+            let hdfs = stores::files(&folder.join("hdfs"), z)?;
             let line = measure(&args, &folder)?;
-            format!("{line}\n{many}\n{connections}\n{counting}\n{fleet}\n{spill}\n{drain}")
+            format!(
+                "{line}\n{many}\n{connections}\n{counting}\n{fleet}\n{spill}\n{drain}\n{search}\n{hdfs}"
+            )
         }
         Part::Backlog | Part::Alone => measure(&args, &folder)?,
     };
@@ -205,12 +224,7 @@ fn main() -> Result<()> {
 
 fn measure(args: &Args, folder: &Path) -> Result<String> {
     let file = folder.join("backlog.log");
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a size by hand"
-    )]
-    let (bytes, lines) = load::write_log(&file, (args.gb * 1e9) as u64)?;
+    let (bytes, lines) = load::write_log(&file, bytes_of(args.gb))?;
     say(&format!("{bytes} bytes, {lines} lines; taking z"));
     let z_per_gb = z_seconds(&file)? * 1e9 / as_float(bytes);
     let mut table = Table::new(z_per_gb);
@@ -240,6 +254,24 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
         }
     }
     table.finish()
+}
+
+/// The table of other collectors.
+fn beside_others(args: &Args, folder: &Path) -> Result<String> {
+    fs::create_dir_all(folder)?;
+    let file = folder.join("backlog.log");
+    let size = load::write_log(&file, bytes_of(args.gb))?;
+    let z = z_seconds(&file)? * 1e9 / as_float(size.0);
+    peers::measure(folder, &file, size, z, args.steady_for)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a size by hand"
+)]
+fn bytes_of(gb: f64) -> u64 {
+    (gb * 1e9) as u64
 }
 
 /// A way from the bus into Kafka.
@@ -367,20 +399,31 @@ fn steady(
         more: String::new(),
     };
     let line = Line::start(kafka, folder, &task)?;
-    let steady = latency::steady(kafka, &line, &task, STEADY_BYTES_PER_S, args.steady_for)?;
+    let pids = [line.agent.pid(), line.bus.pid()];
+    let steady = latency::steady(
+        kafka,
+        &task.topic,
+        &line.logs,
+        &pids,
+        STEADY_BYTES_PER_S,
+        args.steady_for,
+    )?;
+    let [agent, bus] = steady.used[..] else {
+        bail!("two processes were measured");
+    };
     let gb = as_float(steady.bytes) / 1e9;
-    let share = 100.0 * steady.agent.cpu_s() / steady.wall.as_secs_f64();
+    let share = 100.0 * agent.cpu_s() / steady.wall.as_secs_f64();
     table.row(
         &format!("agent, 10 MB/s, {class}"),
-        steady.agent.cpu_s() / gb,
-        Some(steady.agent),
+        agent.cpu_s() / gb,
+        Some(agent),
         Some(steady.delay),
         &format!("{share:.1} % of a core; {bar}"),
     );
     table.row(
         &format!("bus, 10 MB/s, {class}"),
-        steady.bus.cpu_s() / gb,
-        Some(steady.bus),
+        bus.cpu_s() / gb,
+        Some(bus),
         None,
         "",
     );
