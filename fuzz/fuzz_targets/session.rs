@@ -240,6 +240,7 @@ impl World {
             10 => {
                 let mut state = self.node.state();
                 (state.down, state.over) = (how & 1 > 0, how & 2 > 0);
+                state.group_full = how & 8 > 0;
                 state.crowd = None;
                 let most = self.node.budget.limit();
                 if how & 4 > 0 {
@@ -330,6 +331,7 @@ impl World {
         {
             let mut state = self.node.state();
             (state.down, state.over, state.crowd) = (false, false, None);
+            state.group_full = false;
         }
         let mut quiet = 0;
         while quiet < 3 {

@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) down: bool,
     /// The agent is over its quota.
     pub(crate) over: bool,
+    /// The memory of its group of brokers is full.
+    pub(crate) group_full: bool,
     /// Memory that somebody else has.
     pub(crate) crowd: Option<Permit>,
     /// Somebody sends what is no batch of ours: its payload is not known.
@@ -113,6 +115,7 @@ impl Node {
             may_pass: gate.may_pass(id),
             down: state.down.then_some("down"),
             over: state.over.then_some((Why::AgentRate, 10)),
+            group_full: state.group_full,
             crowded: self.budget.is_crowded(header.class, cost),
             absurd: budget::absurd(header),
         });
