@@ -210,7 +210,12 @@ fn spoil(files: &mut BTreeMap<(u64, &'static str), Spoiled>, changes: &[u8]) {
                     *byte = change[3];
                 }
             }
-            10..=11 => file.bytes.truncate(at),
+            10..=11 => {
+                file.bytes.truncate(at);
+                // What comes there later is something else.
+                let cut = file.touched.get_mut(at..).unwrap_or_default();
+                cut.fill(true);
+            }
             12 => file.gone = true,
             13 => file.bytes.extend(std::iter::repeat_n(change[3], at % 64)),
             // What lies elsewhere in it comes once more.

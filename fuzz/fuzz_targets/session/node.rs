@@ -119,7 +119,16 @@ impl Node {
             crowded: self.budget.is_crowded(header.class, cost),
             absurd: budget::absurd(header),
         });
-        if let Admission::Busy { .. } | Admission::Refuse(..) = admission {
+        // Behind an awaited one it is not the earliest. That one was perhaps not noted: then its
+        // connection had given nothing.
+        let is_behind = matches!(
+            &admission,
+            Admission::Busy {
+                why: Why::Order,
+                ..
+            }
+        );
+        if !is_behind && matches!(&admission, Admission::Busy { .. } | Admission::Refuse(..)) {
             let known = state
                 .known
                 .iter()
