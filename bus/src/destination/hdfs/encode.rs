@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 use super::Compression;
 
 /// As the agents compress: on access logs level 3 costs twice the time, and takes more bytes (a ratio of
-/// 5.6 in place of 5.9).
+/// 5.6 in place of 5.9); it takes fewer only where whole lines repeat.
 const ZSTD_LEVEL: i32 = 1;
 /// Compressed bytes leave in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
