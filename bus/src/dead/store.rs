@@ -40,7 +40,7 @@ pub(super) const FILE: &str = "letters";
 /// A file below this is not written anew.
 const MIN_REWRITE_BYTES: u64 = 1 << 20;
 /// The most letters of a destination: each is known in memory.
-const MAX_LETTERS: usize = 200_000;
+pub(super) const MAX_LETTERS: usize = 200_000;
 
 /// A record that is to be kept.
 #[derive(Debug)]

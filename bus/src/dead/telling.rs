@@ -3,8 +3,8 @@
 //! # Constraints
 //! The file says everything, so nothing is noted of what was told: after a restart all that is in the file is
 //! told once more, which changes nothing at the manager. A letter that is gone stays in the file until
-//! the manager has its end, or until such ends take more bytes than letters may: then the oldest ones
-//! fall off, counted. The letters' room is not theirs: a manager that is away keeps nobody from
+//! the manager has its end, or until such ends are more, or take more bytes, than letters may: then the
+//! oldest ones fall off, counted. The letters' room is not theirs: a manager that is away keeps nobody from
 //! replaying and purging.
 //!
 //! Not for: the report itself (see [`crate::report`]). Only [`super::store`] calls it.
@@ -16,7 +16,7 @@ use tributary_common::{
     report::{DeadRecords, LetterState, MinutePlaces},
 };
 
-use super::{Card, Gone};
+use super::{Card, Gone, store::MAX_LETTERS};
 
 /// Letters by their numbers.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Telling {
         self.untold.insert(no);
         self.ended_bytes += u64::from(card.bytes);
         self.ended.insert(no, (how, card));
-        while self.ended_bytes > self.max {
+        while self.ended_bytes > self.max || self.ended.len() > MAX_LETTERS {
             let Some(&oldest) = self.ended.keys().next() else {
                 break;
             };
@@ -290,6 +290,21 @@ mod tests {
         drop(letters);
         let states: Vec<_> = told(&open(&dir, true)).iter().map(|t| (t.0, t.1)).collect();
         assert_eq!(states, [(1, purged), (3, LetterState::Dead)]);
+    }
+
+    /// Small letters that are purged over and over while nobody hears of it.
+    #[test]
+    fn no_more_ends_are_kept_than_letters_may_be() {
+        let dir = TempDir::new().unwrap();
+        let letters = open(&dir, true);
+        letters.keep(vec![dead(1, 0, 9)], 1).unwrap();
+        let card = letters.cards(&crate::dead::Filter::default()).remove(0);
+        let mut telling = Telling::new(&Name::new("es").unwrap(), true, u64::MAX);
+        for no in 0..=MAX_LETTERS as u64 {
+            telling.ended(no, Gone::Purged, card.clone());
+        }
+        let first = telling.ended_mut().next().map(|(no, _end)| *no);
+        assert_eq!((telling.ended_mut().count(), first), (MAX_LETTERS, Some(1)));
     }
 
     #[test]
