@@ -109,6 +109,38 @@ impl<'a> RecordHeaders<'a> {
         self.count == 0
     }
 
+    /// The first so many of them, and the others.
+    #[must_use]
+    pub fn split(self, count: usize) -> (Self, Self) {
+        let (mut at, mut first) = (0, 0);
+        while (first as usize) < count && first < self.count {
+            // Key and value; every one of them parses.
+            field(self.bytes, &mut at);
+            field(self.bytes, &mut at);
+            first += 1;
+        }
+        let (bytes, rest) = self.bytes.split_at(at.min(self.bytes.len()));
+        (Self::new(first, bytes), Self::new(self.count - first, rest))
+    }
+
+    /// Those behind `first`; `None` where others stand first.
+    #[inline]
+    #[must_use]
+    pub fn behind(self, first: &Headers) -> Option<Self> {
+        let count = self.count.checked_sub(first.count)?;
+        // A header's bytes say where it ends, so the same bytes are the same headers.
+        Some(Self::new(count, self.bytes.strip_prefix(first.as_bytes())?))
+    }
+
+    /// A copy of them.
+    #[must_use]
+    pub fn to_owned(self) -> Headers {
+        Headers {
+            count: self.count,
+            bytes: self.bytes.to_vec(),
+        }
+    }
+
     /// Key and value of each in order, the batch id's included; a null value is `None`.
     pub fn iter(self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
         let mut at = 0;
@@ -134,4 +166,44 @@ fn field<'a>(bytes: &'a [u8], at: &mut usize) -> Option<Option<&'a [u8]>> {
     let taken = bytes.get(begin..)?.get(..len)?;
     *at += len;
     Some(Some(taken))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Pairs = Vec<(String, Vec<u8>)>;
+
+    fn headers(pairs: &[(String, Vec<u8>)]) -> Headers {
+        let mut headers = Headers::new();
+        for (key, value) in pairs {
+            headers.push(key, value);
+        }
+        headers
+    }
+
+    fn read(headers: &Headers) -> RecordHeaders<'_> {
+        RecordHeaders::new(headers.count, &headers.bytes)
+    }
+
+    fn pairs() -> impl Strategy<Value = Pairs> {
+        let value = proptest::collection::vec(0_u8..2, 0..2);
+        proptest::collection::vec(("[ab]{0,1}", value), 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn headers_are_split_and_found_again(pairs in pairs(), others in pairs(), at in 0_usize..6) {
+            let all = headers(&pairs);
+            let (first, rest) = read(&all).split(at);
+            let (want_first, want_rest) = pairs.split_at(at.min(pairs.len()));
+            prop_assert_eq!(first.to_owned(), headers(want_first));
+            prop_assert_eq!(rest.to_owned(), headers(want_rest));
+            prop_assert_eq!(read(&all).behind(&first.to_owned()), Some(rest));
+            let behind = read(&all).behind(&headers(&others)).map(RecordHeaders::to_owned);
+            prop_assert_eq!(behind, pairs.strip_prefix(&others[..]).map(headers));
+        }
+    }
 }

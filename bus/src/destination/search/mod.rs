@@ -19,10 +19,11 @@
 //! others go on. When no node answers for 3 s the destination is down, all that waits fails, and a look
 //! finds out when it is back.
 //!
-//! Rooms: [`document`], [`bulk`], [`flow`], [`nodes`], [`link`], [`worker`], [`watch`], [`template`].
+//! Rooms: [`document`], [`escape`], [`bulk`], [`flow`], [`nodes`], [`link`], [`worker`], [`watch`], [`template`].
 
 mod bulk;
 mod document;
+mod escape;
 mod flow;
 mod link;
 mod nodes;

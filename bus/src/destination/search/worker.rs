@@ -23,7 +23,7 @@ use tributary_common::{
 use self::send::Sent;
 use super::{
     Shared,
-    bulk::{At, Docs},
+    bulk::{Docs, Packer, Pile},
     document::Writer,
     fail,
     link::Links,
@@ -55,6 +55,9 @@ pub(super) struct Worker {
     replays: VecDeque<u64>,
     links: Links,
     writer: Writer,
+    /// The memory of the last documents.
+    pile: Pile,
+    packer: Packer,
     decoder: Decoder,
     rng: fastrand::Rng,
 }
@@ -75,6 +78,8 @@ impl Worker {
             replays: VecDeque::new(),
             links,
             writer,
+            pile: Pile::default(),
+            packer: Packer::new(),
             decoder: Decoder::new(),
             rng: fastrand::Rng::new(),
         })
@@ -150,20 +155,7 @@ impl Worker {
             return self.give_up(group, &target, &why);
         }
         let started = Instant::now();
-        let (mut docs, mut jobs) = (Docs::default(), Vec::with_capacity(group.len()));
-        for job in group {
-            match job.batch.open(&mut self.decoder) {
-                Ok(decoded) => {
-                    let header = Arc::clone(&job.batch.header);
-                    for (place, record) in (0..).zip(decoded.records()) {
-                        self.document(&mut docs, (&header, &target), (jobs.len(), place), &record);
-                    }
-                    self.decoder.recycle(decoded);
-                    jobs.push(job);
-                }
-                Err(failure) => job.done.tell(Err(failure)),
-            }
-        }
+        let (docs, jobs) = self.documents(group, &target);
         let sent = self
             .ready(&target)
             .and_then(|()| self.send(&docs, &target))
@@ -180,23 +172,31 @@ impl Worker {
             }
             Err(why) => self.give_up(jobs, &target, &why),
         }
+        self.pile = docs.recycle();
     }
 
-    fn document(
-        &mut self,
-        docs: &mut Docs,
-        of: (&BatchHeader, &str),
-        (job, place): (usize, u32),
-        record: &Record<'_>,
-    ) {
-        let start = docs.text.len();
-        self.writer.write(&mut docs.text, of, place, record);
-        docs.at.push(At {
-            start,
-            end: docs.text.len(),
-            job,
-            place,
-        });
+    /// The documents of a group, and the batches that they are of; one that is no batch is refused.
+    fn documents(&mut self, group: Vec<Job>, target: &str) -> (Docs, Vec<Job>) {
+        let mut pile = std::mem::take(&mut self.pile);
+        let mut jobs = Vec::with_capacity(group.len());
+        for job in group {
+            let decoded = match job.batch.open(&mut self.decoder) {
+                Ok(decoded) => decoded,
+                Err(failure) => {
+                    job.done.tell(Err(failure));
+                    continue;
+                }
+            };
+            self.writer.begin(&job.batch.header, target);
+            for (place, record) in (0..).zip(decoded.records()) {
+                pile.add((jobs.len(), place), |text| {
+                    self.writer.write(text, place, &record);
+                });
+            }
+            self.decoder.recycle(decoded);
+            jobs.push(job);
+        }
+        (pile.done(), jobs)
     }
 
     fn acknowledge(&self, jobs: Vec<Job>) {

@@ -9,10 +9,7 @@ use std::{
 
 use tributary_common::{batch::MAX_DECODED_BYTES, header::BatchHeader};
 
-use super::{
-    super::bulk::{At, Docs},
-    Sent, Worker,
-};
+use super::{super::bulk::Pile, Sent, Worker};
 use crate::{
     dead::{Dead, Gone},
     journal::now_ms,
@@ -34,7 +31,7 @@ impl Worker {
     pub(super) fn replay(&mut self) {
         let count = self.replays.len().min(AT_ONCE);
         let numbers: Vec<u64> = self.replays.drain(..count).collect();
-        let mut by_target: BTreeMap<String, (Docs, Vec<Opened>)> = BTreeMap::new();
+        let mut by_target: BTreeMap<String, (Pile, Vec<Opened>)> = BTreeMap::new();
         for no in numbers {
             let Ok(letter) = self.shared.letters.read(no) else {
                 // It is gone: replayed or purged.
@@ -47,16 +44,11 @@ impl Worker {
                 continue;
             };
             let header = Arc::new(header);
-            let (docs, letters) = by_target.entry(letter.target.clone()).or_default();
-            let of = (&*header, letter.target.as_str());
+            let (pile, letters) = by_target.entry(letter.target.clone()).or_default();
             if let Some(record) = decoded.records().next() {
-                let start = docs.text.len();
-                self.writer.write(&mut docs.text, of, letter.at, &record);
-                docs.at.push(At {
-                    start,
-                    end: docs.text.len(),
-                    job: letters.len(),
-                    place: letter.at,
+                self.writer.begin(&header, &letter.target);
+                pile.add((letters.len(), letter.at), |text| {
+                    self.writer.write(text, letter.at, &record);
                 });
                 letters.push(Opened {
                     no,
@@ -71,8 +63,9 @@ impl Worker {
         self.shared.replaying.fetch_sub(count, Ordering::Relaxed);
     }
 
-    fn try_again(&mut self, by_target: BTreeMap<String, (Docs, Vec<Opened>)>) {
-        for (target, (docs, letters)) in by_target {
+    fn try_again(&mut self, by_target: BTreeMap<String, (Pile, Vec<Opened>)>) {
+        for (target, (pile, letters)) in by_target {
+            let docs = pile.done();
             let sent = self.ready(&target).and_then(|()| self.send(&docs, &target));
             let told = sent.and_then(|sent| self.replayed(&target, &letters, &sent));
             if let Err(why) = told {

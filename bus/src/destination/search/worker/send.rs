@@ -34,6 +34,8 @@ pub(super) struct Sent {
 
 /// What came of one request.
 enum Answer {
+    /// It has all of them now.
+    Created,
     Each(Vec<Verdict>),
     /// Not now.
     Later(String),
@@ -121,6 +123,13 @@ impl Worker {
     ) -> Result<Heard, String> {
         let shared = &self.shared;
         match answer {
+            Answer::Created => {
+                lot.left.drain(..count);
+                lot.since = Instant::now();
+                sent.created += count as u64;
+                shared.flow.calm();
+                Ok(Heard::Well)
+            }
             Answer::Each(verdicts) => {
                 let now: Vec<usize> = lot.left.drain(..count).collect();
                 let again = sent.sort(&now, verdicts);
@@ -183,12 +192,7 @@ impl Worker {
     /// Sends one request to a node.
     fn request(&mut self, docs: &Docs, which: &[usize]) -> Answer {
         let path = format!("/_bulk?timeout={SERVER_WAITS}&{}", bulk::FILTER);
-        let gzip = self.shared.config.gzip;
-        let content = Content {
-            body: docs.body(which, gzip),
-            kind: Some("application/x-ndjson"),
-            gzip,
-        };
+        let content = self.content(docs.body(which));
         let (no, told) = match self.ask(Method::POST, &path, content) {
             Some(asked) => asked,
             None => return Answer::Gone("no node answers".to_owned()),
@@ -211,6 +215,10 @@ impl Worker {
             why
         };
         match status.as_u16() {
+            200 if bulk::all_created(&body, which.len()) => {
+                self.shared.nodes().well(no);
+                Answer::Created
+            }
             200 => match bulk::verdicts(&body, which.len()) {
                 Some(verdicts) => {
                     self.shared.nodes().well(no);
@@ -231,6 +239,19 @@ impl Worker {
             401 | 403 => Answer::Denied(fault()),
             500..=599 => Answer::Later(failed(fault())),
             _other => Answer::Gone(failed(fault())),
+        }
+    }
+
+    fn content(&mut self, body: Bytes) -> Content {
+        let packed = match self.shared.config.gzip {
+            true => self.packer.pack(&body),
+            false => None,
+        };
+        let gzip = packed.is_some();
+        Content {
+            body: packed.unwrap_or(body),
+            kind: Some("application/x-ndjson"),
+            gzip,
         }
     }
 
