@@ -11,7 +11,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
-    Method, Request, StatusCode, Uri,
+    Method, Request, Response, StatusCode, Uri,
+    body::Incoming,
     client::conn::http1::{SendRequest, handshake},
     header::{
         AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, InvalidHeaderValue,
@@ -240,41 +241,82 @@ impl Client {
         let url = format!("{}{path}", self.base);
         let request = self.request(&method, &url, content)?;
         let call = async {
-            let mut connection = match self.idle.take().filter(|idle| !idle.is_closed()) {
-                Some(idle) => idle,
-                None => self.connect(limit, &url).await?,
+            let request = match self.over_kept(request, &url).await? {
+                Kept::Answered(answer) => return Ok(answer),
+                // The kept connection had gone, so it is safe to try anew.
+                Kept::NotSent(request) => *request,
             };
-            let broken = |source: hyper::Error| HttpError::Broken {
-                url: url.clone(),
-                source: source.into(),
-            };
-            let answer = match connection.try_send_request(request).await {
-                Ok(answer) => answer,
-                Err(mut error) => match error.take_message() {
-                    // Nothing of it was sent: the kept connection had gone, so it is safe to try anew.
-                    Some(request) => {
-                        connection = self.connect(limit, &url).await?;
-                        connection.send_request(request).await.map_err(broken)?
-                    }
-                    None => return Err(broken(error.into_error())),
-                },
-            };
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
-                .collect()
-                .await
-                .map_err(|source| match source.is::<LengthLimitError>() {
-                    true => HttpError::TooLong { url: url.clone() },
-                    false => HttpError::Broken {
-                        url: url.clone(),
-                        source,
-                    },
-                })?;
-            self.idle = Some(connection);
-            Ok((status, body.to_bytes()))
+            let mut connection = self.connect(limit, &url).await?;
+            let answer = connection.send_request(request).await;
+            let answer = answer.map_err(|error| broken(&url, error))?;
+            self.read(connection, answer, &url).await
         };
         let done = timeout(limit, call).await;
         done.unwrap_or_else(|_elapsed| Err(HttpError::Timeout { url, after: limit }))
+    }
+
+    /// One call over the connection that was kept; `None`, and nothing was sent, when there is none any more: for
+    /// those who look who answers on a new one.
+    ///
+    /// # Errors
+    /// As [`get`].
+    pub async fn send_kept(
+        &mut self,
+        method: Method,
+        path: &str,
+        content: Content,
+        limit: Duration,
+    ) -> Result<Option<(StatusCode, Bytes)>, HttpError> {
+        let url = format!("{}{path}", self.base);
+        let request = self.request(&method, &url, content)?;
+        match timeout(limit, self.over_kept(request, &url)).await {
+            Ok(Ok(Kept::Answered(answer))) => Ok(Some(answer)),
+            Ok(Ok(Kept::NotSent(_request))) => Ok(None),
+            Ok(Err(error)) => Err(error),
+            Err(_elapsed) => Err(HttpError::Timeout { url, after: limit }),
+        }
+    }
+
+    async fn over_kept(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        url: &str,
+    ) -> Result<Kept, HttpError> {
+        let Some(mut connection) = self.idle.take().filter(|idle| !idle.is_closed()) else {
+            return Ok(Kept::NotSent(request.into()));
+        };
+        match connection.try_send_request(request).await {
+            Ok(answer) => Ok(Kept::Answered(self.read(connection, answer, url).await?)),
+            Err(mut error) => match error.take_message() {
+                // Nothing of it was sent.
+                Some(request) => Ok(Kept::NotSent(request.into())),
+                None => Err(broken(url, error.into_error())),
+            },
+        }
+    }
+
+    /// Reads an answer whole, and keeps its connection.
+    async fn read(
+        &mut self,
+        connection: SendRequest<Full<Bytes>>,
+        answer: Response<Incoming>,
+        url: &str,
+    ) -> Result<(StatusCode, Bytes), HttpError> {
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await
+            .map_err(|source| match source.is::<LengthLimitError>() {
+                true => HttpError::TooLong {
+                    url: url.to_owned(),
+                },
+                false => HttpError::Broken {
+                    url: url.to_owned(),
+                    source,
+                },
+            })?;
+        self.idle = Some(connection);
+        Ok((status, body.to_bytes()))
     }
 
     /// The request of a call.
@@ -319,16 +361,26 @@ impl Client {
             Some(dialer) => dialer.secure(stream, &self.addr).await?,
             None => Stream::plain(stream),
         };
-        let broken = |source: hyper::Error| HttpError::Broken {
-            url: url.to_owned(),
-            source: source.into(),
-        };
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let opened = handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = opened.map_err(|error| broken(url, error))?;
         self.driver.abort_all();
         while self.driver.try_join_next().is_some() {}
         // How it ends is told by the request that was on it.
         self.driver.spawn(async { drop(connection.await) });
         Ok(sender)
+    }
+}
+
+/// What came of a request over a kept connection.
+enum Kept {
+    Answered((StatusCode, Bytes)),
+    NotSent(Box<Request<Full<Bytes>>>),
+}
+
+fn broken(url: &str, source: hyper::Error) -> HttpError {
+    HttpError::Broken {
+        url: url.to_owned(),
+        source: source.into(),
     }
 }
 

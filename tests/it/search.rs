@@ -125,8 +125,56 @@ fn a_server_that_is_flooded_and_killed_has_every_line_once() -> Result<()> {
             "{:?}",
             documents.first_key_value()
         );
+        only_its_own_cluster_is_written_to(&mut cluster, &search, &mut writers)?;
         cluster.stop()
     })
+}
+
+/// With the address of another server the destination is refused before a batch comes for it, nothing is
+/// written there, and with the right one all that waited is delivered.
+fn only_its_own_cluster_is_written_to(
+    cluster: &mut Cluster,
+    search: &OpenSearch,
+    writers: &mut [Writer],
+) -> Result<()> {
+    let other = opensearch::shared()?;
+    let id = |search: &OpenSearch| {
+        let about = search.ask("GET", "/", &Value::Null)?;
+        anyhow::Ok(
+            about["cluster_uuid"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        )
+    };
+    let said = format!(
+        "is cluster {} now, and was cluster {} before",
+        id(other)?,
+        id(search)?
+    );
+    let right = fs::read_to_string(cluster.bus.folder().join("config.toml"))?;
+    let wrong = right.replace(&search.address(), &other.address());
+    ensure!(wrong != right, "the address is not in {right}");
+    cluster.bus.reload(&wrong)?;
+    let refused =
+        |seen: &Value| seen["state"] == "refused" && seen["detail"].to_string().contains(&said);
+    let look = || destination(cluster);
+    poll::until_seen("a refused destination", LIMIT, look, refused)?;
+    for writer in &mut *writers {
+        writer.write(100)?;
+    }
+    let waits = |spill: &Value| spill["destinations"][0]["batches"] != 0;
+    let look = || Ok(cluster.bus.status()?["spill"].clone());
+    poll::until_seen("lines that wait", LIMIT, look, waits)?;
+    ensure!(
+        other.count("storm-*")? == 0,
+        "another cluster was written to"
+    );
+    cluster.bus.reload(&right)?;
+    let written: Vec<Written> = writers.iter().map(|w| w.written().clone()).collect();
+    let lines = written.iter().map(Written::lines).sum();
+    ledger::must_agree(cluster.manager.admin(), "Storm", lines, LIMIT)?;
+    must_have(search, "storm-storm-*", &written)
 }
 
 /// Keeps the server busy with requests of eight others while `body` runs; gives how many of these it

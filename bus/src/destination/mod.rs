@@ -24,6 +24,7 @@ pub(crate) mod kafka;
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod search;
+mod which;
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@
 //! anything more is produced.
 //!
 //! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`keyed`], [`pace`], [`produced`],
-//! [`watch`], [`which`]; [`verbatim`]; [`groups`].
+//! [`watch`]; [`verbatim`]; [`groups`].
 
 pub(crate) mod groups;
 mod keyed;
@@ -33,7 +33,6 @@ mod settings;
 mod topic;
 mod verbatim;
 mod watch;
-mod which;
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},

@@ -20,12 +20,11 @@ use tokio::time::Instant;
 use tributary_common::wire::RefuseReason;
 
 use super::{
-    super::Failure,
+    super::{Failure, which},
     Shared, Slot,
     readback::{self, FoundBatches},
     topic::Topic,
     verbatim::admin::Disobeyed,
-    which,
 };
 use crate::journal::format::Record;
 
@@ -157,14 +156,9 @@ impl Opener {
         let Some(id) = id else {
             return Ok(None);
         };
-        let same = which::same(&mut self.shared.journal.memory(), self.shared.no, &id);
-        let wrong = same.as_ref().err().map(|before| {
-            format!(
-                "{} is cluster {id} now, and was cluster {before} before: is the address right? Give \
-                 another cluster another name",
-                self.shared.name
-            )
-        });
+        let this = (&self.shared.name, self.shared.no);
+        let same = which::same(&mut self.shared.journal.memory(), this, &id);
+        let wrong = same.as_ref().err().cloned();
         self.shared.health().wrong.clone_from(&wrong);
         match wrong {
             Some(wrong) => Err(Attempt::Later(wrong)),

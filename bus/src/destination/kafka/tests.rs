@@ -464,7 +464,8 @@ async fn a_cluster_of_another_id_than_before_is_not_written_to() {
     );
     // An earlier life knew another cluster under this name.
     let no = rig.kafka.no();
-    which::same(&mut rig.journal.memory(), no, "another").unwrap();
+    let this = (&Name::new("k").unwrap(), no);
+    crate::destination::which::same(&mut rig.journal.memory(), this, "another").unwrap();
     let outcome = rig.deliver(&topic, &first);
     let deadline = Instant::now() + Duration::from_secs(30);
     while !rig.is_down(&topic) && Instant::now() < deadline {

@@ -1,8 +1,9 @@
 //! Connections to the nodes: one per node for each thread that asks, with what a node wants to see of
 //! whoever asks.
 //!
-//! Credentials are read anew with each connection, so that changed files count by themselves. Not for:
-//! which node is asked (see [`super::nodes`]).
+//! Credentials are read anew with each connection, so that changed files count by themselves. Behind an address
+//! there may be another cluster at any time, so each new connection asks for the cluster's id first. Not
+//! for: which node is asked (see [`super::nodes`]).
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
+use serde::Deserialize;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
@@ -18,7 +20,10 @@ use tributary_common::{
     tls::Dialer,
 };
 
-use super::SearchConfig;
+use super::{SearchConfig, Shared};
+
+/// What a node says that has not found its cluster yet.
+const NO_CLUSTER: &str = "_na_";
 
 /// Who this is, and who is trusted.
 #[derive(Debug)]
@@ -84,6 +89,23 @@ pub(super) enum NoAnswer {
     TooLong(String),
     /// The node did not answer, or not whole, or not in time.
     Failed(String),
+    /// The node is of another cluster than before.
+    Wrong(String),
+}
+
+impl From<HttpError> for NoAnswer {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::TooLong { .. } => Self::TooLong(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// What a node says of itself.
+#[derive(Deserialize)]
+struct About {
+    cluster_uuid: Option<String>,
 }
 
 impl Links {
@@ -102,32 +124,77 @@ impl Links {
     /// Asks the node of a number. Blocks.
     pub(super) fn ask(
         &mut self,
-        access: &Access,
-        (no, url): (usize, &str),
+        shared: &Shared,
+        node: (usize, &str),
         (method, path, content): (Method, &str, Content),
         limit: Duration,
     ) -> Result<(StatusCode, Bytes), NoAnswer> {
-        let mut client = match self.clients.remove(&no) {
-            Some(client) => client,
-            None => access
-                .client(url)
-                .map_err(|error| NoAnswer::Failed(format!("{error:#}")))?,
+        let mut client = self.client(shared, node)?;
+        let kept = client.send_kept(method.clone(), path, content.clone(), limit);
+        let answer = match self.within(kept)? {
+            Some(answer) => answer,
+            None => match self.meet(shared, &mut client, limit)? {
+                Some(answer) => answer,
+                None => self.within(client.send(method, path, content, limit))?,
+            },
         };
-        let call = client.send(method, path, content, limit);
-        let told = self.runtime.block_on(self.stop.run_until_cancelled(call));
-        match told {
-            None => Err(NoAnswer::Stopped),
-            Some(Ok(answer)) => {
-                let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
-                if !refused.contains(&answer.0) {
-                    self.clients.insert(no, client);
-                }
-                Ok(answer)
-            }
-            Some(Err(error @ HttpError::TooLong { .. })) => {
-                Err(NoAnswer::TooLong(error.to_string()))
-            }
-            Some(Err(error)) => Err(NoAnswer::Failed(error.to_string())),
+        self.keep(node.0, client, answer.0);
+        Ok(answer)
+    }
+
+    /// Looks who the node of a number is; gives its answer where that is none to go on with. Blocks.
+    pub(super) fn look(
+        &mut self,
+        shared: &Shared,
+        node: (usize, &str),
+        limit: Duration,
+    ) -> Result<Option<StatusCode>, NoAnswer> {
+        let mut client = self.client(shared, node)?;
+        let refused = self.meet(shared, &mut client, limit)?;
+        let refused = refused.map(|(status, _body)| status);
+        self.keep(node.0, client, refused.unwrap_or_default());
+        Ok(refused)
+    }
+
+    fn client(&mut self, shared: &Shared, (no, url): (usize, &str)) -> Result<Client, NoAnswer> {
+        let made = || shared.access.client(url);
+        let client = self.clients.remove(&no).map_or_else(made, Ok);
+        client.map_err(|error| NoAnswer::Failed(format!("{error:#}")))
+    }
+
+    /// Credentials that were refused are read anew.
+    fn keep(&mut self, no: usize, client: Client, status: StatusCode) {
+        if ![StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
+            self.clients.insert(no, client);
         }
+    }
+
+    /// Asks a node for its cluster's id. An answer is given where it ends what was to be asked: credentials
+    /// that are refused, a node that cannot work. One that tells no id (it is not for everybody to see) is
+    /// gone on with.
+    fn meet(
+        &self,
+        shared: &Shared,
+        client: &mut Client,
+        limit: Duration,
+    ) -> Result<Option<(StatusCode, Bytes)>, NoAnswer> {
+        let (status, body) = self.within(client.get("/", limit))?;
+        if status == StatusCode::UNAUTHORIZED
+            || status == StatusCode::TOO_MANY_REQUESTS
+            || status.is_server_error()
+        {
+            return Ok(Some((status, body)));
+        }
+        let about = serde_json::from_slice::<About>(&body).ok();
+        match about.and_then(|about| about.cluster_uuid).as_deref() {
+            Some(NO_CLUSTER) => Err(NoAnswer::Failed("it has found no cluster yet".to_owned())),
+            Some(id) => shared.meet(id).map(|()| None),
+            None => Ok(None),
+        }
+    }
+
+    fn within<T>(&self, call: impl Future<Output = Result<T, HttpError>>) -> Result<T, NoAnswer> {
+        let told = self.runtime.block_on(self.stop.run_until_cancelled(call));
+        Ok(told.ok_or(NoAnswer::Stopped)??)
     }
 }

@@ -53,12 +53,12 @@ use tributary_common::{ids::Name, report::DestinationHealth};
 pub use self::{document::Document, template::Kind as TemplateKind};
 use self::{
     flow::Flow,
-    link::Access,
+    link::{Access, NoAnswer},
     nodes::Nodes,
     watch::Watcher,
     worker::{Work, Worker},
 };
-use super::{Condition, Failure, Job};
+use super::{Condition, Failure, Job, which};
 use crate::{
     dead::{Filter, Letters},
     done::DestinationNo,
@@ -122,6 +122,8 @@ struct Health {
     asked: HashMap<usize, Instant>,
     /// Targets whose index template was looked after.
     templates: HashSet<String>,
+    /// The cluster's id, once the journal has it.
+    cluster: Option<String>,
 }
 
 /// What all threads share.
@@ -187,6 +189,21 @@ impl Shared {
         if self.health().bad.remove(target).is_some() {
             tracing::info!(destination = %self.name, target, "an index takes documents again");
         }
+    }
+
+    /// A node says of which cluster it is.
+    fn meet(&self, id: &str) -> Result<(), NoAnswer> {
+        let same = which::same(&mut self.journal.memory(), (&self.name, self.no), id);
+        let record = same.map_err(|wrong| {
+            self.go_down(Condition::Refused, &wrong);
+            NoAnswer::Wrong(wrong)
+        })?;
+        if self.health().cluster.is_none() {
+            let written = self.journal.commit_and_wait(vec![record]);
+            written.map_err(|error| NoAnswer::Failed(error.to_string()))?;
+            self.health().cluster = Some(id.to_owned());
+        }
+        Ok(())
     }
 
     /// Nothing is taken any more.

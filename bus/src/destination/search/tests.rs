@@ -74,6 +74,14 @@ fn server(answer: impl Fn(&Asked) -> (u16, String) + Send + Sync + 'static) -> S
     }
 }
 
+impl Server {
+    /// How many bulk requests it got.
+    fn bulks(&self) -> usize {
+        let asked = self.asked.try_iter();
+        asked.filter(|asked| asked.documents.is_some()).count()
+    }
+}
+
 async fn read(request: Request<Incoming>) -> Asked {
     let authorization = request.headers().get("authorization");
     let authorization = authorization.map_or("", |value| value.to_str().unwrap());
@@ -92,7 +100,15 @@ async fn read(request: Request<Incoming>) -> Asked {
 
 /// All documents are created; another request is well.
 fn created(asked: &Asked) -> (u16, String) {
-    let items = vec![r#"{"create":{"status":201}}"#; asked.documents.unwrap_or(0)];
+    created_by(asked, "one")
+}
+
+/// The same, of a cluster with an id.
+fn created_by(asked: &Asked, cluster: &str) -> (u16, String) {
+    let Some(documents) = asked.documents else {
+        return (200, format!(r#"{{"cluster_uuid":"{cluster}"}}"#));
+    };
+    let items = vec![r#"{"create":{"status":201}}"#; documents];
     (200, format!(r#"{{"items":[{}]}}"#, items.join(",")))
 }
 
@@ -104,7 +120,11 @@ struct Rig {
 }
 
 fn rig(urls: &[&str], change: impl FnOnce(&mut SearchConfig, &TempDir)) -> Rig {
-    let dir = TempDir::new().unwrap();
+    rig_in(TempDir::new().unwrap(), urls, change)
+}
+
+/// The next life of a node, in its folder.
+fn rig_in(dir: TempDir, urls: &[&str], change: impl FnOnce(&mut SearchConfig, &TempDir)) -> Rig {
     let (journal, owner, _opened) = Journal::open(&dir.path().join("journal"), false).unwrap();
     let name = Name::new("es").unwrap();
     let letters = Letters::open(&dir.path().join("dead"), &name, 4 << 20, true).unwrap();
@@ -144,6 +164,12 @@ impl Rig {
             done: Done::new(move |outcome| tell.send(outcome).unwrap_or_default()),
         });
         told
+    }
+
+    /// Ends, and leaves its folder.
+    fn end(self) -> TempDir {
+        self.search.close(WITHIN);
+        self.dir
     }
 
     fn until(&self, want: Condition) {
@@ -237,13 +263,70 @@ async fn a_server_that_says_nothing_hangs_and_a_stop_does_not_wait_for_it() {
 #[tokio::test]
 async fn an_overloaded_server_gets_less_and_has_all_in_the_end() {
     let count = AtomicUsize::new(0);
-    let busy = server(move |asked| match count.fetch_add(1, Ordering::Relaxed) {
-        0..3 => (429, r#"{"error":{"type":"rejected"}}"#.to_owned()),
-        _later => created(asked),
+    let busy = server(move |asked| {
+        let turn = asked
+            .documents
+            .map(|_some| count.fetch_add(1, Ordering::Relaxed));
+        match turn {
+            Some(0..3) => (429, r#"{"error":{"type":"rejected"}}"#.to_owned()),
+            Some(_) | None => created(asked),
+        }
     });
     let rig = rig(&[&busy.url], |_config, _dir| {});
     assert!(is_delivered(&rig.give(1, 3).await));
     assert_eq!(rig.search.condition(), Condition::Throttled);
-    assert_eq!(busy.asked.try_iter().count(), 4);
+    assert_eq!(busy.bulks(), 4);
+    rig.search.close(WITHIN);
+}
+
+#[tokio::test]
+async fn a_cluster_of_another_id_than_before_is_not_written_to() {
+    let right = server(created);
+    let wrong = server(|asked| created_by(asked, "two"));
+    let rig = rig(&[&right.url], |_config, _dir| {});
+    assert!(is_delivered(&rig.give(1, 3).await));
+    // With a wrong address it is told before anything comes, and also when only one address is wrong.
+    let rig = rig_in(rig.end(), &[&wrong.url, &right.url], |_config, _dir| {});
+    rig.until(Condition::Refused);
+    let why = rig.search.gone().unwrap();
+    let sentence = "es is cluster two now, and was cluster one before: is the address right?";
+    assert!(why.starts_with(sentence), "{why}");
+    let told = rig.give(2, 3).await.recv_timeout(WITHIN).unwrap();
+    assert_eq!(told, Err(Failure::Unavailable(why)));
+    assert_eq!((wrong.bulks(), right.bulks()), (0, 1));
+    let rig = rig_in(rig.end(), &[&right.url], |_config, _dir| {});
+    assert!(is_delivered(&rig.give(2, 3).await));
+    rig.search.close(WITHIN);
+}
+
+/// Behind an address another cluster may come up while this node runs.
+#[tokio::test]
+async fn each_new_connection_is_looked_at() {
+    let changed = Arc::new(AtomicUsize::new(0));
+    let now = Arc::clone(&changed);
+    let server = server(move |asked| match now.load(Ordering::Relaxed) {
+        0 => created(asked),
+        1 if asked.documents.is_some() => (401, String::new()),
+        _other => created_by(asked, "two"),
+    });
+    let rig = rig(&[&server.url], |_config, _dir| {});
+    assert!(is_delivered(&rig.give(1, 3).await));
+    // What is refused ends the connection.
+    changed.store(1, Ordering::Relaxed);
+    assert!(!is_delivered(&rig.give(2, 3).await));
+    let bulks = server.bulks();
+    rig.until(Condition::Refused);
+    changed.store(2, Ordering::Relaxed);
+    let began = Instant::now();
+    while !rig
+        .search
+        .gone()
+        .is_some_and(|why| why.contains("cluster two now"))
+    {
+        assert!(began.elapsed() < WITHIN, "{:?}", rig.search.gone());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!is_delivered(&rig.give(3, 3).await));
+    assert_eq!((bulks, server.bulks()), (2, 0));
     rig.search.close(WITHIN);
 }

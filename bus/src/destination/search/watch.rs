@@ -4,17 +4,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hyper::Method;
+use hyper::StatusCode;
 use tokio::time::Instant;
-use tributary_common::{backoff::Backoff, http::Content};
+use tributary_common::backoff::Backoff;
 
-use super::{HANGS_AFTER, Shared, link::Links};
+use super::{
+    HANGS_AFTER, Shared,
+    link::{Links, NoAnswer},
+};
 use crate::destination::Condition;
 
 /// How often is looked.
 const EVERY: Duration = Duration::from_millis(250);
 /// How long a look may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
+/// How long the look at the start may take, for each node.
+const FIRST_LOOK_WITHIN: Duration = Duration::from_secs(1);
 /// After bad credentials, at the soonest.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
@@ -39,6 +44,8 @@ impl Watcher {
     }
 
     pub(super) fn run(mut self) {
+        // A wrong address or credentials that are refused are told before the first batch comes.
+        self.look(FIRST_LOOK_WITHIN);
         while !self.shared.stop.is_cancelled() {
             std::thread::sleep(EVERY);
             let down = {
@@ -62,37 +69,45 @@ impl Watcher {
                 None => self.backoff.reset(),
                 Some(down) if waits(down) || Instant::now() < self.again => {}
                 Some(_down) => {
-                    self.look();
+                    self.look(LOOK_WITHIN);
                     self.again = Instant::now() + self.backoff.next(&mut self.rng);
                 }
             }
         }
     }
 
-    /// Asks all nodes; the first that answers well is enough.
-    fn look(&mut self) {
+    /// Asks all nodes; the first that answers well is enough, unless one of them refused this node: that must be
+    /// none any more.
+    fn look(&mut self, limit: Duration) {
+        let refused = matches!(self.shared.health().down, Some((Condition::Refused, ..)));
+        let mut up = false;
         let count = self.shared.nodes().len();
         for no in 0..count {
             let Some(url) = self.shared.nodes().url(no).map(str::to_owned) else {
                 continue;
             };
-            let call = (Method::GET, "/", Content::default());
-            let told = self
-                .links
-                .ask(&self.shared.access, (no, &url), call, LOOK_WITHIN);
-            match told {
-                Ok((status, _body)) if status.is_success() => {
+            match self.links.look(&self.shared, (no, &url), limit) {
+                Ok(None) => {
                     self.shared.nodes().well(no);
-                    self.shared.health().down = None;
-                    tracing::info!(destination = %self.shared.name, "the destination is up again");
+                    up = true;
+                    if !refused {
+                        break;
+                    }
                 }
-                Ok((status, _body)) if matches!(status.as_u16(), 401 | 403) => {
-                    let why = format!("{url} answers {status}: look at the credentials");
-                    self.shared.go_down(Condition::Refused, &why);
+                Ok(Some(StatusCode::UNAUTHORIZED)) => {
+                    let why = format!(
+                        "{url} answers {}: look at the credentials",
+                        StatusCode::UNAUTHORIZED
+                    );
+                    return self.shared.go_down(Condition::Refused, &why);
                 }
-                Ok(_) | Err(_) => continue,
+                // It is told where it was found.
+                Err(NoAnswer::Wrong(_why)) => return,
+                Ok(Some(_)) | Err(_) => {}
             }
-            return;
+        }
+        if up && self.shared.health().down.take().is_some() {
+            tracing::info!(destination = %self.shared.name, "the destination is up again");
         }
     }
 }

@@ -204,6 +204,7 @@ impl Worker {
                 self.shared.nodes().failed(no, &why, Instant::now());
                 return Answer::Gone(why);
             }
+            Err(NoAnswer::Wrong(why)) => return Answer::Denied(why),
             Err(NoAnswer::Stopped) => return Answer::Gone("this node is stopping".to_owned()),
         };
         let fault = || match bulk::fault_of(&body) {
@@ -266,7 +267,7 @@ impl Worker {
         self.shared.health().asked.insert(self.number, asked);
         let limit = self.shared.config.timeout;
         let call = (method, path, content);
-        let told = self.links.ask(&self.shared.access, (no, &url), call, limit);
+        let told = self.links.ask(&self.shared, (no, &url), call, limit);
         self.shared.health().asked.remove(&self.number);
         let name = self.shared.name.to_string();
         metrics::histogram!("tributary_bus_search_request_seconds", "destination" => name)
@@ -313,6 +314,7 @@ impl Worker {
                         self.shared.nodes().well(no);
                         return Ok(status.as_u16());
                     }
+                    Err(NoAnswer::Wrong(why)) => return Err(why),
                     Err(NoAnswer::Stopped) => return Err("this node is stopping".to_owned()),
                     Err(NoAnswer::Failed(why) | NoAnswer::TooLong(why)) => {
                         self.shared.nodes().failed(no, &why, Instant::now());
