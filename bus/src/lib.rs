@@ -37,6 +37,7 @@ pub mod dead;
 mod dedupe;
 mod destination;
 mod done;
+pub mod host;
 pub mod journal;
 mod lines;
 mod listen;

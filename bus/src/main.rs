@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use tributary_common::daemon::{self, Part, Signals};
 
 fn main() -> ExitCode {
+    tributary_bus::host::keep_freed_memory();
     let part = Part {
         name: "bus",
         about: "A bus node: takes batches from agents and brings them to Kafka and files.",

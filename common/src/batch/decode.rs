@@ -76,6 +76,13 @@ impl Decoded {
         (0..self.totals.records).map_while(move |_index| reader.next().ok())
     }
 
+    /// Whether these bytes are a part of its own buffer, as the values and keys of its records are.
+    #[must_use]
+    pub fn has(&self, bytes: &[u8]) -> bool {
+        let (own, bytes) = (self.data.as_ptr_range(), bytes.as_ptr_range());
+        own.start <= bytes.start && bytes.end <= own.end
+    }
+
     /// How many records there are, at least 1.
     #[expect(
         clippy::len_without_is_empty,

@@ -192,6 +192,17 @@ fn header(encoded: &Encoded) -> BatchHeader {
 }
 
 #[test]
+fn a_batch_knows_its_own_bytes() {
+    let encoded = encode(&mut Encoder::new(Codec::Lz4), &log(100));
+    let decoded = decode(&encoded.payload, MAX_DECODED_BYTES).unwrap();
+    for record in decoded.records() {
+        assert!(decoded.has(record.value));
+        let copy = record.value.to_vec();
+        assert!(!decoded.has(&copy));
+    }
+}
+
+#[test]
 fn a_payload_is_checked_against_its_header() {
     let encoded = encode(&mut Encoder::new(Codec::Lz4), &log(1000));
     let decoded = decode(&encoded.payload, MAX_DECODED_BYTES).unwrap();

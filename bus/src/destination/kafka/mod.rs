@@ -19,11 +19,12 @@
 //! A batch that failed may be there in part; its topic is closed and looked through again before
 //! anything more is produced.
 //!
-//! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`keyed`], [`pace`], [`produced`],
+//! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`lend`], [`keyed`], [`pace`], [`produced`],
 //! [`watch`]; [`verbatim`]; [`groups`].
 
 pub(crate) mod groups;
 mod keyed;
+mod lend;
 mod open;
 mod owner;
 mod pace;
@@ -55,6 +56,7 @@ use tributary_common::{
 
 use self::{
     groups::{Groups, grouped::Grouped},
+    lend::Spares,
     open::Opener,
     owner::{KEYED, Message, Work, Worker},
     produced::{Context, Producer},
@@ -394,6 +396,7 @@ impl Kafka {
                 producer: Arc::clone(&producer),
                 incoming,
                 own,
+                spares: Spares::new(),
             };
             start("owner", Box::new(|| worker.run()))?;
         }

@@ -7,13 +7,9 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender};
-use rdkafka::{
-    error::{KafkaError, RDKafkaErrorCode},
-    message::{Header, OwnedHeaders},
-    producer::BaseRecord,
-};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tributary_common::{
-    batch::{Decoded, Decoder, ID_HEADER, Record},
+    batch::{Decoded, Decoder, Record},
     ids::BatchId,
     wire::Place,
 };
@@ -22,6 +18,7 @@ use super::{
     super::{Failure, Job, note_and_tell},
     Shared, Slot,
     keyed::Spread,
+    lend::{Lender, Lent, Spares},
     pace::{Key, Line, Pace},
     produced::{Flight, failure_of},
     topic::Topic,
@@ -57,6 +54,8 @@ pub(super) struct Worker {
     pub(super) incoming: Receiver<Message>,
     /// To itself, for the answers that make room.
     pub(super) own: Sender<Message>,
+    /// Memory of batches that came back.
+    pub(super) spares: Spares,
 }
 
 impl Worker {
@@ -103,17 +102,15 @@ impl Worker {
             let why = "the topic is being looked at".to_owned();
             return give_back(work, Failure::Unavailable(why));
         }
+        self.spares.refill(decoder);
         match work.job.batch.open(decoder) {
-            Ok(decoded) => {
-                self.produce(work, pace, &decoded);
-                decoder.recycle(decoded);
-            }
+            Ok(decoded) => self.produce(work, pace, decoded),
             Err(failure) => give_back(work, failure),
         }
     }
 
     /// Produces what the topic does not have of a batch.
-    fn produce(&self, work: Work, pace: Arc<Pace>, decoded: &Decoded) {
+    fn produce(&self, work: Work, pace: Arc<Pace>, decoded: Decoded) {
         if work.job.batch.header.keyed {
             return self.produce_keyed(work, pace, decoded);
         }
@@ -171,15 +168,20 @@ impl Worker {
             known,
             job,
         );
-        self.send_rest(&topic, partition, decoded, skip, &flight);
+        // It goes to Kafka with the headers of the first record.
+        debug_assert_eq!(decoded.id(), Some(id));
+        let lent = Lent::new(flight, decoded, &self.spares);
+        let records = lent.records().skip(skip as usize);
+        let records = records.map(|record| (record, partition, None));
+        self.send(&topic, records, left, &lent);
     }
 
     /// [`Worker::produce`] for a batch whose records go where their keys say.
-    fn produce_keyed(&self, work: Work, pace: Arc<Pace>, decoded: &Decoded) {
+    fn produce_keyed(&self, work: Work, pace: Arc<Pace>, decoded: Decoded) {
         let Work { topic, job, .. } = work;
         let header = &job.batch.header;
         let (id, stream) = (header.id(), header.stream);
-        let mut spread = Spread::new(&topic, stream, decoded, &topic.find(id));
+        let mut spread = Spread::new(&topic, stream, &decoded, &topic.find(id));
         let left = decoded.len() - spread.records_there();
         let flight = Flight::new(
             (&self.shared, &topic),
@@ -192,27 +194,13 @@ impl Worker {
         if left == 0 {
             return flight.count(0);
         }
-        let records = decoded.records().filter_map(|record| {
+        let lent = Lent::new(flight, decoded, &self.spares);
+        let records = lent.records().filter_map(|record| {
             let share = spread.next(&record);
             let first = share.is_first.then_some(id);
             (!share.is_there).then_some((record, share.partition, first))
         });
-        self.send(&topic, records, left, &flight);
-    }
-
-    fn send_rest(
-        &self,
-        topic: &Topic,
-        partition: i32,
-        decoded: &Decoded,
-        skip: u32,
-        flight: &Arc<Flight>,
-    ) {
-        // It goes to Kafka with the headers of the first record.
-        debug_assert_eq!(decoded.id(), Some(flight.id()));
-        let records = decoded.records().skip(skip as usize);
-        let records = records.map(|record| (record, partition, None));
-        self.send(topic, records, decoded.len() - skip, flight);
+        self.send(&topic, records, left, &lent);
     }
 
     /// Gives librdkafka `left` records with their partitions, and the batch id where a record that
@@ -222,57 +210,36 @@ impl Worker {
         topic: &Topic,
         records: impl Iterator<Item = (Record<'a>, i32, Option<BatchId>)>,
         mut left: u32,
-        flight: &Arc<Flight>,
+        lent: &Arc<Lent>,
     ) {
+        let flight = &lent.flight;
         let Some(producer) = self.producer.get() else {
             let gone = Failure::Unavailable("the producer is gone".to_owned());
             return flight.failed(gone, left);
         };
+        let lender = match Lender::new(&producer, &topic.name) {
+            Ok(lender) => lender,
+            Err(error) => return flight.failed(refused(error), left),
+        };
         for (record, partition, id) in records {
-            let mut base = BaseRecord::with_opaque_to(&topic.name, Arc::clone(flight))
-                .partition(partition)
-                // Zero means "now" to librdkafka.
-                .timestamp(record.timestamp_ms.max(1))
-                .payload(record.value);
-            base.key = record.key;
-            base.headers = headers_of(&record, id);
-            while let Err((error, back)) = producer.send(base) {
-                let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+            while let Err(error) = lender.lend(lent, (&record, partition), id) {
+                let full = error == RDKafkaErrorCode::QueueFull;
                 if !full || topic.is_closed() || self.shared.is_closing() {
-                    return flight.failed(refused(&error, full), left);
+                    return flight.failed(refused(error), left);
                 }
                 std::thread::sleep(QUEUE_PAUSE);
-                base = back;
             }
             left -= 1;
         }
     }
 }
 
-/// A record's headers, and the batch id before them where the record begins a part of a batch;
-/// `None` for none.
-fn headers_of(record: &Record<'_>, id: Option<BatchId>) -> Option<OwnedHeaders> {
-    let id = id.filter(|_id| record.batch_id.is_none());
-    if record.headers.is_empty() && id.is_none() {
-        return None;
-    }
-    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len() + 1);
-    if let Some(id) = id {
-        headers = headers.insert(Header {
-            key: ID_HEADER,
-            value: Some(&id.to_bytes()),
-        });
-    }
-    let all = record.headers.iter();
-    Some(all.fold(headers, |headers, (key, value)| {
-        headers.insert(Header { key, value })
-    }))
-}
-
-fn refused(error: &KafkaError, full: bool) -> Failure {
-    match full {
-        true => Failure::Unavailable("the queue to Kafka is full".to_owned()),
-        false => failure_of(error),
+fn refused(error: RDKafkaErrorCode) -> Failure {
+    match error {
+        RDKafkaErrorCode::QueueFull => {
+            Failure::Unavailable("the queue to Kafka is full".to_owned())
+        }
+        error => failure_of(&KafkaError::MessageProduction(error)),
     }
 }
 

@@ -30,6 +30,7 @@ use tributary_common::{
 use super::{
     super::{Failure, Job, note_all_and_tell},
     Shared,
+    lend::Lent,
     pace::{self, Pace},
     readback::token,
     topic::Topic,
@@ -143,11 +144,6 @@ impl Flight {
                 failure: None,
             }),
         })
-    }
-
-    /// Which batch it is.
-    pub(super) fn id(&self) -> BatchId {
-        self.id
     }
 
     /// How urgent it is.
@@ -331,9 +327,10 @@ fn is_refusal(code: RDKafkaErrorCode) -> bool {
 }
 
 impl ProducerContext for Context {
-    type DeliveryOpaque = Arc<Flight>;
+    type DeliveryOpaque = Arc<Lent>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, flight: Arc<Flight>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, lent: Arc<Lent>) {
+        let flight = &lent.flight;
         match result {
             Ok(message) => {
                 flight.topic.progressed();

@@ -6,7 +6,8 @@
 //!
 //! Arguments: `--gb N` the size of the backlog (default 1), `--write FILE` keeps the table,
 //! `--options '{ "linger.ms" = "5" }'` settings for librdkafka, `--only backlog`, `--only alone` (the
-//! agent in front of a bus that only counts), `--only files` (many files; both without Kafka),
+//! agent in front of a bus that only counts), `--only producers` (the backlog through the bus alone; with
+//! `--way NAME` through one producer: rdkafka, rdkafka-lz4, verbatim), `--only files` (many files; both without Kafka),
 //! `--only priority` (who waits for whom), `--only limits` (how well limits hold; without Kafka),
 //! `--only connections` (thousands of them at a bus; without Kafka), `--only spill` (the bus's disk),
 //! `--only drain` (who waits while that is drained), `--only counting` (the bus in front of a broker
@@ -82,6 +83,8 @@ struct Args {
     /// An inline table of TOML.
     options: String,
     part: Part,
+    /// The one way into Kafka that is measured; all of them without it.
+    way: Option<String>,
     /// How long a steady load lasts.
     steady_for: Duration,
     /// How many slow channels there are.
@@ -99,6 +102,8 @@ enum Part {
     Backlog,
     /// The agent in front of a bus that only counts: no Kafka.
     Alone,
+    /// One file to Kafka, without the agent alone before.
+    Producers,
     /// An agent that watches many files: no Kafka.
     Files,
     /// Classes beside each other.
@@ -129,6 +134,7 @@ fn arguments() -> Result<Args> {
         write: None,
         options: "{}".to_owned(),
         part: Part::All,
+        way: None,
         steady_for: Duration::from_secs(STEADY_S),
         channels: CHANNELS,
         partitions: PARTITIONS,
@@ -143,6 +149,8 @@ fn arguments() -> Result<Args> {
             "--write" => parsed.write = Some(value.into()),
             "--options" => parsed.options = value,
             "--only" if value == "backlog" => parsed.part = Part::Backlog,
+            "--only" if value == "producers" => parsed.part = Part::Producers,
+            "--way" => parsed.way = Some(value),
             "--only" if value == "alone" => parsed.part = Part::Alone,
             "--only" if value == "files" => parsed.part = Part::Files,
             "--only" if value == "priority" => parsed.part = Part::Priority,
@@ -168,7 +176,7 @@ fn arguments() -> Result<Args> {
                 .map_err(|_path| anyhow!("--programs is given twice"))?,
             _ => bail!(
                 "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE, --seconds N, --channels N, --partitions N, \
-                 --programs FOLDER and --only backlog, alone, files, priority, limits, connections, spill, drain, counting, fleet, search, hdfs or peers"
+                 --programs FOLDER, --way NAME and --only backlog, alone, producers, files, priority, limits, connections, spill, drain, counting, fleet, search, hdfs or peers"
             ),
         }
     }
@@ -206,7 +214,7 @@ fn main() -> Result<()> {
                 "{line}\n{many}\n{connections}\n{counting}\n{fleet}\n{spill}\n{drain}\n{search}\n{hdfs}"
             )
         }
-        Part::Backlog | Part::Alone => measure(&args, &folder)?,
+        Part::Backlog | Part::Alone | Part::Producers => measure(&args, &folder)?,
     };
     say(&table);
     if let Some(path) = &args.write {
@@ -230,19 +238,17 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
     let mut table = Table::new(z_per_gb);
     table.row("z: bare read + zstd-1", z_per_gb, None, None, "");
 
-    alone(
-        &folder.join("alone"),
-        args,
-        &file,
-        (bytes, lines),
-        &mut table,
-    )?;
+    if args.part != Part::Producers {
+        let folder = folder.join("alone");
+        alone(&folder, args, &file, (bytes, lines), &mut table)?;
+    }
     if args.part == Part::Alone {
         return table.finish();
     }
 
     let kafka = Kafka::start(&folder.join("kafka"))?;
-    for way in &ways(args) {
+    let chosen = |way: &&Way| args.way.as_deref().is_none_or(|name| name == way.name);
+    for way in ways(args).iter().filter(chosen) {
         say(&format!("the backlog, with {}", way.name));
         let size = (bytes, lines);
         let folder = folder.join(format!("b-{}", way.name));
