@@ -53,6 +53,7 @@ soak: build setup-test ## kill and hang every part at SEEDS=200 random moments e
 	for round in 1 2 3 4 5 6 7 8 9 10; do PROPTEST_RNG_SEED=$$RANDOM$$RANDOM cargo test --workspace --locked --lib || exit 1; done
 	FUZZ_SEED=$$RANDOM FUZZ_SECONDS=1800 fuzz/run
 	[ "$$(id -u)" != 0 ] || TRIBUTARY_BIN_DIR=$(CURDIR)/target/release tests/disks $(SEEDS)
+	[ "$$(id -u)" != 0 ] || TRIBUTARY_BIN_DIR=$(CURDIR)/target/release tests/mounts
 
 deb: ## agent and bus as Debian packages, into target/debian/
 	@$(SETUP) deb
