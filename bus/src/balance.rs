@@ -1,12 +1,13 @@
 //! Hands over connections while an operator has opened a window for it, and at no other time.
 //!
 //! Nodes of a cluster do not know each other. The operator's tool asks each how many connections it
-//! has, and tells all of them the share that each is to have (`POST /v1/rebalance`). Until the window
+//! has, and tells all of them the share that each is to have (`POST /v1/rebalance`); the manager, which hears
+//! from all of them, says the same in its answers to their reports. Until the window
 //! ends, a node above its share asks one agent after the other to go, spread over the window, and a node
 //! that has its share turns away who says that it has another node to try; who has none is let in.
 //!
-//! Not for: stopping (there everybody goes). The admin port opens the window, sessions wait for their
-//! turn, the agents' port asks whether to turn away. Pure but for its locks: time is an argument.
+//! Not for: stopping (there everybody goes). The admin port or the answer to a report opens the window, sessions
+//! wait for their turn, the agents' port asks whether to turn away. Pure but for its locks: time is an argument.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -15,11 +16,17 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
+use tributary_common::{
+    even::LONGEST_WINDOW_S,
+    report::{Rebalance, RebalanceHealth},
+};
 
 /// Agents are turned away for so much longer than the window: the last one is on its way then.
 const AFTER: Duration = Duration::from_secs(2);
 /// The longest window.
-const LONGEST: Duration = Duration::from_secs(3_600);
+const LONGEST: Duration = Duration::from_secs(LONGEST_WINDOW_S);
+/// The manager tells nodes with room before the others, and lets their windows last longer by at most this.
+const EARLIER: Duration = Duration::from_secs(60);
 /// The last agent is asked to go at this part of the window.
 const HAND_OVER_IN: f64 = 0.8;
 
@@ -36,9 +43,41 @@ struct Window {
     total: u64,
     handed_over: u64,
     turned_away: u64,
+    /// The manager's number of it; none where an operator's tool opened it.
+    number: Option<u64>,
 }
 
 impl Window {
+    fn new((share, within): (u64, Duration), has: u64, now: Instant, number: Option<u64>) -> Self {
+        let total = has.saturating_sub(share);
+        tracing::info!(
+            share,
+            hands_over = total,
+            within_s = within.as_secs(),
+            "connections are rebalanced"
+        );
+        Self {
+            share,
+            opened: now,
+            done_by: now + within.mul_f64(HAND_OVER_IN),
+            ends: now + within + AFTER,
+            total,
+            handed_over: 0,
+            turned_away: 0,
+            number,
+        }
+    }
+
+    /// For the manager, where it opened this.
+    fn health(&self) -> Option<RebalanceHealth> {
+        Some(RebalanceHealth {
+            window: self.number?,
+            hands_over: self.total,
+            handed_over: self.handed_over,
+            turned_away: self.turned_away,
+        })
+    }
+
     /// How many agents are to have been asked by now.
     #[expect(
         clippy::cast_precision_loss,
@@ -58,6 +97,8 @@ impl Window {
 #[derive(Debug, Default)]
 pub(crate) struct Balance {
     window: Mutex<Option<Window>>,
+    /// How the last window went that the manager had opened.
+    last: Mutex<Option<RebalanceHealth>>,
     /// One waiting session for each agent that is to go.
     go: Notify,
 }
@@ -75,23 +116,40 @@ impl Balance {
     /// What is wrong with the query.
     pub(crate) fn open(&self, query: &str, has: u64, now: Instant) -> Result<Value, String> {
         let (share, within) = asked(query)?;
-        let total = has.saturating_sub(share);
-        *self.lock() = Some(Window {
-            share,
-            opened: now,
-            done_by: now + within.mul_f64(HAND_OVER_IN),
-            ends: now + within + AFTER,
-            total,
-            handed_over: 0,
-            turned_away: 0,
-        });
-        tracing::info!(
-            share,
-            hands_over = total,
-            within_s = within.as_secs(),
-            "connections are rebalanced"
-        );
+        let window = Window::new((share, within), has, now, None);
+        let total = window.total;
+        self.begin(window);
         Ok(json!({ "connections": has, "share": share, "hands_over": total }))
+    }
+
+    /// Opens a window that the manager asks for, once.
+    pub(crate) fn open_asked(&self, asked: Rebalance, has: u64, now: Instant) {
+        if self
+            .health()
+            .is_some_and(|last| last.window == asked.window)
+        {
+            return;
+        }
+        let within = Duration::from_secs(asked.within_s).min(LONGEST + EARLIER);
+        let window = Window::new((asked.connections, within), has, now, Some(asked.window));
+        self.begin(window);
+    }
+
+    fn begin(&self, window: Window) {
+        // One that the manager opened before ends here.
+        self.health();
+        *self.lock() = Some(window);
+    }
+
+    /// How the last window goes, or went, that the manager has opened.
+    pub(crate) fn health(&self) -> Option<RebalanceHealth> {
+        let window = self.lock();
+        let open = window.as_ref().and_then(Window::health);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.is_some() {
+            last.clone_from(&open);
+        }
+        last.clone()
     }
 
     /// Asks those to go whose time has come. Called every now and then.
@@ -109,6 +167,9 @@ impl Balance {
                 ..
             } = *open;
             tracing::info!(handed_over, turned_away, "the rebalance is over");
+            if let Some(health) = open.health() {
+                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(health);
+            }
             *window = None;
         }
     }
@@ -201,6 +262,41 @@ mod tests {
         assert!(!balance.turns_away(19, now));
         assert!(!balance.turns_away(20, now + Duration::from_secs(62)));
         assert!(!Balance::default().turns_away(1_000, now));
+    }
+
+    #[test]
+    fn a_window_of_the_manager_is_opened_once_and_told_of_also_when_it_is_over() {
+        let (balance, now) = (Balance::default(), Instant::now());
+        assert_eq!(balance.health(), None);
+        let asked = Rebalance {
+            window: 7,
+            connections: 2,
+            within_s: 10,
+        };
+        let after = |seconds| now + Duration::from_secs(seconds);
+        balance.open_asked(asked, 5, now);
+        balance.tick(after(4));
+        // The answer to a report that was on its way says it again.
+        balance.open_asked(asked, 3, after(5));
+        balance.tick(after(12));
+        assert!(balance.lock().is_none());
+        let told = RebalanceHealth {
+            window: 7,
+            hands_over: 3,
+            handed_over: 3,
+            turned_away: 0,
+        };
+        assert_eq!(balance.health(), Some(told.clone()));
+        balance.open_asked(asked, 5, after(13));
+        assert!(balance.lock().is_none(), "it is over");
+        // One by hand is none of the manager's.
+        balance
+            .open("connections=1&within=9s", 9, after(14))
+            .unwrap();
+        assert_eq!(balance.health(), Some(told));
+        let next = Rebalance { window: 8, ..asked };
+        balance.open_asked(next, 9, after(15));
+        assert_eq!(balance.health().map(|health| health.hands_over), Some(7));
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! The data path never waits for any of it: when the manager is away for long, the oldest facts
 //! fall off, counted; the agents hold the durable ones.
 //!
+//! The answer may ask for a window of [`crate::balance`].
+//!
 //! Not for: what the manager makes of it. See [`tributary_common::report`].
 
 use std::{
@@ -32,6 +34,7 @@ use crate::{
     dead::Letters,
     journal::{format::Record, memory::Untold, now_ms},
     node::Node,
+    status,
 };
 
 /// How often a report is made.
@@ -341,7 +344,11 @@ pub(crate) async fn run(
         let taken = letters.iter().map(|letters| letters.take_untold(each));
         report.letters = taken.flatten().collect();
         let body = serde_json::to_vec(&report)?;
-        while let Err(error) = send(&mut client, &body, number).await {
+        let answer = loop {
+            let error = match send(&mut client, &body, number).await {
+                Ok(answer) => break answer,
+                Err(error) => error,
+            };
             if failing_since.is_none() {
                 failing_since = Some(Instant::now());
                 tracing::warn!(%error, "the manager does not take reports; facts are kept, data flows on");
@@ -355,8 +362,12 @@ pub(crate) async fn run(
             {
                 return Ok(());
             }
-        }
+        };
         backoff.reset();
+        if let Some(asked) = answer.rebalance.filter(|_asked| !stopping) {
+            let has = node.open_connections();
+            node.balance.open_asked(asked, has, Instant::now());
+        }
         if let Some(since) = failing_since.take() {
             let after_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::info!(after_ms, "the manager takes reports again");
@@ -425,6 +436,8 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
             tasks: Vec::new(),
             config: Some(node.config_health()),
             connections: node.open_connections(),
+            not_ready: status::ready(node).err().unwrap_or_default(),
+            rebalance: node.balance.health(),
             destinations: node
                 .routing()
                 .sites()
@@ -444,7 +457,7 @@ fn mark(node: &Node, number: u64) -> u64 {
     node.identity.epoch.0.saturating_add(number)
 }
 
-async fn send(client: &mut Client, body: &[u8], number: u64) -> anyhow::Result<()> {
+async fn send(client: &mut Client, body: &[u8], number: u64) -> anyhow::Result<ReportAnswer> {
     let (status, answer) = client
         .post_json(REPORTS_PATH, body.to_vec(), ANSWER_WITHIN)
         .await?;
@@ -455,7 +468,7 @@ async fn send(client: &mut Client, body: &[u8], number: u64) -> anyhow::Result<(
         "the manager answers report {}",
         answer.number
     );
-    Ok(())
+    Ok(answer)
 }
 
 #[cfg(test)]

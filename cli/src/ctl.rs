@@ -2,7 +2,8 @@
 //!
 //! `rebalance` spreads the agents of a bus cluster evenly over its nodes. Nodes do not know each other:
 //! this asks each for its connections, works out the share, and tells all of them. They hand over
-//! connections while that window is open; outside one nothing moves by itself.
+//! connections while that window is open; outside one nothing moves by itself. A manager opens the same window
+//! over the answers to their reports.
 //!
 //! `dead` (see [`dead`]) lists, shows, replays and gives up the records that destinations refused for good.
 //!
@@ -20,7 +21,10 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tributary_common::http;
+use tributary_common::{
+    even::{self, EVEN_PERCENT, LONGEST_WINDOW_S},
+    http,
+};
 
 use crate::out;
 
@@ -30,8 +34,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 const SAID_EVERY: Duration = Duration::from_secs(5);
 /// The last agents are on their way so long after the window.
 const AFTER: Duration = Duration::from_secs(10);
-/// A spread below this is even, in percent of the share.
-const EVEN_PERCENT: u64 = 10;
 
 /// What is asked for.
 #[derive(Debug, Subcommand)]
@@ -68,7 +70,10 @@ pub(crate) struct Rebalance {
 
 fn seconds(text: &str) -> Result<u64, String> {
     let number = text.strip_suffix('s').unwrap_or(text);
-    let seconds = number.parse().ok().filter(|seconds| *seconds <= 3_600);
+    let seconds = number
+        .parse()
+        .ok()
+        .filter(|seconds| *seconds <= LONGEST_WINDOW_S);
     seconds.ok_or_else(|| "expected are seconds, such as 60s, at most 3600".to_owned())
 }
 
@@ -93,22 +98,16 @@ async fn look(nodes: &[String]) -> Result<Vec<Seen>> {
     Ok(all)
 }
 
-/// The connections that each node is to have.
-fn share(all: &[Seen]) -> u64 {
-    let total: u64 = all.iter().map(|seen| seen.connections).sum();
-    total.div_ceil(all.len().max(1) as u64)
+fn connections(all: &[Seen]) -> Vec<u64> {
+    all.iter().map(|seen| seen.connections).collect()
 }
 
-/// The difference between the fullest and the emptiest node in percent of the share; 0 when it is one
-/// connection, which cannot be less.
+fn share(all: &[Seen]) -> u64 {
+    even::share(&connections(all))
+}
+
 fn spread(all: &[Seen]) -> u64 {
-    let connections = || all.iter().map(|seen| seen.connections);
-    let (most, least) = (connections().max(), connections().min());
-    let apart = most.unwrap_or_default() - least.unwrap_or_default();
-    if apart <= 1 {
-        return 0;
-    }
-    (apart * 100).div_ceil(share(all).max(1))
+    even::spread_percent(&connections(all))
 }
 
 /// One line of how it stands.
@@ -226,20 +225,6 @@ mod tests {
             connections,
         };
         connections.iter().enumerate().map(node).collect()
-    }
-
-    #[test]
-    fn the_spread_is_told_in_percent_of_a_share() {
-        let check = |connections: &[u64], of_each: u64, percent: u64| {
-            let all = nodes(connections);
-            assert_eq!((share(&all), spread(&all)), (of_each, percent), "{all:?}");
-        };
-        check(&[0, 0], 0, 0);
-        check(&[100, 100, 101], 101, 0);
-        check(&[300, 0, 0], 100, 300);
-        check(&[105, 95, 100], 100, 10);
-        check(&[104, 96, 100], 100, 8);
-        check(&[1, 3], 2, 100);
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub mod batch;
 pub mod config;
 pub mod daemon;
 pub mod disk;
+pub mod even;
 pub mod header;
 pub mod http;
 pub mod ids;

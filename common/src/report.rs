@@ -309,9 +309,28 @@ pub struct Health {
     /// Bus only: open agent connections.
     #[serde(default)]
     pub connections: u64,
+    /// Bus only: why it takes no agents; empty while it does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub not_ready: String,
+    /// Bus only: how the last window goes that the manager has opened, or went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<RebalanceHealth>,
     /// Bus only: its destinations.
     #[serde(default)]
     pub destinations: Vec<DestinationHealth>,
+}
+
+/// How a window goes in which a bus node hands over connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceHealth {
+    /// Which window: the number that the manager gave it.
+    pub window: u64,
+    /// Agents that are to be asked to go to another node.
+    pub hands_over: u64,
+    /// Those that were asked.
+    pub handed_over: u64,
+    /// Agents that came, have another node to try, and were sent there.
+    pub turned_away: u64,
 }
 
 /// One report.
@@ -348,6 +367,20 @@ pub struct Report {
 pub struct ReportAnswer {
     /// The number that was taken (or had been taken before).
     pub number: u64,
+    /// For a bus node: a window that it is to open. Said again until the node's health tells of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<Rebalance>,
+}
+
+/// A window in which a bus node hands over what it has above its share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebalance {
+    /// Its number: a window is opened once.
+    pub window: u64,
+    /// Connections that the node is to have.
+    pub connections: u64,
+    /// How long it is open, in seconds.
+    pub within_s: u64,
 }
 
 #[cfg(test)]
@@ -375,6 +408,16 @@ mod tests {
             r#"{"hop":"read","topic":"web","stream":1,"epoch":2,"first_seq":3,"batches":[[{"minute":4,"records":5}]]}"#
         );
         assert_eq!(serde_json::from_str::<Fact>(&json).unwrap(), fact);
+    }
+
+    #[test]
+    fn what_an_older_part_does_not_say_is_nothing() {
+        let answer: ReportAnswer = serde_json::from_str(r#"{"number":3}"#).unwrap();
+        assert_eq!(answer.rebalance, None);
+        assert_eq!(serde_json::to_string(&answer).unwrap(), r#"{"number":3}"#);
+        let health: Health =
+            serde_json::from_str(r#"{"software":"s","memory_bytes":1,"connections":2}"#).unwrap();
+        assert_eq!((health.not_ready.as_str(), health.rebalance), ("", None));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The API under `/api/v1`: one file per thing, each with its query, its answer and thin handlers.
 //! Paths stand in [`crate::router`].
 
+pub(crate) mod audit;
+pub(crate) mod clusters;
 pub(crate) mod dead;
 pub(crate) mod error;
 pub(crate) mod extract;

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    service::{intake::Intake, live::Live, rates::Rates},
+    service::{intake::Intake, live::Live, rates::Rates, windows::Windows},
     store::Store,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct App {
     pub(crate) rates: Arc<Rates>,
     /// The live subscribers.
     pub(crate) live: Arc<Live>,
+    /// Windows in which bus clusters hand over connections.
+    pub(crate) windows: Arc<Windows>,
     /// Bytes of reports in memory.
     pub(crate) report_bytes: Arc<Semaphore>,
     /// The token that reports must bring, if any.

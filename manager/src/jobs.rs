@@ -1,15 +1,17 @@
 //! Work on a timer: idempotent ticks without input.
 //!
-//! Only the retention so far.
+//! The retention, and the ends of windows in which connections are handed over.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::{app::App, store::audit::AuditWrite};
 
 /// Time between two ticks of the retention.
 const RETENTION_PERIOD: Duration = Duration::from_secs(600);
+/// Time between two looks at open windows.
+const WINDOWS_PERIOD: Duration = Duration::from_secs(1);
 /// Pause between two steps of one tick, so that reports come through.
 const STEP_PAUSE: Duration = Duration::from_millis(50);
 
@@ -50,4 +52,30 @@ async fn forget(app: &App, cutoff_ms: i64, stop: &CancellationToken) -> u64 {
         tokio::time::sleep(STEP_PAUSE).await;
     }
     rows
+}
+
+/// Records how windows ended, until `stop`.
+pub(crate) async fn windows(app: App, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(WINDOWS_PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        record_ends(&app).await?;
+    }
+    Ok(())
+}
+
+/// Records the ends of windows that are over.
+pub(crate) async fn record_ends(app: &App) -> anyhow::Result<()> {
+    for window in app.windows.ended(app.clock.now_ms()) {
+        let record = AuditWrite::Ended {
+            id: window.number,
+            ended_ms: window.ended_ms.unwrap_or_default(),
+            details: serde_json::to_string(&window)?,
+        };
+        // One that fails is in the log, and is tried again.
+        if app.intake.audit(record).await.is_ok() {
+            app.windows.recorded(&window);
+        }
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! reports -> api/reports -> service/intake (one writer) -> service/ledger -> store (SQLite)
 //! people  -> api/*, api/live, console                   <- store (readers), service/rates
+//! api/clusters -> service/windows -> the answers to the bus nodes' reports
 //! ```
 //!
 //! [`run`] and [`serve`] are the whole surface; `tributary-manager`, `tributary up` and the tests
@@ -29,7 +30,7 @@ use tributary_common::{disk::Lock, metrics, net, tasks::Supervisor};
 pub use crate::{api::openapi::document as openapi_document, config::Config};
 use crate::{
     app::{App, Clock},
-    service::{intake, live::Live, rates::Rates},
+    service::{intake, live::Live, rates::Rates, windows::Windows},
     store::Store,
 };
 
@@ -64,12 +65,14 @@ pub async fn serve(
         .local_addr()
         .context("failed to ask for the listening address")?;
     let (rates, live) = (Arc::new(Rates::new()), Arc::new(Live::new()));
+    let windows = Arc::new(Windows::new(store.newest_audit().await?));
     let (door, writer) = intake::new(store.clone(), Arc::clone(&rates), Arc::clone(&live));
     let app = App {
         store: store.clone(),
         intake: door,
         rates,
         live,
+        windows,
         report_bytes: Arc::new(Semaphore::new(api::reports::MAX_REPORTS_BYTES)),
         report_token: config.report_token.as_deref().map(Arc::from),
         clock: Clock,
@@ -83,15 +86,13 @@ pub async fn serve(
         "retention",
         jobs::retention(app.clone(), config.keep_facts, stop.clone()),
     );
+    parts.spawn("windows", jobs::windows(app.clone(), stop.clone()));
     parts.spawn("http", async move {
         let _answered = answered.drop_guard();
-        server::serve(
-            (listener, config.tls),
-            router::routes(app),
-            stop,
-            REQUEST_GRACE,
-        )
-        .await
+        let routes = router::routes(app.clone());
+        let served = server::serve((listener, config.tls), routes, stop, REQUEST_GRACE).await;
+        // Of what ended a moment ago the last look does not know.
+        served.and(jobs::record_ends(&app).await)
     });
     tracing::info!(address = %address, database = %config.database.display(), "the manager listens");
     if bound.send(address).is_err() {

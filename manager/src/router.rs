@@ -11,7 +11,10 @@ use axum::{
 use tributary_common::report::REPORTS_PATH;
 
 use crate::{
-    api::{dead, error::ApiError, live, losses, nodes, openapi, reports, system, topics},
+    api::{
+        audit, clusters, dead, error::ApiError, live, losses, nodes, openapi, reports, system,
+        topics,
+    },
     app::App,
     console,
 };
@@ -26,6 +29,12 @@ pub(crate) fn routes(app: App) -> Router {
         ("/api/v1/losses", get(losses::list)),
         ("/api/v1/dead", get(dead::list)),
         ("/api/v1/nodes", get(nodes::list)),
+        ("/api/v1/clusters", get(clusters::list)),
+        (
+            "/api/v1/clusters/{cluster}/rebalance",
+            post(clusters::rebalance),
+        ),
+        ("/api/v1/audit", get(audit::list)),
         ("/api/v1/live", get(live::events)),
         (REPORTS_PATH, post(reports::take)),
         ("/healthz", get(system::healthz)),

@@ -6,7 +6,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{Request, body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -21,6 +21,8 @@ use tributary_common::{
     net,
     tls::{Acceptor, Stream},
 };
+
+use crate::api::extract::Peer;
 
 /// The most open connections: one for each agent of the largest site, and people. Further ones
 /// wait in the system's queue.
@@ -43,8 +45,9 @@ pub(crate) async fn serve(
         tokio::select! {
             () = stop.cancelled() => break,
             accepted = accept(&listener, &permits) => match accepted {
-                Ok((stream, permit)) => {
-                    sessions.spawn(session((stream, tls.clone()), router.clone(), stop.clone(), permit));
+                Ok((stream, peer, permit)) => {
+                    let service = Service { router: router.clone(), peer };
+                    sessions.spawn(session((stream, tls.clone()), service, stop.clone(), permit));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection");
@@ -68,20 +71,39 @@ pub(crate) async fn serve(
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, Peer, OwnedSemaphorePermit)> {
     let permit = Arc::clone(permits)
         .acquire_owned()
         .await
         .map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, peer) = listener.accept().await?;
     net::prepare(&stream)?;
-    Ok((stream, permit))
+    Ok((stream, Peer(peer), permit))
+}
+
+/// The routes, as one client sees them.
+struct Service {
+    router: Router,
+    peer: Peer,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response =
+        <TowerToHyperService<Router> as hyper::service::Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as hyper::service::Service<Request<Incoming>>>::Error;
+    type Future =
+        <TowerToHyperService<Router> as hyper::service::Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        TowerToHyperService::new(self.router.clone()).call(request)
+    }
 }
 
 /// One connection. How it ends concerns only its client.
 async fn session(
     (stream, tls): (TcpStream, Option<Arc<Acceptor>>),
-    router: Router,
+    service: Service,
     stop: CancellationToken,
     _permit: OwnedSemaphorePermit,
 ) {
@@ -99,7 +121,7 @@ async fn session(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -8,4 +8,5 @@ pub(crate) mod range;
 pub(crate) mod rates;
 pub(crate) mod states;
 pub(crate) mod tally;
+pub(crate) mod windows;
 pub(crate) mod writer;

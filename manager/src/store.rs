@@ -7,6 +7,7 @@
 //! Only [`crate::service::intake`] writes, through [`Store::writer`]; handlers ask. One file per
 //! table beside this one, typed rows in and out.
 
+pub(crate) mod audit;
 pub(crate) mod letters;
 pub(crate) mod losses;
 pub(crate) mod nodes;
@@ -51,6 +52,7 @@ fn migrations() -> Migrator {
         ),
         step(4, "spilled", include_str!("../migrations/0004_spilled.sql")),
         step(5, "dead", include_str!("../migrations/0005_dead.sql")),
+        step(6, "audit", include_str!("../migrations/0006_audit.sql")),
     ])
 }
 

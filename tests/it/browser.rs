@@ -1,5 +1,5 @@
-//! The console in a real Chromium, on figures of a really running `tributary up`, and of an agent
-//! whose lines are of long ago.
+//! The console in a real Chromium, on figures of a really running `tributary up`, of an agent
+//! whose lines are of long ago, and of a bus cluster whose agents are all at one of its two nodes.
 //!
 //! What is looked at stands in `manager/console/e2e`; this starts what it looks at.
 
@@ -9,13 +9,13 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use serde_json::json;
 use tributary_tests::{
     child::{Child, Plan},
     http,
     kafka::free_port,
-    ledger,
+    ledger, poll,
     product::{self, Node, Part},
     scratch,
     writer::Writer,
@@ -26,6 +26,8 @@ const WEB: u64 = 2_500;
 const ORDERS: u64 = 700;
 /// Lines of 2024, one a second.
 const OLD: u64 = 450;
+/// The cluster that is to be rebalanced.
+const UNEVEN: &str = "dc3";
 /// Records of a topic that a bus node elsewhere tells of; what is dead of them, and given up.
 const REFUSED: [u64; 3] = [1_000, 40, 2];
 
@@ -54,6 +56,7 @@ fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
         ledger::must_agree(&address, "web.access", WEB, LIMIT)?;
         ledger::must_agree(&address, "shop.orders", ORDERS, LIMIT)?;
         tell_dead_letters(&address)?;
+        let mut uneven = uneven(folder, &address)?;
 
         let shots = folder.join("shots");
         fs::create_dir_all(&shots)?;
@@ -69,6 +72,7 @@ fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
             .env("TRIBUTARY_EXPECT", expected)
             .env("TRIBUTARY_OLD", format!("{{\"archive.old\":{OLD}}}"))
             .env("TRIBUTARY_DEAD", refused.to_string())
+            .env("TRIBUTARY_UNEVEN", UNEVEN)
             .env("TRIBUTARY_GROW", web.path().display().to_string())
             .env("TRIBUTARY_SHOTS", shots.display().to_string())
             .env("CHROMIUM", chromium())
@@ -76,6 +80,7 @@ fn the_console_shows_the_real_counts_in_chromium() -> Result<()> {
         up.must_run()?;
         said?;
         old.stop_cleanly()?;
+        uneven.iter_mut().rev().try_for_each(Node::stop_cleanly)?;
         ensure!(
             up.terminate(product::STOP_LIMIT)?.success(),
             "{}",
@@ -141,6 +146,52 @@ fn tell_dead_letters(manager: &str) -> Result<()> {
         ensure!(told.status == 200, "{}", told.text());
     }
     Ok(())
+}
+
+/// A cluster of two nodes, and two agents that are both at the first.
+fn uneven(folder: &Path, manager: &str) -> Result<Vec<Node>> {
+    let (mut buses, mut listens) = (Vec::new(), Vec::new());
+    for name in ["left", "right"] {
+        let folder = folder.join(name);
+        let [listen, admin] = [free_port()?, free_port()?].map(|port| format!("127.0.0.1:{port}"));
+        let config = format!(
+            "zone = \"dc3\"\ncluster = \"{UNEVEN}\"\nnode = \"{name}\"\nlisten = \"{listen}\"\n\
+             admin = \"{admin}\"\ndata_dir = \"{0}/data\"\n[manager]\nurl = \"http://{manager}\"\n\
+             [[destination]]\nname = \"files\"\nkind = \"file\"\npath = \"{0}/out/{{topic}}\"\n\
+             [[route]]\ntopic = \"*\"\nto = [{{ destination = \"files\" }}]\n",
+            folder.display()
+        );
+        buses.push(Node::new(Part::Bus, &folder, &admin, &config)?);
+        listens.push(listen);
+    }
+    let [mut left, mut right] =
+        <[Node; 2]>::try_from(buses).map_err(|_all| anyhow!("two nodes"))?;
+    left.start()?;
+    let mut agents = Vec::new();
+    for name in ["agent-1", "agent-2"] {
+        let folder = folder.join(name);
+        let admin = format!("127.0.0.1:{}", free_port()?);
+        let config = format!(
+            "zone = \"dc3\"\nstate_dir = \"{0}/state\"\nadmin = \"{admin}\"\n\
+             [[bus]]\nname = \"dc3\"\nnodes = {listens:?}\n\
+             [[task]]\nid = \"none\"\ntopic = \"none\"\npaths = [\"{0}/none.log\"]\n",
+            folder.display()
+        );
+        let mut agent = Node::new(Part::Agent, &folder, &admin, &config)?;
+        agent.start()?;
+        agents.push(agent);
+    }
+    poll::until_seen(
+        "both agents at the first node",
+        LIMIT,
+        || Ok(left.status()?["connections"].clone()),
+        |connections| *connections == 2,
+    )?;
+    right.start()?;
+    agents.extend([left, right]);
+    // Agents stop first.
+    agents.reverse();
+    Ok(agents)
 }
 
 /// An agent that collects a file of long ago, with the times of its lines.

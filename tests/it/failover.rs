@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail, ensure};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tributary_common::{
     ids::{AgentId, Epoch, Zone},
@@ -266,6 +267,70 @@ fn an_operator_spreads_the_agents_evenly_under_load_and_nothing_moves_by_itself(
         let again = run("tributary", &args, folder)?;
         let said = String::from_utf8_lossy(&again.stdout).into_owned();
         ensure!(said.contains("nothing to do"), "{said}");
+        let finish = |writer: Background| Ok(writer.finish()?.written().clone());
+        let written: Vec<_> = writers.into_iter().map(finish).collect::<Result<_>>()?;
+        cluster.must_deliver(kafka, &written).map(drop)
+    })
+}
+
+/// Asks a manager for a window; its answer.
+fn ask_for_window(manager: &str, nodes: &[&str]) -> Result<http::Answer> {
+    let body = serde_json::to_vec(&json!({ "within_s": 1, "nodes": nodes }))?;
+    let kind = ["content-type: application/json"];
+    http::request(
+        manager,
+        "POST",
+        "/api/v1/clusters/dc1/rebalance",
+        &kind,
+        &body,
+    )
+}
+
+#[test]
+fn the_manager_opens_a_window_in_its_answers_and_records_it() -> Result<()> {
+    const AGENTS: u32 = 4;
+    scratch::scenario("window", |folder| {
+        let (name, kafka) = ("window", kafka::shared()?);
+        kafka.create_topic(name, 1)?;
+        let mut layout = Layout::new(folder, name)
+            .delivers_to(&kafka.bootstrap(), &[])
+            .buses(2);
+        let mut writers = Vec::new();
+        for number in 0..AGENTS {
+            let writer = Writer::new(&folder.join(format!("logs-{number}")), number, 1)?;
+            layout = layout.agent(&[glob_of(&writer)]);
+            writers.push(writer);
+        }
+        let mut cluster = layout.start()?;
+        let manager = cluster.manager.admin().to_owned();
+        cluster
+            .more_buses
+            .iter_mut()
+            .try_for_each(Node::stop_cleanly)?;
+        let away = || ask_for_window(&manager, &["bus1", "bus2"]);
+        let is_away =
+            |answer: &http::Answer| answer.text().contains("bus2 of cluster dc1 is not ready");
+        poll::until_seen("a node that stops is said to", LIMIT, away, is_away)?;
+        cluster.more_buses.iter_mut().try_for_each(Node::start)?;
+        let load = Schedule {
+            lines: 1_500,
+            per_second: 500,
+            rotations: Vec::new(),
+        };
+        let start = |writer| Background::start(writer, load.clone());
+        let writers: Vec<Background> = writers.into_iter().map(start).collect();
+        // The manager knows that all are at one node when both have told so.
+        let opened = |answer: &http::Answer| answer.status == 200;
+        let ask = || ask_for_window(&manager, &["bus1", "bus2"]);
+        poll::until_seen("a window", LIMIT, ask, opened)?;
+        let record = || http::get(&manager, "/api/v1/audit")?.json();
+        let over = |page: &Value| page["records"][0]["window"]["state"] == "even";
+        let page = poll::until_seen("an even spread", LIMIT, record, over)?;
+        let nodes = page["records"][0]["window"]["nodes"].to_string();
+        ensure!(nodes.contains(r#""handed_over":2"#), "{nodes}");
+        let first = connections(std::slice::from_ref(&cluster.bus))?;
+        let other = connections(&cluster.more_buses)?;
+        ensure!(first == [2] && other == [2], "{first:?} {other:?}");
         let finish = |writer: Background| Ok(writer.finish()?.written().clone());
         let written: Vec<_> = writers.into_iter().map(finish).collect::<Result<_>>()?;
         cluster.must_deliver(kafka, &written).map(drop)

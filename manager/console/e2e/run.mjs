@@ -8,6 +8,7 @@
 // records of each topic were read and must be delivered, with nothing else; the first one is opened.
 // TRIBUTARY_OLD='{"archive":99}' names topics whose records are all older than a day, and how many.
 // TRIBUTARY_DEAD='{"shop":{"read":9,"delivered":8,"dead":1}}' names topics with dead letters, and their counts.
+// TRIBUTARY_UNEVEN names a bus cluster of the nodes left and right, whose agents are all at left: they are spread.
 // TRIBUTARY_GROW is a file that the first topic is collected from: it gets one line more, and the
 // page must show it by itself. SHOTS_DIR (or TRIBUTARY_SHOTS) gets a PNG per step. CONSOLE_URL may
 // be called TRIBUTARY_URL. CHROMIUM is the browser's program. EXPECT_RANGE (default 24h) is the
@@ -24,6 +25,7 @@ const expected = expectations();
 const topic = Object.keys(expected)[0];
 const old = JSON.parse(process.env.TRIBUTARY_OLD ?? '{}');
 const dead = JSON.parse(process.env.TRIBUTARY_DEAD ?? '{}');
+const uneven = process.env.TRIBUTARY_UNEVEN;
 const grow = process.env.TRIBUTARY_GROW;
 const range = process.env.EXPECT_RANGE ?? '24h';
 const shots = process.env.SHOTS_DIR ?? process.env.TRIBUTARY_SHOTS;
@@ -325,6 +327,59 @@ try {
       await kept.waitFor();
       check((await kept.innerText()).includes('mapper_parsing_exception'), 'the reason is not there');
       await shot('node-dead');
+      await page.goto(`${base}/topics?range=${range}`);
+      await id(`topic-${topic}`).waitFor();
+    });
+  }
+
+  if (uneven) {
+    const button = id(`rebalance-${uneven}`);
+    const confirm = page.getByRole('dialog').getByRole('button', { name: /^Hand over/ });
+
+    await step(`${uneven} says that it is uneven, and what a window would move`, async () => {
+      await page.goto(`${base}/nodes`);
+      await page.waitForFunction((testId) => {
+        const shown = document.querySelector(`[data-testid=${JSON.stringify(testId)}]`)?.innerText ?? '';
+        return shown.includes('uneven 200 %') && shown.includes('2 nodes');
+      }, `cluster-${uneven}`);
+      await button.click();
+      const rows = await id('plan').locator('tbody tr').allInnerTexts();
+      const [left, right] = rows.map((row) => row.split('\t'));
+      check(left?.join(' ') === 'left 2 1 1' && right?.join(' ') === 'right 0 ≤ 1 0', `the plan is ${rows}`);
+      await page.waitForTimeout(300);
+      await shot('rebalance-plan');
+    });
+
+    await step('what the manager refuses is said in its words, and nothing is opened', async () => {
+      const before = troubles.length;
+      await page.route('**/rebalance', (route) => {
+        const asked = route.request().postDataJSON();
+        return route.continue({ postData: JSON.stringify({ ...asked, nodes: ['left', 'gone'] }) });
+      });
+      await confirm.click();
+      await id('refused').waitFor();
+      const said = await id('refused').innerText();
+      check(said.includes(`cluster ${uneven} has no node`) && said.includes('left, right'), `it says ${said}`);
+      await shot('rebalance-refused');
+      await page.unroute('**/rebalance');
+      // The browser tells of a refusal that was asked for.
+      troubles.splice(before);
+    });
+
+    await step('a window is opened, spreads the agents, and is in the record', async () => {
+      await confirm.click();
+      await id('plan').waitFor({ state: 'hidden' });
+      await page.locator(`[data-testid=window-${uneven}][data-state=even]`).waitFor();
+      for (const node of ['left', 'right']) {
+        const has = await id(`has-${node}`).innerText();
+        check(digits(has) === 1, `${has}`);
+      }
+      check(await button.isDisabled(), 'an even cluster is offered a window');
+      await id('records').locator('summary').click();
+      const record = id('records').locator('tbody tr').first();
+      await record.getByText('even after 1').waitFor();
+      check((await record.innerText()).includes('127.0.0.1'), 'the record does not say from where');
+      await shot('rebalance-done');
       await page.goto(`${base}/topics?range=${range}`);
       await id(`topic-${topic}`).waitFor();
     });

@@ -13,7 +13,7 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    service::{intake::IntakeError, range::RangeError},
+    service::{intake::IntakeError, range::RangeError, windows::NoWindow},
     store::StoreError,
 };
 
@@ -46,7 +46,7 @@ pub(crate) enum ApiError {
     #[error("failed to read the report: {0}; send JSON as common::report::Report describes it")]
     BadReport(String),
     /// The body does not say that it is JSON.
-    #[error("content-type is {0:?}; a report must say application/json")]
+    #[error("content-type is {0:?}; the body must be JSON, and say application/json")]
     ContentType(String),
     /// The body is too long.
     #[error("the report is longer than {limit_bytes} bytes; send fewer facts in one report")]
@@ -68,6 +68,20 @@ pub(crate) enum ApiError {
     /// The manager stops.
     #[error("the manager is stopping; try again in a few seconds")]
     Stopping,
+    /// The body is not what is asked for.
+    #[error("failed to read the body: {0}; /api/openapi.json describes it")]
+    Body(String),
+    /// No such cluster.
+    #[error(
+        "no bus node of a cluster {0:?} has reported; /api/v1/clusters lists those that have some"
+    )]
+    UnknownCluster(String),
+    /// A node that cannot take part.
+    #[error("{0}")]
+    Node(String),
+    /// There is nothing to open, or it is open.
+    #[error("{0}")]
+    NoWindow(#[from] NoWindow),
     /// No such topic.
     #[error("topic {0:?} is unknown; /api/v1/topics lists those that agents or bus nodes reported")]
     UnknownTopic(String),
@@ -107,6 +121,11 @@ impl ApiError {
             Self::Token => (StatusCode::UNAUTHORIZED, "bad_token"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            Self::Body(_) => (StatusCode::BAD_REQUEST, "bad_body"),
+            Self::UnknownCluster(_) => (StatusCode::NOT_FOUND, "unknown_cluster"),
+            Self::Node(_) => (StatusCode::CONFLICT, "node_away"),
+            Self::NoWindow(NoWindow::Open { .. }) => (StatusCode::CONFLICT, "window_open"),
+            Self::NoWindow(NoWindow::Even { .. }) => (StatusCode::CONFLICT, "even"),
             Self::UnknownTopic(_) => (StatusCode::NOT_FOUND, "unknown_topic"),
             Self::UnknownPath(_) => (StatusCode::NOT_FOUND, "unknown_path"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),

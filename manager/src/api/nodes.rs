@@ -129,6 +129,8 @@ pub(crate) struct NodeItem {
     pub(crate) config: Option<NodeConfig>,
     /// Bus only: open agent connections.
     pub(crate) connections: u64,
+    /// Bus only: why it takes no agents; empty while it does.
+    pub(crate) not_ready: String,
     /// Bus only: its destinations.
     pub(crate) destinations: Vec<NodeDestination>,
 }
@@ -151,6 +153,8 @@ fn item(row: NodeRow, now_ms: i64) -> NodeItem {
         config,
         connections,
         destinations,
+        not_ready,
+        rebalance: _its_cluster_says,
     } = row.health;
     NodeItem {
         part: if row.part == "agent" {
@@ -173,6 +177,7 @@ fn item(row: NodeRow, now_ms: i64) -> NodeItem {
         tasks: tasks.into_iter().map(NodeTask::from).collect(),
         config: config.map(NodeConfig::from),
         connections,
+        not_ready,
         destinations: destinations
             .into_iter()
             .map(NodeDestination::from)

@@ -8,7 +8,7 @@ use axum::{
 use utoipa::OpenApi;
 
 use crate::{
-    api::{dead, live, losses, nodes, reports, system, topics},
+    api::{audit, clusters, dead, live, losses, nodes, reports, system, topics},
     service::range::Named,
 };
 
@@ -28,6 +28,9 @@ use crate::{
         losses::list,
         dead::list,
         nodes::list,
+        clusters::list,
+        clusters::rebalance,
+        audit::list,
         live::events,
         reports::take,
         system::healthz,
@@ -37,7 +40,8 @@ use crate::{
     components(schemas(live::Heartbeat, Named)),
     tags(
         (name = "topics", description = "Topics, their counts and losses"),
-        (name = "nodes", description = "Agents and bus nodes"),
+        (name = "nodes", description = "Agents, bus nodes and their clusters"),
+        (name = "audit", description = "What people asked the manager to do"),
         (name = "reports", description = "What agents and bus nodes tell"),
         (name = "system", description = "The manager itself"),
     )

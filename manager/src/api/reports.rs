@@ -12,10 +12,13 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::Serialize;
-use tributary_common::report::{Report, ReportAnswer};
+use tributary_common::report::{Rebalance, Report, ReportAnswer, Reporter};
 
 use crate::{
-    api::error::{ApiError, ErrorBody},
+    api::{
+        error::{ApiError, ErrorBody},
+        extract::is_json,
+    },
     app::App,
 };
 
@@ -34,11 +37,35 @@ const PARSE_INLINE_BYTES: usize = 256 << 10;
 pub(crate) struct Answer {
     /// The number that was taken, now or before.
     pub(crate) number: u64,
+    /// For a bus node: a window that it is to open, in which it hands over connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) rebalance: Option<Asked>,
+}
+
+/// A window that a bus node is to open.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Rebalance)]
+pub(crate) struct Asked {
+    /// Its number: a window is opened once.
+    pub(crate) window: u64,
+    /// Connections that the node is to have.
+    pub(crate) connections: u64,
+    /// How long it is open, in seconds.
+    pub(crate) within_s: u64,
 }
 
 impl From<ReportAnswer> for Answer {
-    fn from(ReportAnswer { number }: ReportAnswer) -> Self {
-        Self { number }
+    fn from(ReportAnswer { number, rebalance }: ReportAnswer) -> Self {
+        let asked = |asked: Rebalance| Asked {
+            window: asked.window,
+            connections: asked.connections,
+            within_s: asked.within_s,
+        };
+        Self {
+            number,
+            rebalance: rebalance.map(asked),
+        }
     }
 }
 
@@ -62,7 +89,7 @@ pub(crate) async fn take(
     let received_ms = app.clock.now_ms();
     let headers = request.headers();
     check_token(app.report_token.as_deref(), headers)?;
-    check_content_type(headers)?;
+    is_json(headers)?;
     let length = announced_bytes(headers)?;
     let permits = u32::try_from(length.max(1)).unwrap_or(u32::MAX);
     let _permit = Arc::clone(&app.report_bytes)
@@ -73,8 +100,14 @@ pub(crate) async fn take(
     let body = body.or(Err(ApiError::Slow(BODY_WITHIN)))?;
     let body = body.map_err(|error| unread(&error, length))?;
     let report = parse(body).await?;
+    let bus = match &report.reporter {
+        Reporter::Bus { .. } => Some((report.reporter.clone(), report.health.clone())),
+        Reporter::Agent { .. } => None,
+    };
     let number = app.intake.take(report, received_ms).await?;
-    Ok(Json(ReportAnswer { number }.into()))
+    let rebalance =
+        bus.and_then(|(reporter, health)| app.windows.heard(&reporter, &health, received_ms));
+    Ok(Json(ReportAnswer { number, rebalance }.into()))
 }
 
 /// The bytes that the body may have: as announced, or the most where nothing is announced.
@@ -115,19 +148,6 @@ async fn parse(body: Bytes) -> Result<Report, ApiError> {
     match tokio::task::spawn_blocking(move || read(&body)).await {
         Ok(report) => report,
         Err(error) => Err(ApiError::BadReport(format!("parsing broke off: {error}"))),
-    }
-}
-
-fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let given = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let given = given.unwrap_or_default();
-    let kind = given.split(';').next().unwrap_or_default().trim();
-    if kind.eq_ignore_ascii_case("application/json") {
-        Ok(())
-    } else {
-        Err(ApiError::ContentType(given.to_owned()))
     }
 }
 

@@ -4,7 +4,8 @@
 //! A report is answered after its commit. One that can not be written fails alone: when a group
 //! fails, its reports are tried one by one.
 //!
-//! Not for: reading. The API sends reports, [`crate::jobs`] sends the retention.
+//! Not for: reading. The API sends reports and what people ask for, [`crate::jobs`] sends the retention and
+//! what came of that.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use tributary_common::report::{DeadRecords, Lost, Report, Reporter, Run};
 use super::{live::Live, rates::Rates};
 use crate::{
     service::writer::{Incoming, Writer},
-    store::{Store, StoreError, tidy},
+    store::{Store, StoreError, audit, audit::AuditWrite, tidy},
 };
 
 /// Reports that may wait: more than a group, so that the next one gathers while one is written.
@@ -57,6 +58,10 @@ enum Command {
     Forget {
         cutoff_ms: i64,
         answer: oneshot::Sender<Result<u64, StoreError>>,
+    },
+    Audit {
+        record: AuditWrite,
+        answer: oneshot::Sender<Result<(), IntakeError>>,
     },
 }
 
@@ -119,6 +124,15 @@ impl Intake {
         }
         answered.await.unwrap_or(Ok(0))
     }
+
+    /// Writes a record of what somebody asked for; once it is safe.
+    pub(crate) async fn audit(&self, record: AuditWrite) -> Result<(), IntakeError> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Audit { record, answer };
+        let sent = self.queue.send(command).await;
+        sent.or(Err(IntakeError::Stopping))?;
+        answered.await.unwrap_or(Err(IntakeError::Stopping))
+    }
 }
 
 impl Task {
@@ -146,6 +160,10 @@ impl Task {
                     Command::Forget { cutoff_ms, answer } => {
                         let gone = self.forget(cutoff_ms).await;
                         answer_or_drop(answer, gone);
+                    }
+                    Command::Audit { record, answer } => {
+                        let written = self.audit(&record).await;
+                        answer_or_drop(answer, written);
                     }
                 }
             }
@@ -187,6 +205,19 @@ impl Task {
             answer_or_drop(answer, result);
         }
         self.live.changed();
+    }
+
+    async fn audit(&self, record: &AuditWrite) -> Result<(), IntakeError> {
+        let written = async {
+            let mut tx = self.store.writer().begin().await?;
+            audit::write(&mut tx, record).await?;
+            tx.commit().await?;
+            Ok::<(), StoreError>(())
+        };
+        written.await.map_err(|error| {
+            tracing::error!(%error, "failed to write what was asked for");
+            IntakeError::Failed
+        })
     }
 
     async fn forget(&mut self, cutoff_ms: i64) -> Result<u64, StoreError> {

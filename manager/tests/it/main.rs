@@ -1,6 +1,8 @@
 //! The manager as a whole: in this process, on a free port, on a real database file.
 
 #[cfg(test)]
+mod clusters;
+#[cfg(test)]
 mod console;
 #[cfg(test)]
 mod dead;

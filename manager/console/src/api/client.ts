@@ -1,12 +1,24 @@
 /**
- * The API: one function per question, typed by the manager's OpenAPI document. Called by
+ * The API: one function per question or act, typed by the manager's OpenAPI document. Called by
  * `queries.ts` alone. Every failure is an [`ApiError`], which says what to show.
  */
 import createClient from 'openapi-fetch';
 
 import { rangeQuery, type Range } from '../lib/range';
 import type { paths } from './schema';
-import type { DeadPage, LossesPage, MinuteCounts, NodesPage, TopicCounts, TopicDetail, TopicsPage } from './types';
+import type {
+  AuditPage,
+  ClustersPage,
+  DeadPage,
+  LossesPage,
+  MinuteCounts,
+  NodesPage,
+  OpenWindow,
+  TopicCounts,
+  TopicDetail,
+  TopicsPage,
+  Window,
+} from './types';
 
 /** How long an answer may take, in ms. */
 export const TIMEOUT_MS = 15_000;
@@ -103,6 +115,23 @@ export function fetchDead(topic: string | undefined, signal: AbortSignal): Promi
 /** All agents and bus nodes. */
 export function fetchNodes(signal: AbortSignal): Promise<NodesPage> {
   return ask(signal, (signal) => client.GET('/api/v1/nodes', { signal }));
+}
+
+/** All bus clusters. */
+export function fetchClusters(signal: AbortSignal): Promise<ClustersPage> {
+  return ask(signal, (signal) => client.GET('/api/v1/clusters', { signal }));
+}
+
+/** What people asked the manager to do, newest first. */
+export function fetchAudit(signal: AbortSignal): Promise<AuditPage> {
+  return ask(signal, (signal) => client.GET('/api/v1/audit', { params: { query: { limit: 20 } }, signal }));
+}
+
+/** Opens a window in which the nodes of a bus cluster hand over connections. */
+export function openWindow(cluster: string, body: OpenWindow): Promise<Window> {
+  const params = { path: { cluster } };
+  const { signal } = new AbortController();
+  return ask(signal, (signal) => client.POST('/api/v1/clusters/{cluster}/rebalance', { params, body, signal }));
 }
 
 /** Minutes of several topics, added up minute by minute. */

@@ -1,12 +1,43 @@
-/** The pages' questions, with how often each is asked again. */
-import { keepPreviousData, useQueries, useQuery, type UseQueryResult } from '@tanstack/react-query';
+/** The pages' questions, with how often each is asked again, and what they ask to be done. */
+import {
+  keepPreviousData,
+  useMutation,
+  useQueries,
+  useQuery,
+  useQueryClient,
+  type UseMutationResult,
+  type UseQueryResult,
+} from '@tanstack/react-query';
 
 import { add } from '../lib/minutes';
 import { isFixed, rangeKey, refreshMs, type Range } from '../lib/range';
-import { fetchDead, fetchLosses, fetchMinutes, fetchNodes, fetchTopic, fetchTopics, sumMinutes } from './client';
+import {
+  fetchAudit,
+  fetchClusters,
+  fetchDead,
+  fetchLosses,
+  fetchMinutes,
+  fetchNodes,
+  fetchTopic,
+  fetchTopics,
+  openWindow,
+  sumMinutes,
+} from './client';
 import { topicsKey } from './keys';
 import { POLL_MS, type Link } from './live';
-import type { DeadPage, LossesPage, MinuteCounts, NodesPage, TopicCounts, TopicDetail, TopicsPage } from './types';
+import type {
+  AuditPage,
+  ClustersPage,
+  DeadPage,
+  LossesPage,
+  MinuteCounts,
+  NodesPage,
+  OpenWindow,
+  TopicCounts,
+  TopicDetail,
+  TopicsPage,
+  Window,
+} from './types';
 
 /** The most topics whose minutes the overview adds up. */
 export const MAX_CHART_TOPICS = 25;
@@ -103,5 +134,46 @@ export function useNodes(): UseQueryResult<NodesPage> {
     queryKey: ['nodes'],
     queryFn: ({ signal }) => fetchNodes(signal),
     refetchInterval: POLL_MS,
+  });
+}
+
+/** How often a page looks while something that was asked for goes on. */
+const BUSY_MS = 1_000;
+
+/** Whether a window goes on. */
+export function isOpen(window: Window | null | undefined): boolean {
+  return window?.state === 'telling' || window?.state === 'open';
+}
+
+/** All bus clusters; often while a window is open. */
+export function useClusters(): UseQueryResult<ClustersPage> {
+  return useQuery({
+    queryKey: ['clusters'],
+    queryFn: ({ signal }) => fetchClusters(signal),
+    refetchInterval: (query) =>
+      query.state.data?.clusters.some((cluster) => isOpen(cluster.window)) ? BUSY_MS : POLL_MS,
+  });
+}
+
+/** What people asked for. */
+export function useAudit(): UseQueryResult<AuditPage> {
+  return useQuery({
+    queryKey: ['audit'],
+    queryFn: ({ signal }) => fetchAudit(signal),
+    refetchInterval: POLL_MS,
+  });
+}
+
+/** Opens a window; what it changes is asked for anew. */
+export function useOpenWindow(cluster: string): UseMutationResult<Window, Error, OpenWindow> {
+  const cache = useQueryClient();
+  return useMutation({
+    networkMode: 'always',
+    mutationFn: (body: OpenWindow) => openWindow(cluster, body),
+    onSettled: () =>
+      Promise.all([
+        cache.invalidateQueries({ queryKey: ['clusters'] }),
+        cache.invalidateQueries({ queryKey: ['audit'] }),
+      ]),
   });
 }

@@ -4,6 +4,61 @@
  */
 
 export interface paths {
+    "/api/v1/audit": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What people asked the manager to do, the newest first. The newest 10,000 records are kept. */
+        get: operations["listAudit"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/clusters": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Bus clusters with their nodes, and how even they are. */
+        get: operations["listClusters"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/clusters/{cluster}/rebalance": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Opens a window in which nodes with more than their share hand over connections.
+         * @description Nodes hear of it in the answers to their reports: within two seconds. Nothing is sent twice, and an
+         *     agent that has no other node stays.
+         */
+        post: operations["rebalance"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dead": {
         parameters: {
             query?: never;
@@ -200,6 +255,104 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description One record. */
+        AuditItem: {
+            /** @description What was asked for: `rebalance`. */
+            act: string;
+            /**
+             * Format: int64
+             * @description When it was asked for, in ms since 1970.
+             */
+            at_ms: number;
+            /**
+             * Format: int64
+             * @description When it was over, in ms since 1970; `null` while it is not, or when nobody saw its end.
+             */
+            ended_ms?: number | null;
+            /**
+             * Format: int64
+             * @description Its number; later ones have greater ones.
+             */
+            id: number;
+            /** @description Of what: for `rebalance` the bus cluster. */
+            subject: string;
+            /** @description Who asked: the address that the request came from. */
+            who: string;
+            window?: null | components["schemas"]["Window"];
+        };
+        /** @description Records. */
+        AuditPage: {
+            /**
+             * Format: int64
+             * @description The manager's clock, in ms since 1970.
+             */
+            generated_at_ms: number;
+            /** @description The newest first. */
+            records: components["schemas"]["AuditItem"][];
+        };
+        /** @description A bus cluster. */
+        ClusterItem: {
+            /** @description Its name. */
+            cluster: string;
+            /**
+             * Format: int64
+             * @description Connections of the nodes that can take part.
+             */
+            connections: number;
+            /** @description Its nodes, by id. */
+            nodes: components["schemas"]["ClusterNode"][];
+            /**
+             * Format: int64
+             * @description Connections that each of them would have.
+             */
+            share: number;
+            /**
+             * Format: int64
+             * @description The difference between the fullest and the emptiest of them, in percent of the share.
+             */
+            spread_percent: number;
+            /** @description Whether a window would change anything: the spread is 10 % or more. */
+            uneven: boolean;
+            window?: null | components["schemas"]["Window"];
+        };
+        /** @description A node of a cluster. */
+        ClusterNode: {
+            /**
+             * Format: int64
+             * @description Connections of agents, as it said last.
+             */
+            connections: number;
+            /**
+             * Format: int64
+             * @description Connections that it would hand over, were a window opened now.
+             */
+            hands_over: number;
+            /** @description Its id. */
+            id: string;
+            /**
+             * Format: int64
+             * @description Its last report, in ms since 1970 by the manager's clock.
+             */
+            last_report_ms: number;
+            /** @description Why it takes no agents, as it said last; empty while it does. */
+            not_ready: string;
+            /** @description Whether it reports. */
+            state: components["schemas"]["NodeState"];
+            /** @description It can take part in a window: it reports, and takes agents. */
+            takes_part: boolean;
+            /** @description Its zone. */
+            zone: string;
+        };
+        /** @description All bus clusters. */
+        ClustersPage: {
+            /** @description By name. */
+            clusters: components["schemas"]["ClusterItem"][];
+            /**
+             * Format: int64
+             * @description The manager's clock, in ms since 1970.
+             */
+            generated_at_ms: number;
+        };
         /**
          * @description Records by what became of them, in event time. All but `unexplained` are never negative.
          *
@@ -502,6 +655,8 @@ export interface components {
              * @description Resident memory, in bytes.
              */
             memory_bytes: number;
+            /** @description Bus only: why it takes no agents; empty while it does. */
+            not_ready: string;
             /** @description What it is. */
             part: components["schemas"]["Part"];
             /**
@@ -572,6 +727,16 @@ export interface components {
             /** @description Silent ones first, then agents and bus nodes by host name. */
             nodes: components["schemas"]["NodeItem"][];
         };
+        /** @description What is to be opened. */
+        OpenWindow: {
+            /** @description The ids of the nodes that take part, at least two. */
+            nodes: string[];
+            /**
+             * Format: int64
+             * @description Over how many seconds the hand-over is spread, 1 to 3600.
+             */
+            within_s: number;
+        };
         /**
          * @description What a node is.
          * @enum {string}
@@ -600,6 +765,24 @@ export interface components {
              */
             window_s: number;
         };
+        /** @description A window that a bus node is to open. */
+        Rebalance: {
+            /**
+             * Format: int64
+             * @description Connections that the node is to have.
+             */
+            connections: number;
+            /**
+             * Format: int64
+             * @description Its number: a window is opened once.
+             */
+            window: number;
+            /**
+             * Format: int64
+             * @description How long it is open, in seconds.
+             */
+            within_s: number;
+        };
         /** @description The answer to a report. */
         ReportAnswer: {
             /**
@@ -607,6 +790,8 @@ export interface components {
              * @description The number that was taken, now or before.
              */
             number: number;
+            /** @description For a bus node: a window that it is to open, in which it hands over connections. */
+            rebalance?: components["schemas"]["Rebalance"];
         };
         /** @description A topic's records per event minute. */
         TopicCounts: {
@@ -766,6 +951,82 @@ export interface components {
             /** @description The topics, by name. */
             topics: components["schemas"]["TopicSummary"][];
         };
+        /** @description A window. */
+        Window: {
+            /**
+             * Format: int64
+             * @description When nodes above their share were told; `null` until then.
+             */
+            begun_ms?: number | null;
+            /** @description The bus cluster. */
+            cluster: string;
+            /**
+             * Format: int64
+             * @description When it was over; `null` until then.
+             */
+            ended_ms?: number | null;
+            /** @description Its nodes, by id. */
+            nodes: components["schemas"]["WindowNode"][];
+            /**
+             * Format: int64
+             * @description Its number; later ones have greater ones.
+             */
+            number: number;
+            /**
+             * Format: int64
+             * @description When it was asked for, in ms since 1970.
+             */
+            opened_ms: number;
+            /**
+             * Format: int64
+             * @description Connections that each node is to have.
+             */
+            share: number;
+            /**
+             * Format: int64
+             * @description The difference between the fullest and the emptiest of its nodes, in percent of the share.
+             */
+            spread_percent: number;
+            /** @description How it is. */
+            state: components["schemas"]["WindowState"];
+            /**
+             * Format: int64
+             * @description Over how many seconds the hand-over is spread.
+             */
+            within_s: number;
+        };
+        /** @description A node in a window. */
+        WindowNode: {
+            /**
+             * Format: int64
+             * @description Its connections, as it said last while the window was open.
+             */
+            connections: number;
+            /**
+             * Format: int64
+             * @description Its connections when the window was asked for.
+             */
+            had: number;
+            /**
+             * Format: int64
+             * @description Agents that it has asked to go to another node.
+             */
+            handed_over: number;
+            /** @description Its id. */
+            id: string;
+            /** @description It said that it knows. */
+            knows: boolean;
+            /**
+             * Format: int64
+             * @description Agents that came to it, have another node to try, and were sent there.
+             */
+            turned_away: number;
+        };
+        /**
+         * @description How a window is.
+         * @enum {string}
+         */
+        WindowState: "telling" | "open" | "even" | "uneven" | "not_begun" | "unknown";
     };
     responses: never;
     parameters: never;
@@ -775,6 +1036,120 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    listAudit: {
+        parameters: {
+            query?: {
+                /** @description Only of this thing, such as a bus cluster. */
+                subject?: string;
+                /** @description At most so many, 1 to 1000 (default 100). */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AuditPage"];
+                };
+            };
+        };
+    };
+    listClusters: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClustersPage"];
+                };
+            };
+        };
+    };
+    rebalance: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The cluster. */
+                cluster: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OpenWindow"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Window"];
+                };
+            };
+            /** @description The body is none, or names fewer than two nodes. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description No such cluster. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description `node_away`: a node is unknown, silent or not ready. `window_open`: there is one. `even`: nothing to do. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Not application/json. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Stopping; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
     listDead: {
         parameters: {
             query?: {

@@ -49,3 +49,11 @@ export function DestinationMark({ name, state, hint = '' }: { name: string; stat
   const look: Look = up ? { tone: 'good', shape: 'circle' } : { tone: 'bad', shape: 'triangle' };
   return <Mark look={look} word={`${name} ${t(up ? 'nodes.destination.up' : 'nodes.destination.down')}`} hint={hint} />;
 }
+
+/** Whether agents are spread evenly over a bus cluster. */
+export function SpreadMark({ uneven, percent }: { uneven: boolean; percent: number }) {
+  const { t } = useI18n();
+  const look: Look = uneven ? { tone: 'warn', shape: 'half' } : { tone: 'good', shape: 'circle' };
+  const word = uneven ? `${t('clusters.uneven')} ${percent} %` : t('clusters.even');
+  return <Mark look={look} word={word} hint={t('clusters.spread', { percent })} />;
+}

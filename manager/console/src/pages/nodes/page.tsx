@@ -16,6 +16,7 @@ import { Search } from '../../ui/search';
 import { DestinationMark, NodeMark } from '../../ui/state';
 import { Ago, At } from '../../ui/time';
 import { Figure } from '../topics/figures';
+import { Clusters } from './clusters';
 import { NodeWork } from './work';
 
 export default function Nodes() {
@@ -45,6 +46,7 @@ export default function Nodes() {
       ) : (
         <>
           <NodeFigures page={nodes.data} />
+          <Clusters />
           <NodesTable page={nodes.data} />
         </>
       )}
