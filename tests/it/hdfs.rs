@@ -80,8 +80,9 @@ fn until_files(cluster: &Cluster, files: u64) -> Result<()> {
     poll::until_seen("complete files", SETTLE_LIMIT, look, enough).map(drop)
 }
 
-/// The bus is killed when a file stands at each step of its way; the next life, that settles what was
-/// left, is killed at the next step. `make soak` does so in any order, with kills at any moment between.
+/// The bus is killed when a file stands at each step of its way, at every other one while the next file of
+/// its folder is half written; the next life, that settles what was left, is killed at the next step.
+/// `make soak` does so in any order, with kills at any moment between.
 #[test]
 fn a_bus_killed_at_any_step_of_a_file_loses_and_doubles_nothing() -> Result<()> {
     let hdfs = hdfs::shared()?;
@@ -93,7 +94,7 @@ fn a_bus_killed_at_any_step_of_a_file_loses_and_doubles_nothing() -> Result<()> 
         if seed > 0 {
             random.shuffle(&mut points);
         }
-        for point in points {
+        for (at, point) in points.into_iter().enumerate() {
             cluster.bus.kill()?;
             if seed > 0 && random.bool() {
                 cluster.bus.stop_at(None);
@@ -102,16 +103,12 @@ fn a_bus_killed_at_any_step_of_a_file_loses_and_doubles_nothing() -> Result<()> 
                 std::thread::sleep(Duration::from_millis(random.u64(1..3_000)));
                 cluster.bus.kill()?;
             }
-            let from = cluster.bus.log()?.len();
-            cluster.bus.stop_at(Some(point));
-            cluster.bus.start()?;
-            writer.write(500)?;
-            let said = format!("stands still at the point {point}");
-            poll::until(&format!("a file at {point}"), POINT_LIMIT, || {
-                let log = cluster.bus.log()?.split_off(from);
-                Ok(log.contains(&said).then_some(()))
-            })
-            .context("the bus has to be one that was built for debugging")?;
+            start_and_stop_at(&mut cluster, point, &mut writer)?;
+            let overlaps = if seed > 0 { random.bool() } else { at % 2 == 1 };
+            // The thread that would begin another file stands still at the last one.
+            if overlaps && point != "noted" {
+                until_open(&cluster, 2, &mut writer)?;
+            }
         }
         cluster.bus.kill()?;
         cluster.bus.stop_at(None);
@@ -120,6 +117,34 @@ fn a_bus_killed_at_any_step_of_a_file_loses_and_doubles_nothing() -> Result<()> 
         cluster.stop()
     })?;
     Ok(())
+}
+
+/// Starts the bus, and waits until a file with new lines stands at a point.
+fn start_and_stop_at(
+    cluster: &mut Cluster,
+    point: &'static str,
+    writer: &mut Writer,
+) -> Result<()> {
+    let from = cluster.bus.log()?.len();
+    cluster.bus.stop_at(Some(point));
+    cluster.bus.start()?;
+    writer.write(500)?;
+    let said = format!("stands still at the point {point}");
+    poll::until(&format!("a file at {point}"), POINT_LIMIT, || {
+        let log = cluster.bus.log()?.split_off(from);
+        Ok(log.contains(&said).then_some(()))
+    })
+    .context("the bus has to be one that was built for debugging")
+}
+
+/// Writes lines until so many files are on their way.
+fn until_open(cluster: &Cluster, files: u64, writer: &mut Writer) -> Result<()> {
+    let look = || {
+        writer.write(50)?;
+        Ok(destination(cluster)?["files"]["open"].as_u64())
+    };
+    let enough = |seen: &Option<u64>| seen.is_some_and(|seen| seen >= files);
+    poll::until_seen("files on their way", POINT_LIMIT, look, enough).map(drop)
 }
 
 /// A folder that may not grow is said with its reason; its lines wait in the spill.
@@ -153,36 +178,144 @@ fn until_state(cluster: &Cluster, state: &str) -> Result<String> {
 }
 
 /// While a DataNode is dead and not known to be, no new file can be written; while the NameNode is away,
-/// nothing can. Both are said, and neither costs a line.
+/// nothing can; in safe mode it takes no changes. Each is said, and none costs a line.
 #[test]
-fn a_datanode_and_the_namenode_that_die_while_files_are_written_cost_nothing() -> Result<()> {
+fn an_hdfs_that_breaks_while_files_are_written_costs_nothing() -> Result<()> {
     scratch::scenario("hdfs-nodes", |folder| {
         let mut hdfs = Hdfs::start(&scratch::create("hdfs-broken")?)?;
-        let writer = Writer::new(&folder.join("logs"), 1, 1)?;
-        let mut cluster = start(folder, &hdfs, "hdfs-nodes", &writer)?;
-        let schedule = Schedule::random(
-            20_000,
-            2_000,
-            0,
-            &[Rotation::Rename],
-            &mut fastrand::Rng::with_seed(5),
-        );
-        let writer = Background::start(writer, schedule);
-        until_state(&cluster, "up")?;
-        hdfs.kill_datanode(0)?;
-        let why = until_state(&cluster, "half-dead")?;
-        ensure!(why.contains("/hdfs-nodes/dt="), "no folder is named: {why}");
-        hdfs.start_datanode(0)?;
-        until_state(&cluster, "up")?;
-        hdfs.kill_namenode()?;
-        let why = until_state(&cluster, "down")?;
-        ensure!(why.contains("is not there"), "the reason is unclear: {why}");
-        hdfs.start_namenode()?;
-        let writer = writer.finish()?;
-        must_deliver(&cluster, &hdfs, writer.written())?;
-        until_state(&cluster, "up")?;
-        cluster.stop()
+        safe_mode_between_two_files(&folder.join("safe"), &hdfs)?;
+        servers_die(&folder.join("die"), &mut hdfs)
     })
+}
+
+fn servers_die(folder: &Path, hdfs: &mut Hdfs) -> Result<()> {
+    let writer = Writer::new(&folder.join("logs"), 1, 1)?;
+    let mut cluster = start(folder, hdfs, "hdfs-nodes", &writer)?;
+    let mut random = fastrand::Rng::with_seed(5);
+    let schedule = Schedule::random(20_000, 2_000, 0, &[Rotation::Rename], &mut random);
+    let writer = Background::start(writer, schedule);
+    until_state(&cluster, "up")?;
+    hdfs.kill_datanode(0)?;
+    let why = until_state(&cluster, "half-dead")?;
+    ensure!(why.contains("/hdfs-nodes/dt="), "no folder is named: {why}");
+    hdfs.start_datanode(0)?;
+    until_state(&cluster, "up")?;
+    hdfs.kill_namenode()?;
+    let why = until_state(&cluster, "down")?;
+    ensure!(why.contains("is not there"), "the reason is unclear: {why}");
+    hdfs.start_namenode()?;
+    let writer = writer.finish()?;
+    must_deliver(&cluster, hdfs, writer.written())?;
+    until_state(&cluster, "up")?;
+    cluster.stop()
+}
+
+/// A file cannot get its name, and meanwhile the next one is written: both come again, in their order.
+fn safe_mode_between_two_files(folder: &Path, hdfs: &Hdfs) -> Result<()> {
+    let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+    let mut cluster = start(folder, hdfs, "hdfs-safe", &writer)?;
+    cluster.bus.kill()?;
+    // So long the next file is written: until Hadoop's tool has started, and the first one has failed.
+    let config = fs::read_to_string(cluster.bus.folder().join("config.toml"))?;
+    let config = config.replace("after = \"1s\"", "after = \"3s\"");
+    cluster.bus.configure(&config)?;
+    start_and_stop_at(&mut cluster, "described", &mut writer)?;
+    until_open(&cluster, 2, &mut writer)?;
+    hdfs.admin(&["-safemode", "enter"])?;
+    cluster.bus.go_on()?;
+    let why = until_state(&cluster, "half-dead")?;
+    ensure!(why.contains("the NameNode is in safe mode"), "{why}");
+    writer.write(500)?;
+    hdfs.admin(&["-safemode", "leave"])?;
+    must_deliver(&cluster, hdfs, writer.written())?;
+    until_state(&cluster, "up")?;
+    let failed = cluster.bus.log()?;
+    ensure!(
+        failed.contains("a file cannot be written; its batches stay in the spill"),
+        "{failed}"
+    );
+    cluster.stop()
+}
+
+/// Another client takes the lease of a file that is written; the NameNode hangs for longer than a call may
+/// take, and then carries out what it was asked for. Each is said, and none costs a line.
+#[test]
+#[ignore = "its calls run into their time limits; make soak runs it"]
+fn a_lost_lease_and_a_namenode_that_hangs_cost_nothing() -> Result<()> {
+    scratch::scenario("hdfs-lease", |folder| {
+        let mut hdfs = Hdfs::start(&scratch::create("hdfs-hangs")?)?;
+        for_each_point_a_lease_is_lost(&folder.join("lease"), &hdfs)?;
+        for (round, point) in (0..).zip([None, Some("closed"), Some("described"), Some("written")])
+        {
+            namenode_hangs(
+                &folder.join(format!("hang-{round}")),
+                &mut hdfs,
+                round,
+                point,
+            )?;
+        }
+        Ok(())
+    })
+}
+
+fn for_each_point_a_lease_is_lost(folder: &Path, hdfs: &Hdfs) -> Result<()> {
+    for (round, point) in (0..).zip(["created", "written"]) {
+        let folder = folder.join(point);
+        let topic = topic_name("hdfs-lease", round);
+        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let mut cluster = start(&folder, hdfs, &topic, &writer)?;
+        cluster.bus.kill()?;
+        start_and_stop_at(&mut cluster, point, &mut writer)?;
+        until_open(&cluster, 2, &mut writer)?;
+        let listed = hdfs.shell(&["-ls", "-R", &format!("/{topic}")])?;
+        let held = listed
+            .split_whitespace()
+            .find(|word| word.ends_with(".tmp"));
+        hdfs.recover_lease(held.context("no file is being written")?)?;
+        cluster.bus.go_on()?;
+        let why = until_state(&cluster, "half-dead")?;
+        ensure!(
+            why.contains("another writer holds the file's lease"),
+            "{why}"
+        );
+        must_deliver(&cluster, hdfs, writer.written())?;
+        until_state(&cluster, "up")?;
+        cluster.stop()?;
+    }
+    Ok(())
+}
+
+fn namenode_hangs(
+    folder: &Path,
+    hdfs: &mut Hdfs,
+    round: u64,
+    point: Option<&'static str>,
+) -> Result<()> {
+    let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+    let mut cluster = start(folder, hdfs, &topic_name("hdfs-hang", round), &writer)?;
+    cluster.bus.kill()?;
+    match point {
+        Some(point) => {
+            start_and_stop_at(&mut cluster, point, &mut writer)?;
+            until_open(&cluster, 2, &mut writer)?;
+        }
+        None => {
+            cluster.bus.stop_at(None);
+            cluster.bus.start()?;
+            until_open(&cluster, 1, &mut writer)?;
+        }
+    }
+    hdfs.pause_namenode()?;
+    cluster.bus.go_on()?;
+    let why = until_state(&cluster, "down")?;
+    ensure!(why.contains("the NameNode has not answered"), "{why}");
+    writer.write(500)?;
+    // Twice as long as a call may take.
+    std::thread::sleep(Duration::from_secs(10));
+    hdfs.resume_namenode()?;
+    must_deliver(&cluster, hdfs, writer.written())?;
+    until_state(&cluster, "up")?;
+    cluster.stop()
 }
 
 /// The active NameNode is killed while files are written, and the standby takes over.

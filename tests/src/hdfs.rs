@@ -260,6 +260,17 @@ impl Hdfs {
             .output()
     }
 
+    /// Takes the lease of a file away from whoever writes it.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub fn recover_lease(&self, path: &str) -> Result<String> {
+        java(&self.folder)?
+            .args(["org.apache.hadoop.hdfs.tools.DebugAdmin", "recoverLease"])
+            .args(["-path", path, "-retries", "10"])
+            .output()
+    }
+
     /// Runs Hadoop's `fs`.
     ///
     /// # Errors

@@ -176,6 +176,18 @@ impl Node {
         self.stop_at = point;
     }
 
+    /// What stands still at a point goes on, and does not stop there again.
+    ///
+    /// # Errors
+    /// When its folder cannot be written.
+    pub fn go_on(&self) -> Result<()> {
+        Ok(fs::write(self.go_on_file(), "")?)
+    }
+
+    fn go_on_file(&self) -> PathBuf {
+        self.folder.join("go-on")
+    }
+
     /// Starts it and waits until it answers `/healthz`.
     ///
     /// # Errors
@@ -206,7 +218,9 @@ impl Node {
             plan = plan.obeys_permissions();
         }
         if let Some(point) = self.stop_at {
+            let go_on = self.go_on_file();
             plan = plan.env("TRIBUTARY_STOP_AT", point);
+            plan = plan.env("TRIBUTARY_STOP_UNTIL", go_on.display().to_string());
         }
         let log = self.folder.join("log");
         self.process = Some(Child::start(self.part.program(), &plan, &log)?);

@@ -238,6 +238,8 @@ fn meaning(said: &str) -> &'static str {
         () if has("AlreadyBeingCreated") || has("LeaseExpired") || has("RecoveryInProgress") => {
             "another writer holds the file's lease: "
         }
+        // So it is said of a block that is to be synced when its file was closed by somebody else.
+        () if has("but not UNDER_CONSTRUCTION") => "another writer holds the file's lease: ",
         () if has("could only be written to") => "no DataNode has room for it: ",
         () if has("Connection refused") || has("Connection reset") => {
             "a NameNode or DataNode is not there: "

@@ -8,13 +8,15 @@
 //! moment, and when a call to the NameNode had no answer.
 //!
 //! # Operation
-//! For each folder at most one file is open, under a name that nobody reads. It is complete when it is
-//! large or old enough:
+//! For each folder at most one file takes batches, under a name that nobody reads. It is complete when it
+//! is large or old enough:
 //! ```text
 //! journal: this file begins -> create .NAME.tmp -> write -> hsync, close -> write _NAME.json
 //!   -> rename to NAME -> journal: these batches are delivered, the file is complete -> answer
 //! ```
-//! The rename decides. What fails before is deleted, and its batches come again from the spill into
+//! Meanwhile the folder's next file is written; it waits with its rename until the journal knows that this
+//! one is complete, and is given up when this one fails, so that the lines of a stream stand in the order
+//! of the files' names. The rename decides. What fails before is deleted, and its batches come again from the spill into
 //! another file, under another name: a name is used once, so that a call that is carried out late
 //! meets nothing of a later try. Whether a rename was carried out is never guessed: the temporary
 //! file is deleted first, then the final name is looked for, and that as long as it takes. The files
@@ -23,7 +25,7 @@
 //!
 //! | room | what for |
 //! |---|---|
-//! | `worker` | the thread: which batch goes into which file, when a file is complete, and the journal |
+//! | `worker` | the thread: which batch goes into which file, when a file is complete, and the journal; `chain`: the files of a folder |
 //! | `upload` | the way of one file through HDFS, as a task that only waits |
 //! | `watch` | whether HDFS is there |
 //! | `cluster` | calls to HDFS with a time limit, and their failures in words |
@@ -158,11 +160,26 @@ impl Shared {
         waits.then(|| trouble.why.clone())
     }
 
-    /// The file of a folder is in trouble. Whether that is new.
-    fn set_trouble(&self, folder: &str, why: String, until: Option<Instant>) -> bool {
+    /// A file of a folder is in trouble.
+    fn set_trouble(&self, folder: &str, why: String, until: Option<Instant>) {
         let trouble = Trouble { why, until };
-        let before = lock(&self.troubles).insert(folder.to_owned(), trouble);
-        before.is_none()
+        lock(&self.troubles).insert(folder.to_owned(), trouble);
+    }
+
+    /// A file of a folder failed, and is to be settled. Whether the folder was well before. What is said
+    /// of another file that is still to be settled stands: it failed first.
+    fn begin_trouble(&self, folder: &str, why: &str) -> bool {
+        let mut troubles = lock(&self.troubles);
+        let before = troubles.get(folder);
+        let is_new = before.is_none();
+        if before.is_none_or(|before| before.until.is_some()) {
+            let trouble = Trouble {
+                why: why.to_owned(),
+                until: None,
+            };
+            troubles.insert(folder.to_owned(), trouble);
+        }
+        is_new
     }
 
     /// A file got its name.

@@ -1,7 +1,15 @@
-//! Where a test stops the node on a file's way, to kill it there.
+//! Where a test stops the node on a file's way, to kill it there, or to break HDFS meanwhile.
 //!
-//! Debug builds only: with `TRIBUTARY_STOP_AT=renamed` in the environment the first file that comes to
-//! that point goes no further, and neither does its task or thread. A release build has none of it.
+//! Debug builds only: with `TRIBUTARY_STOP_AT=renamed` in the environment files that come to that point go
+//! no further, and neither do their tasks or thread; with `TRIBUTARY_STOP_UNTIL=PATH` files go on
+//! as soon as something is at that path. A release build has none of it.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+/// How often a file that stands still looks whether it may go on.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The points, in the order in which a file passes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,10 +60,24 @@ fn ends(_point: Point) -> bool {
     false
 }
 
+/// Whether a file may go on from the point where it stands.
+#[cfg(debug_assertions)]
+fn goes_on() -> bool {
+    std::env::var_os("TRIBUTARY_STOP_UNTIL")
+        .is_some_and(|path| std::fs::exists(path).is_ok_and(|is| is))
+}
+
+#[cfg(not(debug_assertions))]
+fn goes_on() -> bool {
+    true
+}
+
 /// A task passes a point.
 pub(super) async fn pass(point: Point) {
     if ends(point) {
-        std::future::pending::<()>().await;
+        while !goes_on() {
+            sleep(LOOK_EVERY).await;
+        }
     }
 }
 

@@ -152,6 +152,13 @@ fn failures_say_what_they_mean_in_one_line() {
         ),
         "no DataNode has room for it: ",
     );
+    check(
+        remote(
+            "java.io.IOException",
+            "Unexpected BlockUCState: blk_1_2 is COMPLETE but not UNDER_CONSTRUCTION",
+        ),
+        "another writer holds the file's lease: ",
+    );
     let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
     check(
         HdfsError::DataTransferError("odd".to_owned()),

@@ -7,7 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 use tributary_common::ids::Name;
 
 use super::{
@@ -20,6 +23,8 @@ use super::{
 
 /// Between two tries to settle a file: at first, at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// Why a file ends that the thread gives up.
+const GIVEN_UP: &str = "the file was given up, for one before it in its folder failed";
 
 /// What the thread gives to a file.
 #[derive(Debug)]
@@ -49,9 +54,14 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Brings the file to its end.
-    pub(super) async fn run(self, mut pieces: mpsc::Receiver<Piece>) -> Ending {
-        match self.write(&mut pieces).await {
+    /// Brings the file to its end. It gets its name when it is its turn, so that the files of a folder
+    /// get theirs in their order.
+    pub(super) async fn run(
+        self,
+        mut pieces: mpsc::Receiver<Piece>,
+        turn: oneshot::Receiver<()>,
+    ) -> Ending {
+        match self.write(&mut pieces, turn).await {
             Ok(()) => Ending::Complete,
             Err(why) => {
                 // What is still to come is of no use; it must not be counted as waiting.
@@ -61,7 +71,12 @@ impl Upload {
         }
     }
 
-    async fn write(&self, pieces: &mut mpsc::Receiver<Piece>) -> Result<(), String> {
+    async fn write(
+        &self,
+        pieces: &mut mpsc::Receiver<Piece>,
+        turn: oneshot::Receiver<()>,
+    ) -> Result<(), String> {
+        let given_up = || GIVEN_UP.to_owned();
         let (cluster, names) = (&self.cluster, &self.names);
         pass(Point::Begun).await;
         let mut writer = cluster.create(&names.temporary()).await?;
@@ -73,7 +88,7 @@ impl Upload {
                     drop(waiting);
                 }
                 Some(Piece::Whole(manifest)) => break manifest,
-                None => return Err("the file was given up".to_owned()),
+                None => return Err(given_up()),
             }
         };
         pass(Point::Written).await;
@@ -81,6 +96,7 @@ impl Upload {
         pass(Point::Closed).await;
         cluster.put(&names.manifest(), manifest).await?;
         pass(Point::Described).await;
+        turn.await.map_err(|_dropped| given_up())?;
         cluster.rename(&names.temporary(), &names.path()).await?;
         pass(Point::Renamed).await;
         Ok(())
@@ -90,7 +106,7 @@ impl Upload {
     /// it left.
     pub(super) async fn settle(&self, why: String) -> Ending {
         let folder = &self.names.folder;
-        if self.shared.set_trouble(folder, why.clone(), None) {
+        if self.shared.begin_trouble(folder, &why) {
             tracing::error!(destination = %self.destination, folder, "a file cannot be written; its batches stay in the spill: {why}");
         }
         let mut wait = AGAIN.0;

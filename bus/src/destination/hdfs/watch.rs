@@ -7,13 +7,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tributary_common::ids::Name;
 
-use super::{Shared, cluster::Cluster, lock, upload::Ending};
+use super::{Shared, cluster::Cluster, lock};
 
 /// How often the NameNode is asked whether it is there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Does so until its runtime ends.
-pub(super) async fn watch(name: Name, cluster: Arc<Cluster>, shared: Arc<Shared>) -> Ending {
+pub(super) async fn watch(name: Name, cluster: Arc<Cluster>, shared: Arc<Shared>) {
     let mut first = true;
     loop {
         let found = cluster.look().await.err();

@@ -5,27 +5,28 @@
 //! thread hears of its end. Decoding and compressing happen here.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender, select_biased};
 use tokio::{
     runtime::Runtime,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{Id, JoinSet},
     time::Instant,
 };
 use tributary_common::{
     batch::Decoder,
-    header::{BatchHeader, MinuteCount},
-    ids::{BatchId, Epoch, Name, NodeId, Topic},
+    header::BatchHeader,
+    ids::{Epoch, Name, NodeId},
     wire::Place,
 };
 
+use self::chain::{Chain, File, Held, Open, Stage};
 use super::{
     HdfsConfig, Shared, Waiting,
     cluster::Cluster,
@@ -39,7 +40,7 @@ use super::{
     watch::watch,
 };
 use crate::{
-    destination::{Done, Failure, Job},
+    destination::{Failure, Job},
     done::DestinationNo,
     journal::{
         Journal,
@@ -76,34 +77,11 @@ pub(super) enum Message {
     Close(Instant),
 }
 
-/// A batch whose lines are in a file.
-struct Held {
-    id: BatchId,
-    topic: Topic,
-    minutes: Vec<MinuteCount>,
-    range: (i64, i64),
-    done: Done,
-}
-
-/// A file that takes batches.
-struct Open {
-    since: Instant,
-    encoder: Encoder,
-    draft: Draft,
-    pieces: mpsc::Sender<Piece>,
-}
-
-/// A folder's present file.
-struct File {
-    /// Its number in the journal.
+/// A file has come to its end.
+struct Ended {
+    folder: String,
     no: u32,
-    names: Names,
-    /// `None` once it is whole, and on its way to its end.
-    open: Option<Open>,
-    held: Vec<Held>,
-    raw_bytes: i64,
-    /// Batches that came when it was whole already: for the next one.
-    behind: VecDeque<(Job, Waiting)>,
+    ending: Ending,
 }
 
 pub(super) struct Worker {
@@ -117,10 +95,12 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     runtime: Runtime,
     inbox: Receiver<Message>,
-    files: HashMap<String, File>,
-    tasks: JoinSet<Ending>,
-    /// The folder of each task's file.
-    folders: HashMap<Id, String>,
+    folders: HashMap<String, Chain>,
+    tasks: JoinSet<()>,
+    /// The folder and the number of each task's file.
+    files: HashMap<Id, (String, u32)>,
+    /// What the tasks say at their end.
+    ended: (Sender<Ended>, Receiver<Ended>),
     settled: Settled,
     /// How long a folder waits after its next failure.
     again: HashMap<String, Duration>,
@@ -162,9 +142,11 @@ impl Worker {
             shared: Arc::clone(shared),
             runtime,
             inbox,
-            files: HashMap::new(),
-            tasks: JoinSet::new(),
             folders: HashMap::new(),
+            tasks: JoinSet::new(),
+            files: HashMap::new(),
+            // One for each file.
+            ended: crossbeam_channel::unbounded(),
             settled: Settled::default(),
             again: HashMap::new(),
             decoder: Decoder::new(),
@@ -194,15 +176,21 @@ impl Worker {
             } else {
                 TICK
             };
-            match self.inbox.recv_timeout(tick) {
-                Ok(Message::Job(job, waiting)) => self.take(job, waiting),
-                Ok(Message::Recovered(files)) => self.recovered(files),
-                Ok(Message::Close(until)) => {
-                    self.closing = Some(until);
-                    self.complete_all();
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+            // A file's end first: others may wait for it, and the next one's name does.
+            select_biased! {
+                recv(self.ended.1) -> ended => if let Ok(ended) = ended {
+                    self.ended(ended);
+                },
+                recv(self.inbox) -> message => match message {
+                    Ok(Message::Job(job, waiting)) => self.take(job, waiting),
+                    Ok(Message::Recovered(files)) => self.recovered(files),
+                    Ok(Message::Close(until)) => {
+                        self.closing = Some(until);
+                        self.complete_all();
+                    }
+                    Err(_gone) => break,
+                },
+                default(tick) => {}
             }
             if ticked.elapsed() >= TICK || self.closing.is_some() {
                 self.tick();
@@ -213,7 +201,7 @@ impl Worker {
                 forgot = Instant::now();
             }
             if let Some(until) = self.closing
-                && (self.files.is_empty() || Instant::now() >= until)
+                && (self.folders.is_empty() || Instant::now() >= until)
             {
                 break;
             }
@@ -243,10 +231,10 @@ impl Worker {
         if let Some(why) = why {
             return job.done.tell(Err(Failure::Unavailable(why)));
         }
-        if let Some(file) = self.files.get_mut(&job.target)
-            && file.open.is_none()
+        if let Some(chain) = self.folders.get_mut(&job.target)
+            && chain.must_wait()
         {
-            return file.behind.push_back((job, waiting));
+            return chain.behind.push_back((job, waiting));
         }
         self.append(job);
     }
@@ -258,32 +246,22 @@ impl Worker {
             Err(failure) => return job.done.tell(Err(failure)),
         };
         let folder = job.target.clone();
-        if !self.files.contains_key(&folder)
+        if self.takes(&folder).is_none()
             && let Err(why) = self.open(&folder)
         {
             let until = Instant::now() + AGAIN.0;
             self.shared.set_trouble(&folder, why.clone(), Some(until));
             return job.done.tell(Err(Failure::Unavailable(why)));
         }
-        let Some(file) = self.files.get_mut(&folder) else {
+        let Some(file) = self.folders.get_mut(&folder).and_then(Chain::open) else {
             return;
         };
-        let Some(open) = &mut file.open else { return };
+        let Some(open) = file.open() else { return };
         let lines = decoded.records().map(|record| record.value);
         let added = open.encoder.add(lines);
         self.decoder.recycle(decoded);
         let header: &BatchHeader = &job.batch.header;
         open.draft.add(header);
-        let bytes = header.raw_bytes + u64::from(header.records);
-        let first = file.raw_bytes;
-        file.raw_bytes = first.saturating_add_unsigned(bytes);
-        file.held.push(Held {
-            id: header.id(),
-            topic: header.topic.clone(),
-            minutes: header.minutes.clone(),
-            range: (first, file.raw_bytes),
-            done: job.done,
-        });
         let is_full = open.encoder.stored_bytes() >= self.config.roll.size
             || open.draft.batches() >= MAX_BATCHES;
         let sent = match added {
@@ -294,21 +272,34 @@ impl Worker {
             }
             Err(_compressor) => false,
         };
+        let bytes = header.raw_bytes + u64::from(header.records);
+        let first = file.raw_bytes;
+        file.raw_bytes = first.saturating_add_unsigned(bytes);
+        file.held.push(Held {
+            id: header.id(),
+            topic: header.topic.clone(),
+            minutes: header.minutes.clone(),
+            range: (first, file.raw_bytes),
+            done: job.done,
+        });
         match sent {
             true if is_full => self.complete(&folder),
             true => {}
             // Its task has ended, or ends for want of the rest, and says why.
-            false => drop(file.open.take()),
+            false => file.give_up(),
         }
+    }
+
+    /// The file of a folder that takes batches.
+    fn takes(&mut self, folder: &str) -> Option<&mut File> {
+        self.folders.get_mut(folder).and_then(Chain::open)
     }
 
     /// Opens a file in a folder; the journal knows of it first.
     fn open(&mut self, folder: &str) -> Result<(), String> {
-        if self.files.len() >= MAX_OPEN {
-            let open = self
-                .files
-                .iter()
-                .filter_map(|(folder, file)| Some((file.open.as_ref()?.since, folder)));
+        if self.on_the_way() >= MAX_OPEN {
+            let open = self.folders.iter();
+            let open = open.filter_map(|(folder, chain)| Some((chain.since()?, folder)));
             if let Some(oldest) = open.min().map(|(_since, folder)| folder.clone()) {
                 self.complete(&oldest);
             }
@@ -323,25 +314,48 @@ impl Worker {
             .commit_and_wait(vec![Record::Opened { target: no }])
             .map_err(|error| error.to_string())?;
         let (pieces, incoming) = mpsc::channel(MAX_PIECES);
-        let upload = self.upload(names.clone()).run(incoming);
-        let task = self.tasks.spawn_on(upload, self.runtime.handle());
-        self.folders.insert(task.id(), folder.to_owned());
+        let (turn, its_turn) = oneshot::channel();
+        let upload = self.upload(names.clone()).run(incoming, its_turn);
+        self.spawn(folder, no, upload);
         let open = Open {
             since: Instant::now(),
             encoder,
             draft: Draft::default(),
             pieces,
         };
-        let file = File {
+        let chain = self.folders.entry(folder.to_owned()).or_default();
+        chain.push(File {
             no,
             names,
-            open: Some(open),
+            stage: Stage::Open(Box::new(open)),
+            turn: Some(turn),
             held: Vec::new(),
             raw_bytes: 0,
-            behind: VecDeque::new(),
-        };
-        self.files.insert(folder.to_owned(), file);
+        });
         Ok(())
+    }
+
+    /// How many files are on their way.
+    fn on_the_way(&self) -> usize {
+        self.folders.values().map(Chain::len).sum()
+    }
+
+    /// Starts the task of a file.
+    fn spawn(
+        &mut self,
+        folder: &str,
+        no: u32,
+        task: impl Future<Output = Ending> + Send + 'static,
+    ) {
+        let file = (folder.to_owned(), no);
+        let (ended, (folder, no)) = (self.ended.0.clone(), file.clone());
+        let task = async move {
+            let ending = task.await;
+            // A thread that is gone needs nothing.
+            drop(ended.send(Ended { folder, no, ending }));
+        };
+        let task = self.tasks.spawn_on(task, self.runtime.handle());
+        self.files.insert(task.id(), file);
     }
 
     fn upload(&self, names: Names) -> Upload {
@@ -355,10 +369,12 @@ impl Worker {
 
     /// A file takes nothing more, and goes to its end.
     fn complete(&mut self, folder: &str) {
-        let Some(file) = self.files.get_mut(folder) else {
+        let Some(file) = self.folders.get_mut(folder).and_then(Chain::open) else {
             return;
         };
-        let Some(open) = file.open.take() else { return };
+        let Stage::Open(open) = std::mem::replace(&mut file.stage, Stage::GivenUp) else {
+            return;
+        };
         // Without the last piece the task gives up by itself.
         let Ok((last, sum)) = open.encoder.finish() else {
             return;
@@ -375,10 +391,11 @@ impl Worker {
                 return;
             }
         }
+        file.stage = Stage::Whole;
     }
 
     fn complete_all(&mut self) {
-        let folders: Vec<String> = self.files.keys().cloned().collect();
+        let folders: Vec<String> = self.folders.keys().cloned().collect();
         for folder in folders {
             self.complete(&folder);
         }
@@ -388,11 +405,7 @@ impl Worker {
     fn tick(&mut self) {
         while let Some(ended) = self.tasks.try_join_next_with_id() {
             match ended {
-                Ok((task, ending)) => {
-                    if let Some(folder) = self.folders.remove(&task) {
-                        self.ended(&folder, ending);
-                    }
-                }
+                Ok((task, ())) => drop(self.files.remove(&task)),
                 Err(error) => self.panicked(error.id()),
             }
         }
@@ -402,30 +415,29 @@ impl Worker {
         } else {
             self.config.roll.after
         };
-        let old = self.files.iter().filter(|(_folder, file)| {
-            file.open
-                .as_ref()
-                .is_some_and(|open| open.since.elapsed() >= after)
+        let old = self.folders.iter().filter(|(_folder, chain)| {
+            let since = chain.since();
+            since.is_some_and(|since| since.elapsed() >= after)
         });
-        let old: Vec<String> = old.map(|(folder, _file)| folder.clone()).collect();
+        let old: Vec<String> = old.map(|(folder, _chain)| folder.clone()).collect();
         for folder in old {
             self.complete(&folder);
         }
-        self.shared
-            .open
-            .store(self.files.len() as u64, Ordering::Relaxed);
+        let open = self.on_the_way() as u64;
+        self.shared.open.store(open, Ordering::Relaxed);
     }
 
     /// A task is gone without a word: what became of its file is to be found out.
     fn panicked(&mut self, task: Id) {
         tracing::error!(destination = %self.name, "the task of a file panicked");
-        let Some(folder) = self.folders.remove(&task) else {
+        let Some((folder, no)) = self.files.remove(&task) else {
             return;
         };
-        let Some(file) = self.files.get_mut(&folder) else {
+        let chain = self.folders.get_mut(&folder);
+        let Some(file) = chain.and_then(|chain| chain.get_mut(no)) else {
             return;
         };
-        file.open = None;
+        file.give_up();
         let names = file.names.clone();
         let upload = self.upload(names);
         let settle = async move {
@@ -433,40 +445,74 @@ impl Worker {
                 .settle("the task of the file panicked".to_owned())
                 .await
         };
-        let task = self.tasks.spawn_on(settle, self.runtime.handle());
-        self.folders.insert(task.id(), folder);
+        self.spawn(&folder, no, settle);
     }
 
     /// A file has come to its end.
-    fn ended(&mut self, folder: &str, ending: Ending) {
-        let Some(file) = self.files.remove(folder) else {
+    fn ended(&mut self, Ended { folder, no, ending }: Ended) {
+        let chain = self.folders.get_mut(&folder);
+        let Some((before, file)) = chain.and_then(|chain| chain.take(no)) else {
             return;
         };
-        match ending {
-            Ending::Complete => {
-                self.completed(file.no, &file.names, file.held);
+        let failure = match ending {
+            Ending::Complete => self.completed(file).err(),
+            Ending::Gone(why) => {
+                self.close_target(no);
+                metrics::counter!("tributary_bus_files_failed_total", "destination" => self.name.to_string()).increment(1);
+                fail(file.held, &why);
+                Some(why)
+            }
+        };
+        let Some(chain) = self.folders.get_mut(&folder) else {
+            return;
+        };
+        match failure {
+            None => chain.go_on(),
+            Some(why) => chain.fail(before, &why),
+        }
+        self.after_end(&folder);
+    }
+
+    /// What a folder is to do now that one of its files has come to its end.
+    fn after_end(&mut self, folder: &str) {
+        let Some(chain) = self.folders.get_mut(folder) else {
+            return;
+        };
+        match chain.failure() {
+            None => {
                 if lock(&self.shared.troubles).remove(folder).is_some() {
                     tracing::info!(destination = %self.name, folder, "files can be written again");
                 }
                 self.again.remove(folder);
             }
-            Ending::Gone(why) => {
-                self.close_target(file.no);
+            // The others are on their way to their end.
+            Some(why) if !chain.is_empty() => {
+                self.shared.set_trouble(folder, why.to_owned(), None);
+            }
+            Some(why) => {
                 let again = self.again.entry(folder.to_owned()).or_insert(AGAIN.0);
                 let until = Instant::now() + *again;
                 *again = (*again * 2).min(AGAIN.1);
-                self.shared.set_trouble(folder, why.clone(), Some(until));
-                metrics::counter!("tributary_bus_files_failed_total", "destination" => self.name.to_string()).increment(1);
-                fail(file.held, &why);
+                self.shared.set_trouble(folder, why.to_owned(), Some(until));
             }
         }
-        for (job, waiting) in file.behind {
+        let behind = std::mem::take(&mut chain.behind);
+        if chain.is_empty() {
+            self.folders.remove(folder);
+        }
+        for (job, waiting) in behind {
             self.take(job, waiting);
         }
     }
 
     /// A file has its name: the journal is told, then whoever waits.
-    fn completed(&mut self, no: u32, names: &Names, held: Vec<Held>) {
+    ///
+    /// # Errors
+    /// Why the journal was not: the batches come again, and are recognised.
+    fn completed(&mut self, file: File) -> Result<(), String> {
+        let File {
+            no, names, held, ..
+        } = file;
         let at = now_minute();
         let mut records: Vec<Record> = held
             .iter()
@@ -485,11 +531,12 @@ impl Worker {
             .collect();
         records.push(Record::Closed { target: no });
         if let Err(error) = self.journal.commit_and_wait(records) {
-            // They come again, and are recognised.
             for one in &held {
                 self.settled.add(one.id, no);
             }
-            return fail(held, &format!("the journal cannot be written: {error}"));
+            let why = format!("the journal cannot be written: {error}");
+            fail(held, &why);
+            return Err(why);
         }
         pass_in_thread(Point::Noted);
         self.shared.completed();
@@ -500,6 +547,7 @@ impl Worker {
         for one in held {
             one.done.tell(Ok(self.place(&path, one.range)));
         }
+        Ok(())
     }
 
     fn place(&self, path: &str, (first, end): (i64, i64)) -> Place {
@@ -519,4 +567,5 @@ fn fail(held: Vec<Held>, why: &str) {
     }
 }
 
+mod chain;
 mod earlier;

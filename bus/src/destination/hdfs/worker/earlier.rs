@@ -10,12 +10,7 @@ use tokio::time::sleep;
 use tributary_common::ids::BatchId;
 
 use super::{
-    super::{
-        lock,
-        manifest::Batches,
-        names::Names,
-        upload::{Ending, left_by_earlier_life},
-    },
+    super::{lock, manifest::Batches, names::Names, upload::left_by_earlier_life},
     FORGET_EVERY, Message, Worker,
 };
 use crate::{
@@ -70,7 +65,6 @@ impl Worker {
             }
             // A thread that is gone needs nothing.
             drop(inbox.send(Message::Recovered(settled)));
-            Ending::Complete
         };
         self.tasks.spawn_on(recovery, self.runtime.handle());
     }
@@ -137,7 +131,7 @@ impl Worker {
             trouble
                 .until
                 .is_none_or(|until| until.elapsed() < FORGET_EVERY)
-                || self.files.contains_key(folder)
+                || self.folders.contains_key(folder)
         });
     }
 }
