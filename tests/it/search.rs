@@ -13,7 +13,9 @@ use std::{
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tributary_tests::{
+    certs::Authority,
     cluster::{Cluster, Layout},
+    guard::Guard,
     http, ledger,
     opensearch::{self, OpenSearch},
     oracle::Verdict,
@@ -175,6 +177,58 @@ fn only_its_own_cluster_is_written_to(
     let lines = written.iter().map(Written::lines).sum();
     ledger::must_agree(cluster.manager.admin(), "Storm", lines, LIMIT)?;
     must_have(search, "storm-storm-*", &written)
+}
+
+/// Behind TLS and a password: credentials that are refused are told and lose nothing, right ones are read anew, an
+/// API key is as good, and what arrives is a data stream.
+#[test]
+fn a_data_stream_behind_tls_and_credentials_has_every_line_once() -> Result<()> {
+    let search = opensearch::shared()?;
+    scratch::scenario("search-guarded", |folder| {
+        let authority = Authority::new(&folder.join("ca"))?;
+        // u:good, and a key.
+        let known = ["Basic dTpnb29k", "ApiKey a2V5"];
+        let server = search.address();
+        let guard = Guard::start(&folder.join("guard"), &authority, &server, &known)?;
+        let (password, key) = (folder.join("password"), folder.join("key"));
+        fs::write(&password, "bad\n")?;
+        fs::write(&key, "a2V5\n")?;
+        let user = format!("user = \"u\"\npassword_file = {password:?}");
+        let extra = format!(
+            "{user}\nca = {:?}\ntemplate = \"data-stream\"",
+            authority.ca()
+        );
+        let mut cluster = layout(folder, "guarded", search, &extra, "{topic}")
+            .behind(&guard.url())
+            .start()?;
+        let mut writer = Writer::new(&folder.join("logs"), 0, 7)?;
+        writer.write(300)?;
+        let refused = |(seen, spill): &(Value, Value)| {
+            let told = seen["detail"].to_string().contains("401 Unauthorized");
+            told && seen["state"] == "refused" && spill["destinations"][0]["batches"] != 0
+        };
+        let look = || {
+            let spill = cluster.bus.status()?["spill"].clone();
+            Ok((destination(&cluster)?, spill))
+        };
+        poll::until_seen("credentials that are refused", LIMIT, look, refused)?;
+        fs::write(&password, "good\n")?;
+        let lines = writer.written().lines();
+        ledger::must_agree(cluster.manager.admin(), "guarded", lines, LIMIT)?;
+
+        let config = fs::read_to_string(cluster.bus.folder().join("config.toml"))?;
+        let with_key = config.replace(&user, &format!("api_key_file = {key:?}"));
+        ensure!(with_key != config, "{user} is not in {config}");
+        cluster.bus.reload(&with_key)?;
+        fs::remove_file(&password)?;
+        writer.write(300)?;
+        let lines = writer.written().lines();
+        ledger::must_agree(cluster.manager.admin(), "guarded", lines, LIMIT)?;
+        must_have(search, "guarded", &[writer.written().clone()])?;
+        let streams = search.ask("GET", "/_data_stream/guarded", &Value::Null)?;
+        ensure!(streams["data_streams"][0]["name"] == "guarded", "{streams}");
+        cluster.stop()
+    })
 }
 
 /// Keeps the server busy with requests of eight others while `body` runs; gives how many of these it

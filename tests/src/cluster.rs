@@ -120,6 +120,14 @@ impl Layout {
         self
     }
 
+    /// Reaches the search server of [`Layout::searches`] by another URL.
+    #[must_use]
+    pub fn behind(mut self, url: &str) -> Self {
+        let (_own, rest) = self.destination.split_once("\"]").unwrap_or_default();
+        self.destination = format!("kind = \"elasticsearch\"\nurls = [\"{url}\"]{rest}");
+        self
+    }
+
     /// Adds an agent that collects what these globs match.
     #[must_use]
     pub fn agent(mut self, globs: &[String]) -> Self {

@@ -16,6 +16,7 @@
 //! | [`writer`], [`oracle`] | stamped lines, and the verdict over what arrived |
 //! | [`ledger`] | what the manager says of the same lines |
 //! | [`certs`] | an authority that signs certificates |
+//! | [`guard`] | a door with TLS and credentials before a server that has neither |
 //! | [`proxy`] | a TCP hop that breaks on command |
 //! | [`netns`] | sites in network namespaces, and links between them that are cut |
 //! | [`nginx`] | a real web server under load, rotated by logrotate |
@@ -29,6 +30,7 @@ pub mod certs;
 pub mod child;
 pub mod cluster;
 pub mod delivered;
+pub mod guard;
 pub mod hdfs;
 pub mod http;
 pub mod java;

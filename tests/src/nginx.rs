@@ -173,7 +173,7 @@ impl Nginx {
 }
 
 /// Debian keeps these outside of an ordinary user's path.
-fn tool(name: &str) -> PathBuf {
+pub(crate) fn tool(name: &str) -> PathBuf {
     let there = Path::new("/usr/sbin").join(name);
     if there.is_file() { there } else { name.into() }
 }
