@@ -133,6 +133,16 @@ impl Glance {
         }
     }
 
+    /// When it was made, in ns since 1970; `None` where its file system does not know.
+    pub(crate) fn born_ns(&self) -> Option<i64> {
+        let (seconds, ns) = self.birth;
+        (seconds > 0).then(|| {
+            seconds
+                .saturating_mul(1_000_000_000)
+                .saturating_add(ns.into())
+        })
+    }
+
     fn of(stat: &Statx) -> Self {
         Self {
             device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),

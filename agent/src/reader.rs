@@ -9,6 +9,7 @@
 //! [`crate::run`].
 
 mod apply;
+mod between;
 mod copies;
 mod cut;
 mod files;

@@ -8,7 +8,7 @@
 //! not at all, and the batch is made again without the old file.
 //!
 //! What cannot be joined, or must not be, stays as it is without this: two records, the first `cut`,
-//! the second `continues`.
+//! the second `continues`. So it is when the log was rotated twice between two looks (see [`super::between`]).
 //!
 //! Not for: when the time of a file is over (see [`super::turn`]), framing (see [`crate::frame`]).
 
@@ -19,6 +19,7 @@ use tributary_common::ids::{BatchId, GenerationId};
 
 use super::{
     Reader,
+    between::lies_between,
     cut::{carry_to, grow_prefix, header},
     make::{Making, Seam},
     run::{Part, Run},
@@ -110,7 +111,17 @@ impl Reader {
         };
         loop {
             let is_first = run.parts.len() == 1;
-            let tail = match self.look_on(stream, &mut run, recipe, now) {
+            let seen = self.look_on(stream, &mut run, recipe, now);
+            // What said that the record is whole is not part of the run.
+            let seams = match seen {
+                Seen::Whole => run.parts.len(),
+                Seen::Cut(_) => run.parts.len() - 1,
+                Seen::Step(_) | Seen::Apart | Seen::Further => 0,
+            };
+            if self.any_between(stream, &run, seams) {
+                return Joined::Apart;
+            }
+            let tail = match seen {
                 Seen::Step(step) => return Joined::Step(step),
                 Seen::Further => continue,
                 Seen::Whole if is_first => return Joined::Whole,
@@ -141,6 +152,16 @@ impl Reader {
             parts: vec![part],
             bytes: self.block.get(block.before..block.len)?.to_vec(),
         })
+    }
+
+    /// Whether at one of the first seams of a run a file lies between the two that no look has seen as the log.
+    fn any_between(&self, stream: usize, run: &Run, seams: usize) -> bool {
+        let (Some(known), Some(first)) = (self.streams.get(stream), run.parts.first()) else {
+            return false;
+        };
+        let files = known.tails.get(first.at..).unwrap_or_default();
+        let mut pairs = files.windows(2).take(seams);
+        pairs.any(|pair| matches!(pair, [old, next] if lies_between(old, next)))
     }
 
     /// Looks at the file behind the last one of a run, and adds what it begins with where it goes on

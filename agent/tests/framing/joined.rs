@@ -409,3 +409,32 @@ async fn a_file_that_was_begun_too_late_does_not_go_on_with_a_record() {
     must_arrive(&place, &owned(&wanted), "too late").await;
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_record_does_not_go_on_behind_a_file_that_nobody_saw() {
+    let place = Place::new().await;
+    let agent = Agent::start(&place.config("app.log", PATIENT));
+    write(&place.log("app.log"), b"[0] before\n[0] done\n");
+    place.bus.wait(|lines| !lines.is_empty()).await;
+    write(&place.log("app.log"), b"[1] one\n\tat a\n");
+    let state = agent.kill(&place.bus, &place.state(), false).await;
+    // Twice between two looks, and all within the record's time.
+    rotate(&place, "app.log", "app.log.1", Rotated::Renamed);
+    write(
+        &place.log("app.log"),
+        b"\tat of the file between\n[9] nine\n",
+    );
+    rotate(&place, "app.log.1", "app.log.2", Rotated::Renamed);
+    rotate(&place, "app.log", "app.log.1", Rotated::Renamed);
+    write(&place.log("app.log"), b"\tat of nine\n[2] two\n[3] three\n");
+    let agent = Agent::start(&place.config_at(&state, "app.log", PATIENT));
+    let wanted = [
+        "[0] before",
+        "[0] done",
+        "[1] one\n\tat a",
+        "\tat of nine",
+        "[2] two",
+    ];
+    must_arrive(&place, &owned(&wanted), "a file between").await;
+    agent.stop().await;
+}
