@@ -391,6 +391,7 @@ impl Node {
                 None => site.destination.deliver(Job {
                     batch: Arc::clone(&batch),
                     target,
+                    replay: None,
                     done: Done::new(move |outcome| landing(outcome.map(Settled::At))),
                 }),
             }

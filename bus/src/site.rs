@@ -255,9 +255,16 @@ impl Workshop {
     pub(crate) fn open(&self, config: &DestinationConfig) -> anyhow::Result<(Site, Vec<BatchId>)> {
         let name = &config.name;
         let mut letters = None;
+        let mut open_letters = || {
+            let (dir, max) = &self.dead;
+            let kept = Arc::new(Letters::open(dir, name, *max, self.told)?);
+            letters = Some(Arc::clone(&kept));
+            anyhow::Ok(kept)
+        };
         let destination = match &config.kind {
             DestinationKind::Kafka(cluster) => {
-                Kafka::start(name, cluster, self.memory, &self.journal).map(Destination::Kafka)
+                let own = (&open_letters()?, &self.journal);
+                Kafka::start(name, cluster, self.memory, own).map(Destination::Kafka)
             }
             DestinationKind::File { path } => {
                 FileSink::start(name, path, &self.node, &self.journal).map(Destination::File)
@@ -266,10 +273,8 @@ impl Workshop {
                 HdfsSink::start(name, hdfs, &self.node, &self.journal).map(Destination::Hdfs)
             }
             DestinationKind::Search(cluster) => {
-                let (dir, max) = &self.dead;
-                let kept = Arc::new(Letters::open(dir, name, *max, self.told)?);
-                letters = Some(Arc::clone(&kept));
-                Search::start(name, cluster, &kept, &self.journal).map(Destination::Search)
+                Search::start(name, cluster, &open_letters()?, &self.journal)
+                    .map(Destination::Search)
             }
         };
         let destination = Arc::new(destination?);

@@ -17,6 +17,7 @@ mod merged;
 mod person;
 mod post;
 mod real_writers;
+mod refused;
 mod routes;
 mod search;
 mod secure;

@@ -23,7 +23,9 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
 };
 use rustix::process::Signal;
@@ -226,6 +228,33 @@ impl Kafka {
     pub fn create_replicated_topic(&self, topic: &str, partitions: i32) -> Result<()> {
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(3));
         self.create(&new.set("min.insync.replicas", "2"))
+    }
+
+    /// Creates a topic of one partition with settings (`max.message.bytes`).
+    ///
+    /// # Errors
+    /// When it exists, or the broker does not answer.
+    pub fn create_topic_with(&self, topic: &str, settings: &[(&str, &str)]) -> Result<()> {
+        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+        let new = settings
+            .iter()
+            .fold(new, |new, (key, value)| new.set(key, value));
+        self.create(&new)
+    }
+
+    /// Changes a setting of a topic; the others are what they are by default from now on.
+    ///
+    /// # Errors
+    /// When the broker does not answer, or refuses it.
+    pub fn set_topic(&self, topic: &str, key: &str, value: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
+        let results = runtime.block_on(admin.alter_configs([&change], &AdminOptions::new()))?;
+        for result in results {
+            result.map_err(|(_what, code)| anyhow!("failed to set {key} of {topic}: {code}"))?;
+        }
+        Ok(())
     }
 
     fn create(&self, new: &NewTopic<'_>) -> Result<()> {

@@ -11,7 +11,7 @@ use tributary_common::{
 };
 
 use super::{Card, Filter, Gone, Letters};
-use crate::{destination::Destination, node::Node, site::Site};
+use crate::{node::Node, site::Site};
 
 /// The most letters that are shown at once.
 const MAX_SHOWN: usize = 1000;
@@ -115,13 +115,9 @@ pub(crate) fn list(node: &Node, query: &str) -> Result<Value, String> {
                     "first_ms": first, "last_ms": last,
                 })
             });
-        let replaying = match &*site.destination {
-            Destination::Search(search) => search.replaying(),
-            _other => 0,
-        };
         json!({
             "destination": site.name,
-            "replaying": replaying,
+            "replaying": site.destination.replaying(),
             "letters": letters.size().0,
             "bytes": letters.size().1,
             "max_bytes": letters.max(),
@@ -180,13 +176,12 @@ fn one(letters: &Letters, card: &Card) -> Value {
 /// What is wrong with the query.
 pub(crate) fn replay(node: &Node, query: &str) -> Result<Value, String> {
     let (site, _letters, asked) = named(node, query)?;
-    let Destination::Search(search) = &*site.destination else {
-        return Err("this destination has no dead letters".to_owned());
-    };
-    if let Some(why) = search.gone() {
+    if let Some(why) = site.destination.gone() {
         return Err(format!("the destination is down: {why}"));
     }
-    Ok(json!({ "replaying": search.replay(&asked.filter) }))
+    let replaying = site.destination.replay(&asked.filter);
+    let replaying = replaying.ok_or("this destination has no dead letters")?;
+    Ok(json!({ "replaying": replaying }))
 }
 
 /// Gives letters up.

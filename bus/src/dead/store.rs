@@ -66,7 +66,8 @@ pub(crate) enum Gone {
 struct State {
     file: AppendFile,
     cards: BTreeMap<u64, Card>,
-    known: HashMap<(BatchId, u32), u64>,
+    /// By batch and place.
+    known: BTreeMap<(BatchId, u32), u64>,
     kinds: HashMap<Arc<str>, ()>,
     /// Bytes of letters that are not gone.
     live: u64,
@@ -121,7 +122,7 @@ impl Letters {
         let mut state = State {
             file,
             cards: BTreeMap::new(),
-            known: HashMap::new(),
+            known: BTreeMap::new(),
             kinds: HashMap::new(),
             live: 0,
             next: 1,
@@ -262,6 +263,18 @@ impl Letters {
             Some((Entry::Letter(letter), _)) => Ok(letter),
             _other => bail!("letter {no} of destination {} is damaged", self.name),
         }
+    }
+
+    /// Whether a letter is there.
+    pub(crate) fn has(&self, no: u64) -> bool {
+        self.lock().cards.contains_key(&no)
+    }
+
+    /// The letters of a batch: place and number, in order.
+    pub(crate) fn of(&self, batch: BatchId) -> Vec<(u32, u64)> {
+        let state = self.lock();
+        let of = state.known.range((batch, 0)..=(batch, u32::MAX));
+        of.map(|(&(_batch, place), &no)| (place, no)).collect()
     }
 
     /// How many there are, and their bytes.

@@ -38,6 +38,7 @@ use tributary_common::{
 
 use crate::{
     budget::Permit,
+    dead::Filter,
     done::DestinationNo,
     journal::{
         Journal,
@@ -175,6 +176,17 @@ pub(crate) struct Job {
     pub(crate) target: String,
     /// Its answer.
     pub(crate) done: Done,
+    /// It is a dead letter that goes out once more, and no batch to be noted.
+    pub(crate) replay: Option<Replay>,
+}
+
+/// A dead letter that goes out once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Replay {
+    /// Its number.
+    pub(crate) letter: u64,
+    /// Its place in its batch.
+    pub(crate) place: u32,
 }
 
 /// A destination.
@@ -294,6 +306,33 @@ impl Destination {
         }
     }
 
+    /// Gives dead letters to the lane once more; they leave when the destination has them. How many are on
+    /// their way; `None` where it has no dead letters.
+    pub(crate) fn replay(&self, filter: &Filter) -> Option<usize> {
+        match self {
+            Self::Kafka(kafka) => Some(kafka.replay(filter)),
+            Self::Search(search) => Some(search.replay(filter)),
+            Self::File(_) | Self::Hdfs(_) => None,
+            #[cfg(test)]
+            Self::Memory(_) => None,
+            #[cfg(feature = "sim")]
+            Self::ByHand(_) => None,
+        }
+    }
+
+    /// Dead letters that are on their way once more.
+    pub(crate) fn replaying(&self) -> usize {
+        match self {
+            Self::Kafka(kafka) => kafka.replaying(),
+            Self::Search(search) => search.replaying(),
+            Self::File(_) | Self::Hdfs(_) => 0,
+            #[cfg(test)]
+            Self::Memory(_) => 0,
+            #[cfg(feature = "sim")]
+            Self::ByHand(_) => 0,
+        }
+    }
+
     /// Its resource groups, where it has some.
     pub(crate) fn grouped(&self) -> Option<&kafka::groups::grouped::Grouped> {
         match self {
@@ -361,6 +400,7 @@ pub(crate) fn note_all_and_tell(
         batch,
         done,
         target: _name,
+        replay: _none,
     } = job;
     journal.commit(
         records,

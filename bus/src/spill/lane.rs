@@ -356,6 +356,7 @@ impl Spill {
         self.destination.deliver(Job {
             batch,
             target: target.to_string(),
+            replay: None,
             done,
         });
         after.answers.extend(WITHIN.take().unwrap_or_default());

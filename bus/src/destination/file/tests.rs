@@ -48,6 +48,7 @@ impl Rig {
         let (told, outcome) = mpsc::channel();
         let done = Done::new(move |outcome| told.send(outcome).unwrap_or_default());
         self.sink.deliver(Job {
+            replay: None,
             batch: Arc::clone(batch),
             target: self.target(),
             done,
@@ -238,6 +239,7 @@ async fn a_folder_that_cannot_be_written_to_stops_no_other() {
         let (told, outcome) = mpsc::channel();
         let done = Done::new(move |outcome| told.send(outcome).unwrap_or_default());
         rig.sink.deliver(Job {
+            replay: None,
             batch: Arc::clone(batch),
             target: target.clone(),
             done,

@@ -18,13 +18,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tributary_common::{
-    batch::{Decoded, Record},
-    ids::StreamId,
-};
+use tributary_common::{batch::Record, ids::StreamId};
 
 use super::{
     super::Failure,
+    letters::Alive,
     produced::Flight,
     readback::{Found, Present},
     topic::Topic,
@@ -87,7 +85,7 @@ impl<'a> Spread<'a> {
     pub(super) fn new(
         topic: &'a Topic,
         stream: StreamId,
-        decoded: &Decoded,
+        alive: &Alive<'_>,
         found: &[Found],
     ) -> Self {
         let mut spread = Self {
@@ -97,9 +95,8 @@ impl<'a> Spread<'a> {
             seen: BTreeMap::new(),
         };
         for part in found {
-            let here = decoded
-                .records()
-                .filter(|record| spread.partition_of(record) == part.partition);
+            let records = alive.records().map(|(_place, record)| record);
+            let here = records.filter(|record| spread.partition_of(record) == part.partition);
             let present = part.present(here);
             spread.present.insert(part.partition, present);
         }
@@ -211,7 +208,8 @@ mod tests {
         let mut decoder = tributary_common::batch::Decoder::new();
         let decoded = batch.open(&mut decoder).unwrap();
         let topic = Topic::new("web".into(), 0, 50, HashMap::new());
-        let mut spread = Spread::new(&topic, StreamId(1), &decoded, &[]);
+        let alive = Alive::new(&decoded, Vec::new());
+        let mut spread = Spread::new(&topic, StreamId(1), &alive, &[]);
         let shares: Vec<Share> = decoded
             .records()
             .map(|record| spread.next(&record))

@@ -268,6 +268,7 @@ mod tests {
         let job = Job {
             batch,
             target: "web".to_owned(),
+            replay: None,
             done: Done::new(move |outcome| told.send(outcome).unwrap_or_default()),
         };
         let shared = rig.kafka.shared();

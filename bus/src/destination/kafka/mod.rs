@@ -19,12 +19,13 @@
 //! A batch that failed may be there in part; its topic is closed and looked through again before
 //! anything more is produced.
 //!
-//! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`owner`], [`lend`], [`keyed`], [`pace`], [`produced`],
-//! [`watch`]; [`verbatim`]; [`groups`].
+//! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`letters`], [`owner`], [`lend`], [`keyed`], [`pace`],
+//! [`produced`], [`watch`], [`which`]; [`verbatim`]; [`groups`].
 
 pub(crate) mod groups;
 mod keyed;
 mod lend;
+mod letters;
 mod open;
 mod owner;
 mod pace;
@@ -50,13 +51,16 @@ use crossbeam_channel::{Receiver, Sender};
 use rdkafka::{ClientConfig, error::KafkaResult};
 use tokio::time::Instant;
 use tributary_common::{
+    header::BatchHeader,
     ids::{BatchId, Class, Name},
     report::DestinationHealth,
+    wire::Place,
 };
 
 use self::{
     groups::{Groups, grouped::Grouped},
     lend::Spares,
+    letters::Mail,
     open::Opener,
     owner::{KEYED, Message, Work, Worker},
     produced::{Context, Producer},
@@ -68,8 +72,9 @@ pub(crate) use self::{
     settings::{CODEC, is_ours},
     verbatim::security,
 };
-use super::{Condition, Failure, Job};
+use super::{Condition, Failure, Job, note_and_tell};
 use crate::{
+    dead::{Filter, Letters},
     done::DestinationNo,
     journal::{Journal, format::Record},
 };
@@ -150,6 +155,19 @@ fn producers(kind: ProducerKind) -> (Producers, Vec<Owner>, Option<verbatim::Uns
 /// The queue of a thread that opens topics, by the group that it is for.
 type ToOpen = (Option<Class>, Sender<Arc<str>>);
 
+/// The way to a thread that sends dead letters once more, by their numbers.
+type Replays = Sender<Vec<u64>>;
+
+/// Starts the thread that sends dead letters once more.
+fn start_replays(shared: &Arc<Shared>) -> anyhow::Result<(Replays, JoinHandle<()>)> {
+    let (replays, numbers) = crossbeam_channel::unbounded();
+    let thread = std::thread::Builder::new().name(format!("kafka-replay-{}", shared.name));
+    let shared = Arc::clone(shared);
+    let replay = move || shared.replay(&numbers, |job| shared.deliver(job));
+    let thread = thread.spawn(replay).context("failed to start a thread")?;
+    Ok((replays, thread))
+}
+
 /// A queue of topics to open; or one for each group, so that none waits for brokers of another.
 fn openers(grouped: Option<&Grouped>) -> (Vec<ToOpen>, Vec<Receiver<Arc<str>>>) {
     let classes: Vec<Option<Class>> = match grouped {
@@ -187,6 +205,8 @@ pub(super) struct Shared {
     grouped: Option<Grouped>,
     /// Whose token librdkafka shows, where brokers want one.
     bearer: Option<Bearer>,
+    /// What it will never take.
+    mail: Arc<Mail>,
 }
 
 /// The present producer.
@@ -235,6 +255,41 @@ impl Shared {
         }
     }
 
+    /// Gives a batch to its topic, which is opened where it is not.
+    fn deliver(&self, job: Job) {
+        if self.is_closing() {
+            return job.done.tell(Err(Failure::Unavailable(
+                "this node is stopping".to_owned(),
+            )));
+        }
+        let grouped = self.grouped.as_ref();
+        let job = match grouped {
+            Some(grouped) => grouped.enter(job),
+            None => job,
+        };
+        let mut topics = self.topics();
+        let topics = &mut *topics;
+        match topics.known.entry(job.target.as_str().into()) {
+            Entry::Occupied(mut known) => match known.get_mut() {
+                Known::Opening(jobs) => jobs.push(job),
+                Known::Open(topic) => {
+                    let topic = Arc::clone(topic);
+                    topics.give(&topic, job);
+                }
+            },
+            Entry::Vacant(place) => {
+                let name = Arc::clone(place.key());
+                place.insert(Known::Opening(vec![job]));
+                let group = grouped.map(|grouped| grouped.group_of(&name));
+                let mut openers = topics.openers.iter();
+                if let Some((_, opener)) = openers.find(|(of, _)| *of == group) {
+                    // A thread that is gone has panicked; the watcher's view says so.
+                    drop(opener.send(name));
+                }
+            }
+        }
+    }
+
     /// A topic was opened: what waited for it goes first.
     fn opened(&self, topic: Topic) {
         let topic = Arc::new(topic);
@@ -276,6 +331,36 @@ impl Shared {
         if topic.resolve(batch) {
             self.nothing_left_to_find(topic);
         }
+    }
+
+    /// A place in a topic: partition, first offset, after the last.
+    fn place(&self, topic: &Topic, (partition, first, end): (i32, i64, i64)) -> Place {
+        Place {
+            destination: self.name.clone(),
+            target: topic.name.to_string(),
+            partition,
+            first,
+            end,
+        }
+    }
+
+    /// The place of a batch of which nothing is to be in the topic: where its stream goes on.
+    fn nowhere(&self, topic: &Topic, header: &BatchHeader) -> Place {
+        let partition = topic.partition_of(header.stream);
+        let memory = self.journal.memory();
+        let known = memory.get(topic.target);
+        let position = known.and_then(|known| known.positions.get(&partition));
+        let end = position.map_or(0, |position| position.end);
+        self.place(topic, (partition, end, end))
+    }
+
+    /// A batch is in its topic, and all of it was before: notes it.
+    fn note(&self, topic: &Topic, job: Job, place: Place) {
+        let id = job.batch.header.id();
+        topic.left();
+        self.end_replayed();
+        note_and_tell(&self.journal, topic.target, job, place);
+        self.resolved(topic, id);
     }
 
     fn nothing_left_to_find(&self, topic: &Topic) {
@@ -335,6 +420,8 @@ pub struct KafkaConfig {
 pub(crate) struct Kafka {
     shared: Arc<Shared>,
     producer: Arc<Slot>,
+    /// Bounded by the letters that there are.
+    replays: Mutex<Option<Replays>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -355,7 +442,7 @@ impl Kafka {
         name: &Name,
         cluster: &KafkaConfig,
         memory: u64,
-        journal: &Journal,
+        (letters, journal): (&Arc<Letters>, &Journal),
     ) -> anyhow::Result<Self> {
         let (bootstrap, options) = (&cluster.bootstrap, &cluster.options);
         let no = journal.memory().destination(name);
@@ -379,6 +466,7 @@ impl Kafka {
             took: metrics::histogram!("tributary_bus_deliver_seconds", "destination" => name.to_string()),
             grouped,
             bearer: tokens(options)?,
+            mail: Arc::new(Mail::new(letters)),
         });
         let failed = || format!("failed to start destination {name}: check its options");
         let producer = Arc::new(Slot::default());
@@ -417,12 +505,15 @@ impl Kafka {
             producer: Arc::clone(&producer),
         };
         start("watch", Box::new(|| watcher.run()))?;
+        let (replays, replaying) = start_replays(&shared)?;
+        threads.push(replaying);
         if let Some(unstarted) = unstarted {
             threads.extend(unstarted.start(&shared, (bootstrap, options))?);
         }
         Ok(Self {
             shared,
             producer,
+            replays: Mutex::new(Some(replays)),
             threads: Mutex::new(threads),
         })
     }
@@ -437,37 +528,23 @@ impl Kafka {
     }
 
     pub(crate) fn deliver(&self, job: Job) {
-        if self.shared.is_closing() {
-            return job.done.tell(Err(Failure::Unavailable(
-                "this node is stopping".to_owned(),
-            )));
+        self.shared.deliver(job);
+    }
+
+    /// Sends dead letters once more; they leave when the cluster has them. Gives how many are on their way.
+    pub(crate) fn replay(&self, filter: &Filter) -> usize {
+        let numbers = self.shared.mail.want(filter);
+        let replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(replays) = replays.as_ref() {
+            // A thread that is gone has panicked; its join says so.
+            drop(replays.send(numbers));
         }
-        let grouped = self.shared.grouped.as_ref();
-        let job = match grouped {
-            Some(grouped) => grouped.enter(job),
-            None => job,
-        };
-        let mut topics = self.shared.topics();
-        let topics = &mut *topics;
-        match topics.known.entry(job.target.as_str().into()) {
-            Entry::Occupied(mut known) => match known.get_mut() {
-                Known::Opening(jobs) => jobs.push(job),
-                Known::Open(topic) => {
-                    let topic = Arc::clone(topic);
-                    topics.give(&topic, job);
-                }
-            },
-            Entry::Vacant(place) => {
-                let name = Arc::clone(place.key());
-                place.insert(Known::Opening(vec![job]));
-                let group = grouped.map(|grouped| grouped.group_of(&name));
-                let mut openers = topics.openers.iter();
-                if let Some((_, opener)) = openers.find(|(of, _)| *of == group) {
-                    // A thread that is gone has panicked; the watcher's view says so.
-                    drop(opener.send(name));
-                }
-            }
-        }
+        self.replaying()
+    }
+
+    /// Dead letters that are on their way once more.
+    pub(crate) fn replaying(&self) -> usize {
+        self.shared.mail.replaying()
     }
 
     pub(crate) fn down(&self, target: &str) -> Option<String> {
@@ -517,6 +594,10 @@ impl Kafka {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.shared.closing.store(true, Ordering::Relaxed);
+        self.replays
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let known = {
             let mut topics = self.shared.topics();
             match std::mem::replace(&mut topics.producers, Producers::Closed) {
@@ -541,6 +622,7 @@ impl Kafka {
             Known::Open(_) | Known::Opening(_) => None,
         });
         let complete: Vec<Record> = complete.collect();
+        self.shared.end_replayed();
         self.shared
             .journal
             .commit(complete, false, Box::new(|_written| {}));

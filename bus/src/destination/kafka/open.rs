@@ -246,6 +246,7 @@ impl Opener {
             name,
             from,
         )?;
+        self.shared.end_found(name, &look.begins);
         {
             let memory = self.shared.journal.memory();
             look.found

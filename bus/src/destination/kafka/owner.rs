@@ -11,14 +11,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tributary_common::{
     batch::{Decoded, Decoder, Record},
     ids::BatchId,
-    wire::Place,
 };
 
 use super::{
-    super::{Failure, Job, note_and_tell},
+    super::{Failure, Job},
     Shared, Slot,
     keyed::Spread,
     lend::{Lender, Lent, Spares},
+    letters::{Alive, without},
     pace::{Key, Line, Pace},
     produced::{Flight, failure_of},
     topic::Topic,
@@ -102,6 +102,9 @@ impl Worker {
             let why = "the topic is being looked at".to_owned();
             return give_back(work, Failure::Unavailable(why));
         }
+        let Some(work) = self.shared.unless_ended(work) else {
+            return;
+        };
         self.spares.refill(decoder);
         match work.job.batch.open(decoder) {
             Ok(decoded) => self.produce(work, pace, decoded),
@@ -115,20 +118,19 @@ impl Worker {
             return self.produce_keyed(work, pace, decoded);
         }
         let id = work.job.batch.header.id();
-        let found = work
-            .topic
-            .find(id)
-            .into_iter()
-            .next()
-            .map(|found| (found.partition, found.present(decoded.records())));
+        let dead = self.shared.dead_of(&work.job);
+        let alive = Alive::new(&decoded, dead.clone());
+        let found = self.shared.found(&work).into_iter().next();
         let Work {
             topic,
             mut partition,
             job,
         } = work;
         let (mut skip, mut known) = (0, None);
-        if let Some((there, present)) = found {
-            (partition, skip, known) = (there, present.records, Some((present.first, present.end)));
+        if let Some(found) = found {
+            let present = found.present(alive.records().map(|(_place, record)| record));
+            (partition, skip) = (found.partition, present.records);
+            known = Some((partition, present.first, present.end));
             tracing::info!(
                 destination = %self.shared.name,
                 topic = &*topic.name,
@@ -137,52 +139,37 @@ impl Worker {
                 of_records = decoded.len(),
                 "a batch of the life before is found in the topic"
             );
-            if skip == decoded.len() {
-                let (first, end) = (present.first, present.end);
-                let (destination, target) = (self.shared.name.clone(), topic.name.to_string());
-                topic.left();
-                note_and_tell(
-                    &self.shared.journal,
-                    topic.target,
-                    job,
-                    Place {
-                        destination,
-                        target,
-                        partition,
-                        first,
-                        end,
-                    },
-                );
-                self.shared.resolved(&topic, id);
-                return;
-            }
         }
-        let left = decoded.len() - skip;
-        let known = known
-            .map(|(first, end)| (partition, first, end))
-            .into_iter();
+        let left = alive.len() - skip;
+        if left == 0 {
+            let nowhere = || self.shared.nowhere(&topic, &job.batch.header);
+            let place = known.map_or_else(nowhere, |part| self.shared.place(&topic, part));
+            return self.shared.note(&topic, job, place);
+        }
         let flight = Flight::new(
             (&self.shared, &topic),
             (partition, Some(pace)),
             left,
-            known,
+            known.into_iter(),
             job,
         );
-        // It goes to Kafka with the headers of the first record.
-        debug_assert_eq!(decoded.id(), Some(id));
+        // It goes to Kafka with the headers of the first record; the first one that is left has the id.
+        let mut first = Some(id);
         let lent = Lent::new(flight, decoded, &self.spares);
-        let records = lent.records().skip(skip as usize);
-        let records = records.map(|record| (record, partition, None));
+        let records = without(lent.records(), &dead).skip(skip as usize);
+        let records = records.map(|(_place, record)| (record, partition, first.take()));
         self.send(&topic, records, left, &lent);
     }
 
     /// [`Worker::produce`] for a batch whose records go where their keys say.
     fn produce_keyed(&self, work: Work, pace: Arc<Pace>, decoded: Decoded) {
+        let (dead, found) = (self.shared.dead_of(&work.job), self.shared.found(&work));
+        let alive = Alive::new(&decoded, dead.clone());
         let Work { topic, job, .. } = work;
         let header = &job.batch.header;
         let (id, stream) = (header.id(), header.stream);
-        let mut spread = Spread::new(&topic, stream, &decoded, &topic.find(id));
-        let left = decoded.len() - spread.records_there();
+        let mut spread = Spread::new(&topic, stream, &alive, &found);
+        let left = alive.len() - spread.records_there();
         let flight = Flight::new(
             (&self.shared, &topic),
             (KEYED, Some(pace)),
@@ -195,7 +182,7 @@ impl Worker {
             return flight.count(0);
         }
         let lent = Lent::new(flight, decoded, &self.spares);
-        let records = lent.records().filter_map(|record| {
+        let records = without(lent.records(), &dead).filter_map(|(_place, record)| {
             let share = spread.next(&record);
             let first = share.is_first.then_some(id);
             (!share.is_there).then_some((record, share.partition, first))

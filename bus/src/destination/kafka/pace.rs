@@ -158,6 +158,7 @@ mod tests {
         let job = Job {
             batch,
             target: "web".into(),
+            replay: None,
             done: Done::new(|_outcome| {}),
         };
         Work {

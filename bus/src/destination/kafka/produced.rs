@@ -23,12 +23,13 @@ use rdkafka::{
 };
 use tokio::time::Instant;
 use tributary_common::{
+    header::BatchHeader,
     ids::{BatchId, Class},
     wire::{Place, RefuseReason},
 };
 
 use super::{
-    super::{Failure, Job, note_all_and_tell},
+    super::{Failure, Job, Replay, note_all_and_tell},
     Shared,
     lend::Lent,
     pace::{self, Pace},
@@ -45,14 +46,17 @@ pub(super) struct Flight {
     shared: Arc<Shared>,
     topic: Arc<Topic>,
     partition: i32,
-    id: BatchId,
-    class: Class,
+    header: Arc<BatchHeader>,
+    /// It is a letter that goes out once more.
+    replay: Option<Replay>,
     given: Instant,
     /// Where it counts for a request of librdkafka.
     pace: Option<Arc<Pace>>,
     bytes: u64,
     /// Records without an answer.
     left: AtomicU32,
+    /// Records that became dead letters.
+    dead: AtomicU32,
     lot: Lot,
     outcome: Mutex<Ended>,
 }
@@ -86,7 +90,9 @@ impl Lot {
         match self {
             Self::One { first, end } => {
                 let first = first.load(Ordering::Relaxed);
-                vec![(partition, first, end.load(Ordering::Relaxed))]
+                let end = end.load(Ordering::Relaxed);
+                let landed = (first < end).then_some((partition, first, end));
+                landed.into_iter().collect()
             }
             Self::Keyed(parts) => {
                 let parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,12 +138,13 @@ impl Flight {
             shared: Arc::clone(shared),
             topic: Arc::clone(topic),
             partition,
-            id: job.batch.header.id(),
-            class: job.batch.header.class,
+            header: Arc::clone(&job.batch.header),
+            replay: job.replay,
             given: Instant::now(),
             pace,
             bytes,
             left: AtomicU32::new(records),
+            dead: AtomicU32::new(0),
             lot,
             outcome: Mutex::new(Ended {
                 job: Some(job),
@@ -146,9 +153,19 @@ impl Flight {
         })
     }
 
+    /// Which batch it is.
+    pub(super) fn id(&self) -> BatchId {
+        self.header.id()
+    }
+
     /// How urgent it is.
     pub(super) fn class(&self) -> Class {
-        self.class
+        self.header.class
+    }
+
+    /// What is said of it.
+    pub(super) fn header(&self) -> &Arc<BatchHeader> {
+        &self.header
     }
 
     /// A record is at an offset.
@@ -161,6 +178,13 @@ impl Flight {
     pub(super) fn landed_all(&self, partition: i32, first: i64, records: u32) {
         self.lot
             .landed(partition, first, first + i64::from(records));
+        self.count(records);
+    }
+
+    /// `records` are dead letters: they will not land, and nobody shall wait for them.
+    pub(super) fn died(&self, records: u32) {
+        self.topic.progressed();
+        self.dead.fetch_add(records, Ordering::Relaxed);
         self.count(records);
     }
 
@@ -203,16 +227,24 @@ impl Flight {
         };
         let Some(job) = job else { return true };
         self.topic.left();
+        let lives = failure.is_none() && self.dead.load(Ordering::Relaxed) == 0;
+        if let Some(replay) = self.replay.filter(|_replay| lives) {
+            self.shared.replayed(replay.letter);
+        }
         match failure {
+            None if self.replay.is_some() => {
+                job.done.tell(Ok(self.place()));
+                true
+            }
             None => {
                 self.shared.took.record(self.given.elapsed().as_secs_f64());
                 self.note(job);
-                self.shared.resolved(&self.topic, self.id);
+                self.shared.resolved(&self.topic, self.id());
                 true
             }
             Some(failure) => {
                 let comes_again = matches!(failure, Failure::Unavailable(_));
-                if comes_again {
+                if comes_again || !self.lot.parts(self.partition).is_empty() {
                     // A part of it may be there: look before anything more is produced.
                     self.shared.suspect(&self.topic);
                 }
@@ -222,18 +254,20 @@ impl Flight {
         }
     }
 
-    /// Notes where the batch is; its place is its first part.
+    /// Where the batch is: its first part.
+    fn place(&self) -> Place {
+        let first = self.lot.parts(self.partition).into_iter().next();
+        let nowhere = || self.shared.nowhere(&self.topic, &self.header);
+        first.map_or_else(nowhere, |part| self.shared.place(&self.topic, part))
+    }
+
+    /// Notes where the batch is.
     fn note(&self, job: Job) {
-        let mut parts = self.lot.parts(self.partition).into_iter();
-        let (partition, first, end) = parts.next().unwrap_or((self.partition, 0, 0));
-        let place = Place {
-            destination: self.shared.name.clone(),
-            target: self.topic.name.to_string(),
-            partition,
-            first,
-            end,
-        };
+        let place = self.place();
         let target = self.topic.target;
+        let parts = self.lot.parts(self.partition).into_iter().skip(1);
+        // What landed before is ended before the journal goes on behind it.
+        self.shared.end_replayed();
         let positions = parts.map(|(partition, _first, end)| {
             let memory = self.shared.journal.memory();
             let known = memory

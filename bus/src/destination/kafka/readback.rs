@@ -65,6 +65,10 @@ pub(super) struct Found {
 /// The batches that were found, with their part in each partition.
 pub(super) type FoundBatches = HashMap<BatchId, Vec<Found>>;
 
+/// The hashes of the records with a batch's id, of all that were seen: its first one, and letters of it that
+/// went out again.
+pub(super) type Begins = HashMap<BatchId, Vec<u64>>;
+
 /// How much of a batch is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Present {
@@ -105,7 +109,7 @@ impl Found {
 
 /// The hashes that a record may have in the log: with its own time, or without where the topic
 /// keeps the brokers' time.
-fn hash_of(record: &Record<'_>) -> [u64; 2] {
+pub(super) fn hash_of(record: &Record<'_>) -> [u64; 2] {
     let content = hash_content(record.key, record.value);
     [
         with_time(content, Some(record.timestamp_ms)),
@@ -158,6 +162,8 @@ impl ConsumerContext for Quiet {}
 pub(super) struct Look {
     /// The batches.
     pub(super) found: FoundBatches,
+    /// Whatever has a batch's id.
+    pub(super) begins: Begins,
     /// Per partition the end up to which was read.
     pub(super) ends: BTreeMap<i32, i64>,
     /// Records that were read.
@@ -205,6 +211,8 @@ pub(super) fn look(
         look.records += log.len();
         let log = Arc::new(log);
         for (batch, at) in starts {
+            let hash = log.get(at).map(|(_offset, hash)| *hash);
+            look.begins.entry(batch).or_default().extend(hash);
             let parts = look.found.entry(batch).or_default();
             // The first one counts: a later copy was produced although the first was there.
             if parts.last().is_none_or(|part| part.partition != partition) {

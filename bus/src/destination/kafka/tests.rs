@@ -64,7 +64,9 @@ pub(super) fn start(producer: ProducerKind, dir: TempDir, bootstrap: &str) -> Ri
         producer,
         groups: None,
     };
-    let kafka = Kafka::start(&name, &cluster, 64 << 20, &journal).unwrap();
+    let letters = Letters::open(&dir.path().join("dead"), &name, 64 << 20, false).unwrap();
+    let own = (&Arc::new(letters), &journal);
+    let kafka = Kafka::start(&name, &cluster, 64 << 20, own).unwrap();
     Rig {
         kafka,
         owner,
@@ -78,6 +80,7 @@ impl Rig {
         let (told, outcome) = mpsc::channel();
         let done = Done::new(move |outcome| told.send(outcome).unwrap_or_default());
         self.kafka.deliver(Job {
+            replay: None,
             batch: Arc::clone(batch),
             target: target.to_owned(),
             done,

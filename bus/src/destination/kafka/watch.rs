@@ -195,6 +195,7 @@ impl Watcher {
         let (mut stuck, mut silence) = (Stuck::default(), Silence::default());
         while !self.shared.is_closing() {
             std::thread::sleep(LOOK_EVERY);
+            self.shared.end_replayed();
             let fatal = self.shared.health().fatal;
             if fatal && replaced.is_none_or(|at| at.elapsed() >= REPLACE_EVERY) {
                 self.replace();

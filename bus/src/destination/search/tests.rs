@@ -159,6 +159,7 @@ impl Rig {
         let batch = testing::accepted(testing::batch("web", 1, seq, &lines)).await;
         let (tell, told) = channel();
         self.search.deliver(Job {
+            replay: None,
             batch,
             target: "web".to_owned(),
             done: Done::new(move |outcome| tell.send(outcome).unwrap_or_default()),

@@ -14,11 +14,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::time::Instant;
-use tributary_common::{
-    batch::{Codec, Decoder, Draft, Encoder, Headers, ID_HEADER, Record},
-    header::BatchHeader,
-    wire::Place,
-};
+use tributary_common::{batch::Decoder, wire::Place};
 
 use self::send::Sent;
 use super::{
@@ -29,7 +25,7 @@ use super::{
     link::Links,
 };
 use crate::{
-    dead::Dead,
+    dead::{Dead, alone},
     destination::{Job, note_and_tell},
     journal::now_ms,
 };
@@ -254,7 +250,8 @@ impl Worker {
                     header: Arc::clone(&job.batch.header),
                     at: place,
                     target: job.target.clone(),
-                    payload: alone(&job.batch.header, &record)?,
+                    payload: alone(&job.batch.header, &record)
+                        .map_err(|error| error.to_string())?,
                     status,
                     reason: reason.to_owned(),
                 });
@@ -290,24 +287,4 @@ impl Worker {
         count("known", sent.known);
         count("dead", sent.dead.len() as u64);
     }
-}
-
-/// A record as a batch of its own, under the identity of the batch that it was in.
-fn alone(header: &BatchHeader, record: &Record<'_>) -> Result<Vec<u8>, String> {
-    let mut headers = Headers::new();
-    for (key, value) in record.headers.iter() {
-        if key != ID_HEADER {
-            headers.push(key, value.unwrap_or_default());
-        }
-    }
-    let mut encoder = Encoder::new(Codec::None);
-    encoder.begin(header.id());
-    encoder.push_draft(&Draft {
-        timestamp_ms: record.timestamp_ms,
-        key: record.key,
-        value: record.value,
-        headers: &headers,
-    });
-    let encoded = encoder.finish().map_err(|error| error.to_string())?;
-    Ok(encoded.payload.to_vec())
 }

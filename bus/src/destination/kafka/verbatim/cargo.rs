@@ -1,7 +1,7 @@
 //! Batches as parcels for partitions: checked and left closed, or opened where that is needed.
 //!
 //! A batch is opened only when its records go where their keys say, when a part of it is in the topic
-//! already, when it is too large for its topic, and when it is merged with its neighbours. What is made of
+//! or among the dead letters already, when its topic does not take it as it is (see [`super::apart`]), and when it is merged with its neighbours. What is made of
 //! it then has the codec that it came with; of several merged ones, the codec of most of their bytes.
 //! A merged batch keeps what it was made of, so that each has its own answer and place, and so that it
 //! can be taken apart. Not for: order (see [`super::lane`]), when batches are merged (see [`super::gather`]).
@@ -10,10 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use tributary_common::{
-    batch::{
-        BatchError, Codec, Decoded, Decoder, Draft, Encoder, Headers, ID_HEADER, MAX_DECODED_BYTES,
-        Merger, Record, Sealed,
-    },
+    batch::{BatchError, Codec, Draft, Encoder, Headers, ID_HEADER, Merger, Record, Sealed},
     ids::{BatchId, Class},
     wire::RefuseReason,
 };
@@ -37,23 +34,25 @@ pub(super) struct Packed {
     sealed: Sealed,
     /// Bytes of all record values.
     raw_bytes: u64,
+    /// The places of its records in their batch, where they are not all of them.
+    places: Option<Arc<[u32]>>,
 }
 
 /// What is in a parcel.
-enum Inside {
-    /// A batch, or a part of one.
-    One(Arc<Flight>),
+pub(super) enum Inside {
+    /// A batch, or the records of one that have these places.
+    One(Arc<Flight>, Option<Arc<[u32]>>),
     /// Several, in order.
     Merged(Vec<Parcel<Arc<Cargo>>>),
 }
 
 /// A batch, a part of one, or several merged ones, on the way into a partition.
 pub(super) struct Cargo {
-    inside: Inside,
+    pub(super) inside: Inside,
     pub(super) topic: Arc<Topic>,
     pub(super) partition: i32,
-    payload: Bytes,
-    sealed: Sealed,
+    pub(super) payload: Bytes,
+    pub(super) sealed: Sealed,
 }
 
 impl std::fmt::Debug for Cargo {
@@ -79,6 +78,7 @@ impl Cargo {
             payload,
             sealed,
             raw_bytes,
+            places,
         } = packed;
         let class = flight.class();
         Parcel {
@@ -91,7 +91,7 @@ impl Cargo {
             small: Small::of(class, raw_bytes, sealed.records()),
             batches: 1,
             cargo: Arc::new(Self {
-                inside: Inside::One(Arc::clone(flight)),
+                inside: Inside::One(Arc::clone(flight), places),
                 topic: Arc::clone(topic),
                 partition,
                 payload,
@@ -104,7 +104,7 @@ impl Cargo {
     pub(super) fn landed(&self, mut offset: i64) {
         self.topic.progressed();
         match &self.inside {
-            Inside::One(flight) => {
+            Inside::One(flight, _places) => {
                 flight.landed_all(self.partition, offset, self.sealed.records());
             }
             Inside::Merged(parts) => {
@@ -119,53 +119,9 @@ impl Cargo {
     /// Nothing of it will land.
     pub(super) fn failed(&self, failure: &Failure) {
         match &self.inside {
-            Inside::One(flight) => flight.failed(failure.clone(), self.sealed.records()),
+            Inside::One(flight, _places) => flight.failed(failure.clone(), self.sealed.records()),
             Inside::Merged(parts) => parts.iter().for_each(|part| part.cargo.failed(failure)),
         }
-    }
-
-    /// The two halves of a batch that is too large, or of merged ones that were not taken.
-    ///
-    /// # Errors
-    /// When it is a single record.
-    pub(super) fn halves(
-        &self,
-        decoder: &mut Decoder,
-        merger: &mut Merger,
-    ) -> Result<Vec<Parcel<Arc<Self>>>, Failure> {
-        match &self.inside {
-            Inside::One(flight) => self.halves_of(flight, decoder),
-            Inside::Merged(parts) => {
-                let (first, second) = parts.split_at(parts.len() / 2);
-                let halves = [first, second].into_iter();
-                Ok(halves.flat_map(|half| together(half, merger)).collect())
-            }
-        }
-    }
-
-    fn halves_of(
-        &self,
-        flight: &Arc<Flight>,
-        decoder: &mut Decoder,
-    ) -> Result<Vec<Parcel<Arc<Self>>>, Failure> {
-        let records = self.sealed.records();
-        if records == 1 {
-            let why = format!("topic {} takes no record of this size", self.topic.name);
-            return Err(Failure::Rejected(RefuseReason::TooLarge, why));
-        }
-        let decoded = decoder
-            .decode(&self.payload, MAX_DECODED_BYTES)
-            .map_err(corrupt)?;
-        let half = records.div_ceil(2);
-        let mut encoder = Encoder::new(decoded.codec());
-        let mut pieces = Vec::new();
-        for (skip, take) in [(0, half), (half, records - half)] {
-            let records = decoded.records().skip(skip as usize).take(take as usize);
-            let piece = encode(&mut encoder, records.map(|record| (record, None)))?;
-            pieces.push(Self::parcel(flight, &self.topic, self.partition, piece));
-        }
-        decoder.recycle(decoded);
-        Ok(pieces)
     }
 }
 
@@ -205,7 +161,10 @@ pub(super) fn merge(
 }
 
 /// These as one batch, which they were before; as they came, should that not be.
-fn together(parts: &[Parcel<Arc<Cargo>>], merger: &mut Merger) -> Vec<Parcel<Arc<Cargo>>> {
+pub(super) fn together(
+    parts: &[Parcel<Arc<Cargo>>],
+    merger: &mut Merger,
+) -> Vec<Parcel<Arc<Cargo>>> {
     let whole = merge(parts, merger).filter(|merged| merged.batches == parts.len());
     whole.map_or_else(|| parts.to_vec(), |merged| vec![merged])
 }
@@ -237,40 +196,36 @@ pub(super) fn stamped(part: Part<Arc<Cargo>>) -> Load {
     }
 }
 
-/// The records of an opened batch from `skip` on, as a batch of their own.
-pub(super) fn rest_of(decoded: &Decoded, skip: u32) -> Result<Packed, Failure> {
-    let records = decoded.records().skip(skip as usize);
-    let mut encoder = Encoder::new(decoded.codec());
-    encode(&mut encoder, records.map(|record| (record, None)))
-}
-
-/// A batch for each partition of these records; `id` begins one where a record is given it.
+/// A batch for each partition of these records: each with its place in the batch of this id.
 pub(super) fn spread<'a>(
     codec: Codec,
-    records: impl Iterator<Item = (Record<'a>, i32, Option<BatchId>)>,
+    id: BatchId,
+    records: impl Iterator<Item = (u32, Record<'a>, i32)>,
 ) -> Result<Vec<(i32, Packed)>, Failure> {
-    let mut parts: BTreeMap<i32, Vec<(Record<'a>, Option<BatchId>)>> = BTreeMap::new();
-    for (record, partition, id) in records {
-        parts.entry(partition).or_default().push((record, id));
+    let mut parts: BTreeMap<i32, Vec<(u32, Record<'a>)>> = BTreeMap::new();
+    for (place, record, partition) in records {
+        parts.entry(partition).or_default().push((place, record));
     }
-    let mut encoder = Encoder::new(codec);
     let parts = parts
         .into_iter()
-        .map(|(partition, records)| Ok((partition, encode(&mut encoder, records.into_iter())?)));
+        .map(|(partition, records)| Ok((partition, encode(codec, id, records.into_iter())?)));
     parts.collect()
 }
 
-/// Writes records with all their headers, and the batch id before those of the first one where it
-/// shall have it and does not.
-fn encode<'a>(
-    encoder: &mut Encoder,
-    records: impl Iterator<Item = (Record<'a>, Option<BatchId>)>,
+/// Writes some records of a batch, with all their headers, as one that has its id before those of its first
+/// record: so whoever looks through the topic finds them.
+pub(super) fn encode<'a>(
+    codec: Codec,
+    id: BatchId,
+    records: impl Iterator<Item = (u32, Record<'a>)>,
 ) -> Result<Packed, Failure> {
+    let mut encoder = Encoder::new(codec);
     let mut headers = Headers::new();
     let none = headers.mark();
-    for (record, id) in records {
+    let mut places = Vec::new();
+    for (place, record) in records {
         headers.cut_back(none);
-        if let Some(id) = id.filter(|_id| record.batch_id.is_none()) {
+        if places.is_empty() && record.batch_id.is_none() {
             headers.push(ID_HEADER, &id.to_bytes());
         }
         for (key, value) in record.headers.iter() {
@@ -282,12 +237,14 @@ fn encode<'a>(
             value: record.value,
             headers: &headers,
         });
+        places.push(place);
     }
     let encoded = encoder.finish().map_err(corrupt)?;
     Ok(Packed {
         sealed: Sealed::check(&encoded.payload).map_err(corrupt)?,
         payload: encoded.payload,
         raw_bytes: encoded.raw_bytes,
+        places: Some(places.into()),
     })
 }
 
@@ -305,11 +262,12 @@ pub(super) fn seal(batch: &Accepted) -> Result<Packed, Failure> {
         payload: batch.payload.clone(),
         sealed,
         raw_bytes: batch.header.raw_bytes,
+        places: None,
     })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
-fn corrupt(error: BatchError) -> Failure {
+pub(super) fn corrupt(error: BatchError) -> Failure {
     Failure::Rejected(RefuseReason::Corrupt, error.to_string())
 }
 
@@ -317,12 +275,18 @@ fn corrupt(error: BatchError) -> Failure {
 mod tests {
     use std::{collections::HashMap, sync::mpsc};
 
-    use tributary_common::{batch::decode, ids::BatchId};
+    use tributary_common::{
+        batch::{Decoder, MAX_DECODED_BYTES, decode},
+        ids::BatchId,
+    };
 
     use super::{
-        super::super::{
-            super::{Done, Job, Outcome},
-            Kafka, ProducerKind, tests,
+        super::{
+            super::{
+                super::{Done, Job, Outcome},
+                Kafka, ProducerKind, tests,
+            },
+            apart,
         },
         *,
     };
@@ -343,6 +307,7 @@ mod tests {
         let job = Job {
             batch,
             target: "web".to_owned(),
+            replay: None,
             done: Done::new(move |outcome| told.send(outcome).unwrap_or_default()),
         };
         let records = packed.sealed.records();
@@ -356,7 +321,7 @@ mod tests {
     fn land(parcel: &Parcel<Arc<Cargo>>, at: &mut i64, apart: u32, log: &mut Vec<Bytes>) {
         let (mut decoder, mut merger) = (Decoder::new(), Merger::new());
         if apart > 0 && parcel.batches > 1 {
-            for half in parcel.cargo.halves(&mut decoder, &mut merger).unwrap() {
+            for half in apart::halves(&parcel.cargo, &mut decoder, &mut merger).unwrap() {
                 land(&half, at, apart - 1, log);
             }
             return;

@@ -25,9 +25,9 @@ use tributary_common::backoff::Backoff;
 
 use super::{
     broker::{Asked, Broker, Haste, Kind, Link},
-    lane::{Lane, MAX_ON_THE_WAY, Parcel, Producer, Ready, RequestNo, Verdict},
+    lane::{CutNo, Lane, MAX_ON_THE_WAY, Parcel, Producer, Ready, RequestNo, Verdict},
     meaning::{Meaning, meaning_of},
-    says::{Command, Part, PartAnswer},
+    says::{Against, Command, Part, PartAnswer},
 };
 
 /// Bytes of batches in one request, unless a single one is larger.
@@ -547,7 +547,7 @@ impl<T: Clone> Cluster<T> {
             for lane in one.lanes {
                 if let Some(slot) = self.slots.get_mut(lane) {
                     let verdict = slot.lane.lost(one.no);
-                    self.judge(lane, verdict, Meaning::Broken, why);
+                    self.judge(verdict, Meaning::Broken, why);
                 }
                 self.touch(lane, now);
             }
@@ -588,7 +588,8 @@ impl<T: Clone> Cluster<T> {
             };
             let here =
                 |one: &&PartAnswer| one.partition == slot.partition && *one.topic == *slot.topic;
-            let (verdict, meaning, why) = match answers.iter().find(here) {
+            let answer = answers.iter().find(here);
+            let (verdict, meaning, why) = match answer {
                 Some(one) => {
                     let meaning = meaning_of(one.code);
                     let clock = (now, &mut self.random);
@@ -605,24 +606,35 @@ impl<T: Clone> Cluster<T> {
             if meaning == Meaning::Moved {
                 self.ask_leaders(now);
             }
-            self.judge(lane, verdict, meaning, &why);
-            self.judge(lane, rest, meaning, "");
+            match (verdict, answer) {
+                (Verdict::Cut(cut), Some(answer)) => {
+                    let against = Against {
+                        code: answer.code,
+                        size: meaning == Meaning::TooLarge,
+                        why,
+                        records: answer.records.clone(),
+                    };
+                    self.commands.push_back(Command::Cut { lane, cut, against });
+                }
+                (verdict, _answer) => self.judge(verdict, meaning, &why),
+            }
+            self.judge(rest, meaning, "");
             self.touch(lane, now);
         }
     }
 
-    fn judge(&mut self, lane: LaneNo, verdict: Verdict<T>, meaning: Meaning, why: &str) {
+    fn judge(&mut self, verdict: Verdict<T>, meaning: Meaning, why: &str) {
         let why = why.to_owned();
         let command = match verdict {
             Verdict::Again if why.is_empty() => return,
-            Verdict::Again => Command::Trouble(why),
+            // Only an answer cuts.
+            Verdict::Again | Verdict::Cut(_) => Command::Trouble(why),
             Verdict::Taken(parcel, offset) => Command::Taken { parcel, offset },
             Verdict::Refused(parcel) => Command::Refused {
                 parcel,
                 meaning,
                 why,
             },
-            Verdict::Cut => Command::Cut { lane, why },
             Verdict::Broken(parcels) => {
                 // The next ones begin with an id that the broker has never seen.
                 self.producer = None;
@@ -632,19 +644,19 @@ impl<T: Clone> Cluster<T> {
         self.commands.push_back(command);
     }
 
-    /// The batch of a partition that is to be cut.
-    pub(super) fn cutting(&self, lane: LaneNo) -> Option<&Parcel<T>> {
-        self.slots.get(lane)?.lane.cutting()
+    /// The batch of a partition that is taken apart.
+    pub(super) fn cutting(&self, lane: LaneNo, cut: CutNo) -> Option<&Parcel<T>> {
+        self.slots.get(lane)?.lane.cutting(cut)
     }
 
-    /// The pieces of a batch that was too large; without any it is given back.
+    /// What is left of a batch that was taken apart; where that is nothing it is given back.
     pub(super) fn cut(
         &mut self,
-        lane: LaneNo,
+        (lane, cut): (LaneNo, CutNo),
         pieces: Vec<Parcel<T>>,
         now: Instant,
     ) -> Option<Parcel<T>> {
-        let out = self.slots.get_mut(lane)?.lane.cut(pieces);
+        let out = self.slots.get_mut(lane)?.lane.cut(cut, pieces);
         self.touch(lane, now);
         out
     }

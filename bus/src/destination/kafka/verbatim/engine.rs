@@ -11,25 +11,27 @@ use tokio::{
 };
 use tributary_common::{
     batch::{Decoder, Merger},
-    wire::Place,
+    wire::RefuseReason,
 };
 
 use super::{
     super::{
-        super::{Failure, note_and_tell},
+        super::Failure,
         Shared,
         owner::{Work, give_back},
         produced::Flight,
+        readback::Found,
     },
+    apart::{self, Apart, Rest},
     broker::Kind,
-    cargo::{self, Cargo},
+    cargo::{self, Cargo, Packed},
     cluster::{Cluster, LaneNo, LinkNo},
     frame::Frame,
-    lane::{Parcel, RequestNo},
+    lane::{CutNo, Parcel, RequestNo},
     link::{self, Heard},
     meaning::Meaning,
     proto::{self, Versions},
-    says::Command,
+    says::{Against, Command},
     security::Security,
 };
 
@@ -46,6 +48,13 @@ pub(super) enum Order {
     Work(Work),
     /// A part of a batch with keys.
     Parcel(Parcel<Arc<Cargo>>),
+    /// The dead letters of a batch that is taken apart are kept, or why not.
+    Buried {
+        at: (LaneNo, CutNo),
+        pieces: Vec<Parcel<Arc<Cargo>>>,
+        of: Vec<(Arc<Flight>, u32)>,
+        kept: Result<(), String>,
+    },
     /// Give everything back and begin anew.
     Reset,
 }
@@ -62,6 +71,8 @@ pub(super) struct Engine {
     shared: Arc<Shared>,
     security: Arc<Security>,
     orders: mpsc::UnboundedReceiver<Order>,
+    /// To itself, for what is kept meanwhile.
+    own: mpsc::WeakUnboundedSender<Order>,
     cluster: Cluster<Arc<Cargo>>,
     links: HashMap<LinkNo, Task>,
     tasks: JoinSet<()>,
@@ -82,7 +93,10 @@ impl Engine {
     pub(super) fn new(
         shared: Arc<Shared>,
         (bootstrap, security): (&[String], Arc<Security>),
-        orders: mpsc::UnboundedReceiver<Order>,
+        (orders, own): (
+            mpsc::UnboundedReceiver<Order>,
+            mpsc::WeakUnboundedSender<Order>,
+        ),
     ) -> Self {
         let (hear, heard) = mpsc::channel(HEARD);
         let name = shared.name.to_string();
@@ -94,6 +108,7 @@ impl Engine {
             shared,
             security,
             orders,
+            own,
             cluster: Cluster::new(bootstrap, fastrand::Rng::new(), Instant::now()),
             links: HashMap::new(),
             tasks: JoinSet::new(),
@@ -139,7 +154,8 @@ impl Engine {
             match order {
                 Order::Work(work) => give_back(work, why),
                 Order::Parcel(parcel) => parcel.cargo.failed(&why),
-                Order::Reset => {}
+                // Given back by the reset.
+                Order::Buried { .. } | Order::Reset => {}
             }
         }
     }
@@ -159,6 +175,12 @@ impl Engine {
         match order {
             Order::Work(work) => self.take(work),
             Order::Parcel(parcel) => self.push(parcel),
+            Order::Buried {
+                at,
+                pieces,
+                of,
+                kept,
+            } => self.buried(at, pieces, of, kept),
             Order::Reset => {
                 self.cluster
                     .reset("the producer is replaced", Instant::now());
@@ -178,8 +200,15 @@ impl Engine {
             let why = "the topic is being looked at".to_owned();
             return give_back(work, Failure::Unavailable(why));
         }
-        if !work.topic.find(work.job.batch.header.id()).is_empty() {
-            return self.take_found(work);
+        let Some(work) = self.shared.unless_ended(work) else {
+            return;
+        };
+        let found = self.shared.found(&work).into_iter().next();
+        if found.is_some()
+            || work.job.replay.is_some()
+            || !self.shared.dead_of(&work.job).is_empty()
+        {
+            return self.take_opened(work, found);
         }
         let header = &work.job.batch.header;
         let packed = match cargo::seal(&work.job.batch) {
@@ -187,71 +216,63 @@ impl Engine {
             Err(failure) => return give_back(work, failure),
         };
         let (records, partition) = (header.records, work.partition);
+        self.fly(work, (partition, packed), records, None);
+    }
+
+    fn fly(
+        &mut self,
+        work: Work,
+        (partition, packed): (i32, Packed),
+        records: u32,
+        known: Option<(i32, i64, i64)>,
+    ) {
         let Work { topic, job, .. } = work;
-        let none = std::iter::empty();
         let flight = Flight::new(
             (&self.shared, &topic),
             (partition, None),
             records,
-            none,
+            known.into_iter(),
             job,
         );
         self.push(Cargo::parcel(&flight, &topic, partition, packed));
     }
 
-    /// Takes a batch that an earlier life has produced, wholly or in part.
-    fn take_found(&mut self, work: Work) {
+    /// Takes a batch that an earlier life has produced, wholly or in part, or of which records are dead; or a
+    /// dead letter that goes out again.
+    fn take_opened(&mut self, work: Work, found: Option<Found>) {
         let decoded = match work.job.batch.open(&mut self.decoder) {
             Ok(decoded) => decoded,
             Err(failure) => return give_back(work, failure),
         };
-        let Work {
-            topic,
-            partition,
-            job,
-        } = work;
-        let id = job.batch.header.id();
-        let found = topic.find(id).into_iter().next();
-        let found = found.map(|found| (found.partition, found.present(decoded.records())));
-        let (partition, known) = match found {
-            Some((partition, present)) => (partition, Some(present)),
-            None => (partition, None),
-        };
-        let skip = known.map_or(0, |present| present.records);
-        tracing::info!(
-            destination = %self.shared.name,
-            topic = &*topic.name,
-            batch.id = %id,
-            records = skip,
-            of_records = decoded.len(),
-            "a batch of the life before is found in the topic"
-        );
-        if let Some(present) = known.filter(|present| present.records == decoded.len()) {
-            let place = Place {
-                destination: self.shared.name.clone(),
-                target: topic.name.to_string(),
-                partition,
-                first: present.first,
-                end: present.end,
-            };
-            topic.left();
-            note_and_tell(&self.shared.journal, topic.target, job, place);
-            return self.shared.resolved(&topic, id);
+        let alive = self.shared.alive(&work.job, &decoded);
+        let (topic, id) = (&work.topic, work.job.batch.header.id());
+        let (mut partition, mut known, mut skip) = (work.partition, None, 0);
+        if let Some(found) = found {
+            let present = found.present(alive.records().map(|(_place, record)| record));
+            (partition, skip) = (found.partition, present.records);
+            known = Some((partition, present.first, present.end));
+            tracing::info!(
+                destination = %self.shared.name,
+                topic = &*topic.name,
+                batch.id = %id,
+                records = skip,
+                of_records = decoded.len(),
+                "a batch of the life before is found in the topic"
+            );
         }
-        let rest = match cargo::rest_of(&decoded, skip) {
+        let left = alive.len() - skip;
+        if left == 0 {
+            let nowhere = || self.shared.nowhere(topic, &work.job.batch.header);
+            let place = known.map_or_else(nowhere, |part| self.shared.place(topic, part));
+            return self.shared.note(topic, work.job, place);
+        }
+        let rest = cargo::encode(decoded.codec(), id, alive.records().skip(skip as usize));
+        let rest = match rest {
             Ok(rest) => rest,
-            Err(failure) => {
-                topic.left();
-                return job.done.tell(Err(failure));
-            }
+            Err(failure) => return give_back(work, failure),
         };
-        let left = decoded.len() - skip;
         self.decoder.recycle(decoded);
-        let known = known
-            .map(|present| (partition, present.first, present.end))
-            .into_iter();
-        let flight = Flight::new((&self.shared, &topic), (partition, None), left, known, job);
-        self.push(Cargo::parcel(&flight, &topic, partition, rest));
+        self.fly(work, (partition, rest), left, known);
     }
 
     fn hear(&mut self, link: LinkNo, heard: Heard) {
@@ -345,7 +366,7 @@ impl Engine {
                     meaning,
                     why,
                 } => refuse(&parcel, meaning, why),
-                Command::Cut { lane, why } => self.cut(lane, &why),
+                Command::Cut { lane, cut, against } => self.cut((lane, cut), &against),
                 Command::GiveBack { parcels, why } => {
                     tracing::warn!(destination = %self.shared.name, batches = parcels.len(), why, "batches are to be looked for in their topic");
                     for parcel in parcels {
@@ -357,23 +378,69 @@ impl Engine {
         }
     }
 
-    /// Cuts a batch that its topic does not take as it is in two.
-    fn cut(&mut self, lane: LaneNo, why: &str) {
-        let Some(cargo) = self
-            .cluster
-            .cutting(lane)
-            .map(|whole| Arc::clone(&whole.cargo))
-        else {
+    /// Takes a batch apart that its topic does not take as it is.
+    fn cut(&mut self, (lane, cut): (LaneNo, CutNo), against: &Against) {
+        let whole = self.cluster.cutting(lane, cut);
+        let Some(cargo) = whole.map(|whole| Arc::clone(&whole.cargo)) else {
             return;
         };
-        tracing::debug!(destination = %self.shared.name, topic = &*cargo.topic.name, why, "a batch is cut in two");
-        let (pieces, failure) = match cargo.halves(&mut self.decoder, &mut self.merger) {
-            Ok(pieces) => (pieces, None),
-            Err(failure) => (Vec::new(), Some(failure)),
-        };
-        let out = self.cluster.cut(lane, pieces, Instant::now());
-        if let (Some(out), Some(failure)) = (out, failure) {
-            out.cargo.failed(&failure);
+        tracing::debug!(destination = %self.shared.name, topic = &*cargo.topic.name, why = against.why, "a batch is taken apart");
+        match apart::apart(&cargo, against, (&mut self.decoder, &mut self.merger)) {
+            Ok(Apart::Halves(pieces)) => {
+                self.cluster.cut((lane, cut), pieces, Instant::now());
+            }
+            Ok(Apart::Without(rest)) => self.bury((lane, cut), rest),
+            Err(failure) => self.refuse((lane, cut), &failure),
+        }
+    }
+
+    /// Keeps the dead letters of a batch; what is left of it waits for that, and so does what is behind it.
+    fn bury(&mut self, at: (LaneNo, CutNo), rest: Rest) {
+        let Rest { pieces, dead, of } = rest;
+        let (shared, own) = (Arc::clone(&self.shared), self.own.clone());
+        self.tasks.spawn_blocking(move || {
+            let kept = shared.bury(dead);
+            // An engine that is gone has given the batch back.
+            if let Some(own) = own.upgrade() {
+                drop(own.send(Order::Buried {
+                    at,
+                    pieces,
+                    of,
+                    kept,
+                }));
+            }
+        });
+    }
+
+    fn buried(
+        &mut self,
+        (lane, cut): (LaneNo, CutNo),
+        pieces: Vec<Parcel<Arc<Cargo>>>,
+        of: Vec<(Arc<Flight>, u32)>,
+        kept: Result<(), String>,
+    ) {
+        if self.cluster.cutting(lane, cut).is_none() {
+            // It was given back in between, and comes again without its dead records.
+            return;
+        }
+        match kept {
+            Ok(()) => {
+                self.cluster.cut((lane, cut), pieces, Instant::now());
+                for (flight, records) in of {
+                    flight.died(records);
+                }
+            }
+            Err(why) => {
+                let failure = Failure::Rejected(RefuseReason::Destination, why);
+                self.refuse((lane, cut), &failure);
+            }
+        }
+    }
+
+    /// Leaves a batch out that is taken apart.
+    fn refuse(&mut self, at: (LaneNo, CutNo), failure: &Failure) {
+        if let Some(out) = self.cluster.cut(at, Vec::new(), Instant::now()) {
+            out.cargo.failed(failure);
         }
     }
 
@@ -420,8 +487,8 @@ impl Engine {
 
 fn refuse(parcel: &Parcel<Arc<Cargo>>, meaning: Meaning, why: String) {
     let reason = match meaning {
-        Meaning::Refused(reason) | Meaning::Unfit(reason) => reason,
-        _ => tributary_common::wire::RefuseReason::Corrupt,
+        Meaning::Refused(reason) => reason,
+        _ => RefuseReason::Corrupt,
     };
     parcel.cargo.failed(&Failure::Rejected(reason, why));
 }

@@ -34,7 +34,9 @@ pub(super) fn run(
             give_back(work, Failure::Unavailable(why));
             continue;
         }
-        spread(shared, work, &mut decoder, engine);
+        if let Some(work) = shared.unless_ended(work) {
+            spread(shared, work, &mut decoder, engine);
+        }
     }
 }
 
@@ -50,15 +52,15 @@ fn spread(
     };
     let header = &work.job.batch.header;
     let (id, stream) = (header.id(), header.stream);
-    let mut spread = Spread::new(&work.topic, stream, &decoded, &work.topic.find(id));
-    let left = decoded.len() - spread.records_there();
+    let (alive, found) = (shared.alive(&work.job, &decoded), shared.found(&work));
+    let mut spread = Spread::new(&work.topic, stream, &alive, &found);
+    let left = alive.len() - spread.records_there();
     let places: Vec<_> = spread.places().collect();
-    let records = decoded.records().filter_map(|record| {
+    let records = alive.records().filter_map(|(place, record)| {
         let share = spread.next(&record);
-        let first = share.is_first.then_some(id);
-        (!share.is_there).then_some((record, share.partition, first))
+        (!share.is_there).then_some((place, record, share.partition))
     });
-    let parts = match cargo::spread(decoded.codec(), records) {
+    let parts = match cargo::spread(decoded.codec(), id, records) {
         Ok(parts) => parts,
         Err(failure) => return give_back(work, failure),
     };

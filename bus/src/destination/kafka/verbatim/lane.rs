@@ -30,6 +30,8 @@ const DAMAGED_TRIES: u32 = 4;
 
 /// The number of a request; never used twice.
 pub(super) type RequestNo = u64;
+/// The number of a batch that is taken apart; a lane never uses one twice.
+pub(super) type CutNo = u64;
 
 /// Who the cluster says that we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +92,8 @@ pub(super) enum Verdict<T> {
     Taken(Parcel<T>, i64),
     /// It is never taken.
     Refused(Parcel<T>),
-    /// It is to be cut: [`Lane::cut`] takes the pieces.
-    Cut,
+    /// It is to be taken apart: [`Lane::cut`] takes what is left of it.
+    Cut(CutNo),
     /// Nobody knows what is there: all of these are to be looked for.
     Broken(Vec<Parcel<T>>),
 }
@@ -102,8 +104,8 @@ enum State {
     Sent(RequestNo),
     /// To be sent again.
     Again,
-    /// Too large, or spoilt by one of those in it: waits for its pieces.
-    Cutting,
+    /// Too large, or spoilt by some of its records: waits for its pieces.
+    Cutting(CutNo),
 }
 
 /// A batch with a sequence.
@@ -138,6 +140,7 @@ pub(super) struct Lane<T> {
     broken: bool,
     not_before: Option<Instant>,
     backoff: Backoff,
+    next_cut: CutNo,
 }
 
 impl<T: Clone> Lane<T> {
@@ -154,6 +157,7 @@ impl<T: Clone> Lane<T> {
             broken: false,
             not_before: None,
             backoff,
+            next_cut: 0,
         }
     }
 
@@ -320,24 +324,24 @@ impl<T: Clone> Lane<T> {
                 one.damaged += 1;
                 self.pause(now, random);
             }
-            Meaning::TooLarge | Meaning::Damaged | Meaning::Unfit(_)
-                if !one.in_doubt && (meaning == Meaning::TooLarge || one.parcel.batches > 1) =>
-            {
-                one.state = State::Cutting;
+            Meaning::TooLarge | Meaning::Damaged | Meaning::Unfit if !one.in_doubt => {
+                let cut = self.next_cut;
+                self.next_cut += 1;
+                one.state = State::Cutting(cut);
                 let (bytes, batches) = (one.parcel.bytes, one.parcel.batches);
                 if meaning == Meaning::TooLarge && batches > 1 {
                     self.most = self.most.min(bytes / 2);
                     self.gather();
                 }
-                return Verdict::Cut;
+                return Verdict::Cut(cut);
             }
-            Meaning::Damaged | Meaning::Unfit(_) | Meaning::Refused(_) if !one.in_doubt => {
+            Meaning::Refused(_) if !one.in_doubt => {
                 return self.leave_out(at).map_or(Verdict::Again, Verdict::Refused);
             }
             Meaning::Taken
             | Meaning::TooLarge
             | Meaning::Damaged
-            | Meaning::Unfit(_)
+            | Meaning::Unfit
             | Meaning::Refused(_)
             | Meaning::OutOfOrder
             | Meaning::Broken => self.broken = true,
@@ -368,37 +372,43 @@ impl<T: Clone> Lane<T> {
         }
     }
 
-    /// The batch that is to be cut.
-    pub(super) fn cutting(&self) -> Option<&Parcel<T>> {
-        let mut all = self.numbered.iter();
-        let one = all.find(|one| matches!(one.state, State::Cutting))?;
-        Some(&one.parcel)
+    /// The batch that is taken apart under this number; none where it was given back in between.
+    pub(super) fn cutting(&self, cut: CutNo) -> Option<&Parcel<T>> {
+        self.numbered.get(self.cut_at(cut)?).map(|one| &one.parcel)
     }
 
-    /// The pieces of the batch that is cut, with the same records: they have its sequences.
-    /// Without pieces it is left out, and given back.
-    pub(super) fn cut(&mut self, pieces: Vec<Parcel<T>>) -> Option<Parcel<T>> {
-        let cutting = |one: &Numbered<T>| matches!(one.state, State::Cutting);
-        let at = self.numbered.iter().position(cutting)?;
-        if pieces.is_empty() {
-            return self.leave_out(at);
-        }
+    fn cut_at(&self, cut: CutNo) -> Option<usize> {
+        let mut all = self.numbered.iter();
+        all.position(|one| matches!(one.state, State::Cutting(no) if no == cut))
+    }
+
+    /// What is left of a batch that was taken apart, in order: the pieces have its sequences, and what is
+    /// behind them moves up by the records that are in none. Where nothing is left it is given back.
+    pub(super) fn cut(&mut self, cut: CutNo, pieces: Vec<Parcel<T>>) -> Option<Parcel<T>> {
+        let mut at = self.cut_at(cut)?;
         let whole = self.numbered.remove(at)?;
-        let mut sequence = whole.sequence;
-        for (place, parcel) in pieces.into_iter().enumerate() {
-            let begins = sequence;
-            sequence = moved(sequence, i64::from(parcel.records));
+        let (begins, mut sequence) = (at, whole.sequence);
+        for parcel in pieces {
+            // A single one is damaged only when it is so again and again.
+            let damaged = if parcel.records > 1 { whole.damaged } else { 0 };
+            let records = i64::from(parcel.records);
             let piece = Numbered {
                 parcel,
-                sequence: begins,
+                sequence,
                 state: State::Again,
                 renumbered: false,
                 in_doubt: false,
-                damaged: 0,
+                damaged,
             };
-            self.numbered.insert(at + place, piece);
+            self.numbered.insert(at, piece);
+            sequence = moved(sequence, records);
+            at += 1;
         }
-        None
+        let end = moved(whole.sequence, i64::from(whole.parcel.records));
+        if sequence != end {
+            self.move_up(at, i64::from(end) - i64::from(sequence));
+        }
+        (at == begins).then_some(whole.parcel)
     }
 
     /// Takes everything out; the next batch begins with a new producer.
@@ -425,13 +435,17 @@ impl<T: Clone> Lane<T> {
     /// Takes out a batch that is certainly not in the log: those behind it move up.
     fn leave_out(&mut self, at: usize) -> Option<Parcel<T>> {
         let out = self.numbered.remove(at)?;
-        let back = -i64::from(out.parcel.records);
+        self.move_up(at, i64::from(out.parcel.records));
+        Some(out.parcel)
+    }
+
+    /// Those from `at` on have sequences that are so many records lower.
+    fn move_up(&mut self, at: usize, records: i64) {
         for behind in self.numbered.iter_mut().skip(at) {
-            behind.sequence = moved(behind.sequence, back);
+            behind.sequence = moved(behind.sequence, -records);
             behind.renumbered = true;
         }
-        self.next_sequence = moved(self.next_sequence, back);
-        Some(out.parcel)
+        self.next_sequence = moved(self.next_sequence, -records);
     }
 }
 
@@ -469,6 +483,13 @@ mod tests {
             haste: Haste::Common,
             small: None,
             batches: 1,
+        }
+    }
+
+    fn piece(cargo: u32, records: u32) -> Parcel<u32> {
+        Parcel {
+            records,
+            ..parcel(cargo)
         }
     }
 
@@ -542,23 +563,60 @@ mod tests {
         answer(&mut lane, 0, Meaning::Taken);
         lane.push(parcel(2), Instant::now());
         send(&mut lane, 1);
-        assert_eq!(answer(&mut lane, 1, Meaning::TooLarge), Verdict::Cut);
+        assert_eq!(answer(&mut lane, 1, Meaning::TooLarge), Verdict::Cut(0));
         assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), Verdict::Again);
         assert!(send(&mut lane, 3).is_empty(), "it is being cut");
-        let piece = |cargo, records| Parcel {
-            cargo,
-            records,
-            bytes: 1,
-            haste: Haste::Common,
-            small: None,
-            batches: 1,
-        };
-        assert_eq!(lane.cut(vec![piece(11, 4), piece(12, 6)]), None);
+        assert_eq!(lane.cutting(0), Some(&parcel(1)));
+        assert_eq!(lane.cut(0, vec![piece(11, 4), piece(12, 6)]), None);
         assert_eq!(send(&mut lane, 4), [(11, 10)]);
         answer(&mut lane, 4, Meaning::Taken);
         assert_eq!(send(&mut lane, 5), [(12, 14)]);
         answer(&mut lane, 5, Meaning::Taken);
         assert_eq!(send(&mut lane, 6), [(2, 20)]);
+    }
+
+    #[test]
+    fn behind_a_batch_that_lost_records_the_others_move_up_whatever_order_they_are_mended_in() {
+        let mut lane = lane(4);
+        send(&mut lane, 0);
+        answer(&mut lane, 0, Meaning::Taken);
+        assert_eq!(send(&mut lane, 1), [(1, 10), (2, 20), (3, 30)]);
+        // Brokers look at the records before they look at the sequence.
+        assert_eq!(answer(&mut lane, 1, Meaning::Unfit), Verdict::Cut(0));
+        assert_eq!(answer(&mut lane, 2, Meaning::Unfit), Verdict::Cut(1));
+        assert_eq!(answer(&mut lane, 3, Meaning::OutOfOrder), Verdict::Again);
+        assert_eq!(lane.cut(1, Vec::new()), Some(parcel(2)), "nothing is left");
+        assert!(send(&mut lane, 4).is_empty(), "the first one is not mended");
+        assert_eq!(lane.cut(0, vec![piece(1, 7)]), None);
+        assert_eq!(lane.cut(0, vec![piece(9, 7)]), None, "it is mended already");
+        assert_eq!(send(&mut lane, 4), [(1, 10)]);
+        answer(&mut lane, 4, Meaning::Taken);
+        assert_eq!(send(&mut lane, 5), [(3, 17)]);
+        answer(&mut lane, 5, Meaning::Taken);
+        lane.push(parcel(5), Instant::now());
+        assert_eq!(send(&mut lane, 6), [(5, 27)]);
+    }
+
+    #[test]
+    fn a_record_is_damaged_for_good_only_when_it_is_so_again_and_again() {
+        let mut lane = lane(1);
+        let mut request = 0;
+        let mut damaged = |lane: &mut Lane<u32>| {
+            send(lane, request);
+            request += 1;
+            answer(lane, request - 1, Meaning::Damaged)
+        };
+        for _try in 1..DAMAGED_TRIES {
+            assert_eq!(damaged(&mut lane), Verdict::Again);
+        }
+        assert_eq!(damaged(&mut lane), Verdict::Cut(0));
+        lane.cut(0, vec![piece(11, 9), piece(12, 1)]);
+        assert_eq!(damaged(&mut lane), Verdict::Cut(1), "of several records");
+        lane.cut(1, Vec::new());
+        for _try in 1..DAMAGED_TRIES {
+            assert_eq!(damaged(&mut lane), Verdict::Again);
+        }
+        assert_eq!(damaged(&mut lane), Verdict::Cut(2));
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! What a broker's answer to a batch means for it. A table; pure.
 //!
+//! Final, for single records, is what the same record brings about again whoever sends it and when: it is
+//! too large for the topic, its time lies outside of what the topic takes, it has no key where one is needed,
+//! or the broker cannot read what we can. What an operator may allow any time (authorisation, a policy, a
+//! codec, a format) holds the stream instead: nothing is wrong with its records.
+//!
 //! Source: <https://kafka.apache.org/protocol#protocol_error_codes>. Not for: what is done then
 //! (see [`super::lane`]).
 
@@ -15,18 +20,19 @@ pub(super) enum Meaning {
     Moved,
     /// The partition does not take it now; it may have it. Send it again after a while.
     Later,
-    /// It was damaged on the way, or always: send it again, but not for ever.
+    /// It was damaged on the way, or always, by the broker's word: send it again a few times, then find the
+    /// record that is the reason.
     Damaged,
-    /// Its bytes are too many for the topic: cut it.
+    /// Its bytes are too many for the topic: cut it; a single record of it is never taken.
     TooLarge,
     /// The broker misses what is before it. Where that is to come again, so is this.
     OutOfOrder,
     /// The broker no longer knows the producer as the producer knows itself, or says something that no
     /// producer expects: look what is there, and begin anew.
     Broken,
-    /// Not with these records: of a merged batch the rest may be taken.
-    Unfit(RefuseReason),
-    /// Never.
+    /// Not with these records, whoever sends them: some are left out, and become dead letters.
+    Unfit,
+    /// Not until an operator allows it: the stream stands still.
     Refused(RefuseReason),
 }
 
@@ -56,7 +62,7 @@ pub(super) fn meaning_of(code: i16) -> Meaning {
         Error::CorruptMessage => Meaning::Damaged,
         Error::MessageTooLarge | Error::RecordListTooLarge => Meaning::TooLarge,
         Error::OutOfOrderSequenceNumber => Meaning::OutOfOrder,
-        Error::InvalidRecord | Error::InvalidTimestamp => Meaning::Unfit(RefuseReason::Destination),
+        Error::InvalidRecord | Error::InvalidTimestamp => Meaning::Unfit,
         Error::TopicAuthorizationFailed
         | Error::ClusterAuthorizationFailed
         | Error::InvalidTopicException
@@ -67,6 +73,11 @@ pub(super) fn meaning_of(code: i16) -> Meaning {
         // InvalidProducerEpoch: the broker has forgotten the producer.
         _ => Meaning::Broken,
     }
+}
+
+/// An error code by its name.
+pub(in super::super) fn kind(code: i16) -> String {
+    Error::try_from_code(code).map_or_else(|| "none".to_owned(), |error| format!("{error:?}"))
 }
 
 /// An error code in words.
@@ -93,7 +104,10 @@ mod tests {
         check(46, Meaning::Broken);
         check(59, Meaning::Broken);
         check(29, Meaning::Refused(RefuseReason::Destination));
-        check(32, Meaning::Unfit(RefuseReason::Destination));
-        check(87, Meaning::Unfit(RefuseReason::Destination));
+        check(44, Meaning::Refused(RefuseReason::Destination));
+        check(18, Meaning::TooLarge);
+        check(2, Meaning::Damaged);
+        check(32, Meaning::Unfit);
+        check(87, Meaning::Unfit);
     }
 }

@@ -4,7 +4,8 @@
 //! # Constraints
 //! As of every producer here (see [`super`]): what is taken stays on its way until Kafka has it, in the
 //! order of its partition, each batch once while the producer lives. Where that cannot be told, the
-//! batch is given back as failed and its topic is looked through before anything more is produced.
+//! batch is given back as failed and its topic is looked through before anything more is produced. A record
+//! that its topic will never take is among the dead letters before anything behind it is sent.
 //! A batch without keys is checked by its checksum and number of records, not opened: what its header
 //! says of its contents is the agent's word.
 //!
@@ -16,10 +17,11 @@
 //! One thread with a runtime of its own owns all state; connections are its tasks. librdkafka still
 //! opens topics, looks what is in them and watches the cluster.
 //!
-//! Rooms: [`engine`], [`cargo`], [`keys`], [`cluster`], [`broker`], [`lane`], [`gather`],
+//! Rooms: [`engine`], [`cargo`], [`apart`], [`keys`], [`cluster`], [`broker`], [`lane`], [`gather`],
 //! [`meaning`], [`says`], [`proto`], [`frame`], [`link`], [`security`], [`sasl`], [`bearer`]; [`admin`].
 
 pub(super) mod admin;
+mod apart;
 pub(super) mod bearer;
 mod broker;
 mod cargo;
@@ -30,7 +32,7 @@ mod gather;
 mod keys;
 mod lane;
 mod link;
-mod meaning;
+pub(super) mod meaning;
 #[cfg(test)]
 mod model;
 mod proto;
@@ -108,7 +110,8 @@ impl Unstarted {
             .build()
             .context("failed to start a runtime")?;
         let security = Arc::new(Security::of(options)?);
-        let engine = Engine::new(Arc::clone(shared), (bootstrap, security), self.orders);
+        let orders = (self.orders, self.own.downgrade());
+        let engine = Engine::new(Arc::clone(shared), (bootstrap, security), orders);
         let (keys, parcels) = (Arc::clone(shared), self.own);
         let name = &shared.name;
         let thread = |role: &str| std::thread::Builder::new().name(format!("kafka-{role}-{name}"));

@@ -1,11 +1,11 @@
 //! The state machine against a model of a cluster: whatever brokers, leaders and connections do, each
-//! batch is in the log once, in order, at the place that was told.
+//! batch is in the log once, in order, at the place that was told, but for the records that are never taken.
 //!
 //! The model keeps Kafka's rules for sequences: a batch follows the one before, a repeat among the last
 //! five is answered with its place, and a producer that a partition does not know may begin anywhere.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use super::{
 const BROKERS: BrokerNo = 3;
 const PARTITIONS: i32 = 3;
 const BATCHES: u32 = 25;
-/// Some batches are too large, some are never taken, and some cannot be opened.
+/// Some batches are too large, some have a record that is never taken, and some cannot be opened.
 const TOO_LARGE: u32 = 11;
 const REFUSED: u32 = 7;
 const DAMAGED: u32 = 13;
@@ -53,7 +53,38 @@ struct Partition {
     next: u32,
     /// Given and not answered.
     outstanding: u32,
-    refused: Vec<u32>,
+    /// Batches whose guilty record is a dead letter.
+    dead: BTreeSet<u32>,
+}
+
+/// The record of a batch that is never taken: its first or its last one.
+fn guilty(batch: u32) -> Option<u32> {
+    let record = match batch % 2 {
+        0 => 0,
+        _ => records_of(batch) - 1,
+    };
+    (batch % REFUSED == 6).then_some(record)
+}
+
+/// The records of a batch that are to be in the log: the first one, and behind the last.
+fn alive(batch: u32, dead: bool) -> (u32, u32) {
+    let count = records_of(batch);
+    match guilty(batch).filter(|_record| dead) {
+        None => (0, count),
+        Some(0) => (1, count),
+        Some(last) => (0, last),
+    }
+}
+
+/// Where in a cargo its guilty records are.
+fn unfit(cargo: &Cargo) -> Vec<u32> {
+    let (mut at, mut unfit) = (0, Vec::new());
+    for &(_no, batch, first, count) in cargo {
+        let record = guilty(batch).filter(|record| (first..first + count).contains(record));
+        unfit.extend(record.map(|record| at + record - first));
+        at += count;
+    }
+    unfit
 }
 
 #[derive(Debug)]
@@ -122,12 +153,13 @@ impl World {
             .filter(|(one, _)| *one == batch)
             .count();
         let there = u32::try_from(there).unwrap();
-        let left = records_of(batch) - there;
-        if left == 0 || partition.refused.contains(&batch) {
+        let (first, end) = alive(batch, partition.dead.contains(&batch));
+        let first = first + there;
+        if first == end {
             return;
         }
         partition.outstanding += 1;
-        let parcel = parcel(vec![(no, batch, there, left)]);
+        let parcel = parcel(vec![(no, batch, first, end - first)]);
         self.cluster.push(&self.topic, no, parcel, self.now);
     }
 
@@ -153,15 +185,22 @@ impl World {
                 Command::AskLeaders { link, no, .. } => self.ask(link, no, Question::Leaders),
                 Command::AskProducer { link, no } => self.ask(link, no, Question::Producer),
                 Command::Taken { parcel, offset } => self.taken(&parcel, offset),
-                Command::Refused { parcel, .. } => {
-                    for (no, batch, ..) in parcel.cargo {
-                        let partition = self.partitions.get_mut(&no).unwrap();
-                        partition.refused.push(batch);
-                        partition.outstanding -= 1;
+                Command::Refused { parcel, .. } => panic!("nobody refuses {parcel:?} as a whole"),
+                Command::Cut { lane, cut, against } => {
+                    let cargo = self.cluster.cutting(lane, cut).unwrap().cargo.clone();
+                    let named: Vec<u32> = against.records.iter().map(|one| one.0).collect();
+                    let alone = matches!(cargo[..], [(.., 1)]);
+                    if !named.is_empty() || alone {
+                        assert!(!against.size && (alone || named == unfit(&cargo)));
+                        let left = self.bury(cargo);
+                        let pieces = if left.is_empty() {
+                            vec![]
+                        } else {
+                            vec![parcel(left)]
+                        };
+                        self.cluster.cut((lane, cut), pieces, self.now);
+                        continue;
                     }
-                }
-                Command::Cut { lane, .. } => {
-                    let cargo = self.cluster.cutting(lane).unwrap().cargo.clone();
                     let pieces = match cargo[..] {
                         [(no, batch, first, count)] => {
                             let half = count.div_ceil(2);
@@ -175,7 +214,11 @@ impl World {
                         }
                     };
                     let pieces = pieces.map(parcel);
-                    assert!(self.cluster.cut(lane, pieces.into(), self.now).is_none());
+                    assert!(
+                        self.cluster
+                            .cut((lane, cut), pieces.into(), self.now)
+                            .is_none()
+                    );
                 }
                 Command::GiveBack { parcels, .. } => {
                     // They come again, in order, when it was seen what is there.
@@ -189,6 +232,26 @@ impl World {
                 Command::Trouble(_why) => {}
             }
         }
+    }
+
+    /// The guilty records of a cargo become dead letters; gives what is left of it.
+    fn bury(&mut self, cargo: Cargo) -> Cargo {
+        let mut left = Vec::new();
+        for (no, batch, first, count) in cargo {
+            let partition = self.partitions.get_mut(&no).unwrap();
+            let here = guilty(batch).filter(|one| (first..first + count).contains(one));
+            let (first, count) = match here {
+                None => (first, count),
+                Some(record) if record == first => (first + 1, count - 1),
+                Some(_last) => (first, count - 1),
+            };
+            partition.dead.extend(here.map(|_record| batch));
+            match count {
+                0 => partition.outstanding -= 1,
+                count => left.push((no, batch, first, count)),
+            }
+        }
+        left
     }
 
     fn ask(&mut self, link: LinkNo, _no: RequestNo, question: Question) {
@@ -280,6 +343,7 @@ impl World {
         let (before, after) = (self.fault(), self.fault());
         let forgets = self.fault() && self.fault();
         let some_error = [5, 7, 19, 56][self.random.usize(..4)];
+        let names = self.random.bool();
         let partition = self.partitions.get_mut(&part.partition).unwrap();
         let (code, offset) = match () {
             () if partition.leader != Some(broker) => (6, -1),
@@ -298,6 +362,13 @@ impl World {
             code,
             offset,
             message: String::new(),
+            records: match code {
+                87 if names => {
+                    let unfit = unfit(&part.shipment.cargo).into_iter();
+                    unfit.map(|at| (at, String::new())).collect()
+                }
+                _ => Vec::new(),
+            },
         }
     }
 
@@ -354,7 +425,7 @@ impl Partition {
         let count: u32 = cargo.iter().map(|one| one.3).sum();
         let damaged = |batch| batch % DAMAGED == 4;
         assert!(cargo.len() == 1 || !cargo.iter().any(|one| damaged(one.1)));
-        if cargo.iter().any(|one| one.1 % REFUSED == 6) {
+        if !unfit(cargo).is_empty() {
             return Err(87);
         }
         let too_large = |one: &Records| one.1 % TOO_LARGE == 5 && one.3 > MAX_RECORDS;
@@ -435,10 +506,11 @@ proptest! {
             prop_assert!(steps < 20_000, "it stands still: {world:#?}");
         }
         for (no, partition) in &world.partitions {
-            let wanted = (0..BATCHES).filter(|batch| batch % REFUSED != 6);
-            let wanted: Vec<(u32, u32)> = wanted
-                .flat_map(|batch| (0..records_of(batch)).map(move |record| (batch, record)))
-                .collect();
+            let wanted = (0..BATCHES).flat_map(|batch| {
+                let (first, end) = alive(batch, true);
+                (first..end).map(move |record| (batch, record))
+            });
+            let wanted: Vec<(u32, u32)> = wanted.collect();
             prop_assert_eq!(&partition.log, &wanted, "partition {}", no);
         }
     }

@@ -185,15 +185,17 @@ pub(super) fn produced(
     let answers = answer.responses.into_iter().flat_map(|topic| {
         let name = topic.name.to_string();
         topic.partition_responses.into_iter().map(move |one| {
-            let first = one.record_errors.into_iter();
-            let first = first.filter_map(|error| error.batch_index_error_message);
-            let message = first.chain(one.error_message).next();
+            let records = one.record_errors.into_iter().filter_map(|error| {
+                let words = error.batch_index_error_message.unwrap_or_default();
+                Some((u32::try_from(error.batch_index).ok()?, words.to_string()))
+            });
             PartAnswer {
                 topic: name.clone(),
                 partition: one.index,
                 code: one.error_code,
                 offset: one.base_offset,
-                message: message.map(|text| text.to_string()).unwrap_or_default(),
+                message: one.error_message.unwrap_or_default().to_string(),
+                records: records.collect(),
             }
         })
     });

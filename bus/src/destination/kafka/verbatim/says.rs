@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     cluster::{BrokerNo, LaneNo, LinkNo},
-    lane::{Parcel, RequestNo, Shipment},
+    lane::{CutNo, Parcel, RequestNo, Shipment},
     meaning::{Meaning, words},
 };
 
@@ -38,8 +38,12 @@ pub(super) enum Command<T> {
         meaning: Meaning,
         why: String,
     },
-    /// A batch is to be cut; [`super::cluster::Cluster::cut`] takes the pieces.
-    Cut { lane: LaneNo, why: String },
+    /// A batch is to be taken apart; [`super::cluster::Cluster::cut`] takes what is left of it.
+    Cut {
+        lane: LaneNo,
+        cut: CutNo,
+        against: Against,
+    },
     /// Batches of which nobody knows whether they are there.
     GiveBack {
         parcels: Vec<Parcel<T>>,
@@ -47,6 +51,19 @@ pub(super) enum Command<T> {
     },
     /// The cluster is not as it should be.
     Trouble(String),
+}
+
+/// What a broker has against a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Against {
+    /// The error's code.
+    pub(super) code: i16,
+    /// It is about the bytes, which one record less may mend.
+    pub(super) size: bool,
+    /// Its words on the whole.
+    pub(super) why: String,
+    /// The records that are meant, where the broker says so, in order: place in the batch, words.
+    pub(super) records: Vec<(u32, String)>,
 }
 
 /// A batch in a request.
@@ -65,6 +82,8 @@ pub(super) struct PartAnswer {
     pub(super) code: i16,
     pub(super) offset: i64,
     pub(super) message: String,
+    /// The records that are the reason, where the broker says so: place in the batch, words.
+    pub(super) records: Vec<(u32, String)>,
 }
 
 /// What a broker says of the cluster.
