@@ -159,13 +159,16 @@ type ToOpen = (Option<Class>, Sender<Arc<str>>);
 type Replays = Sender<Vec<u64>>;
 
 /// Starts the thread that sends dead letters once more.
-fn start_replays(shared: &Arc<Shared>) -> anyhow::Result<(Replays, JoinHandle<()>)> {
+fn start_replays(
+    shared: &Arc<Shared>,
+    threads: &mut Vec<JoinHandle<()>>,
+) -> anyhow::Result<Replays> {
     let (replays, numbers) = crossbeam_channel::unbounded();
     let thread = std::thread::Builder::new().name(format!("kafka-replay-{}", shared.name));
     let shared = Arc::clone(shared);
     let replay = move || shared.replay(&numbers, |job| shared.deliver(job));
-    let thread = thread.spawn(replay).context("failed to start a thread")?;
-    Ok((replays, thread))
+    threads.push(thread.spawn(replay).context("failed to start a thread")?);
+    Ok(replays)
 }
 
 /// A queue of topics to open; or one for each group, so that none waits for brokers of another.
@@ -505,8 +508,7 @@ impl Kafka {
             producer: Arc::clone(&producer),
         };
         start("watch", Box::new(|| watcher.run()))?;
-        let (replays, replaying) = start_replays(&shared)?;
-        threads.push(replaying);
+        let replays = start_replays(&shared, &mut threads)?;
         if let Some(unstarted) = unstarted {
             threads.extend(unstarted.start(&shared, (bootstrap, options))?);
         }
