@@ -1,5 +1,5 @@
 //! What the bus asks of its host's C library. Not for: limits of files and sockets
-//! (see [`crate::listen`]). Called once, by the daemon's `main.rs`: where a bus shares its process with
+//! (see `listen.rs`). Called once, by the daemon's `main.rs`: where a bus shares its process with
 //! others, the allocator is theirs, too.
 
 /// Blocks up to this many bytes come from the allocator's own memory. It is the largest value that

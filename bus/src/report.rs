@@ -7,7 +7,7 @@
 //! The data path never waits for any of it: when the manager is away for long, the oldest facts
 //! fall off, counted; the agents hold the durable ones.
 //!
-//! The answer may ask for a window of [`crate::balance`].
+//! The answer may ask for a window of [`mod@crate::balance`].
 //!
 //! Not for: what the manager makes of it. See [`tributary_common::report`].
 

@@ -137,6 +137,16 @@ impl Window {
         had <= self.share
     }
 
+    /// Whether every node has what it is to have. An agent on its way is counted by both nodes for a moment, or
+    /// by none, so who was to hand over has to say that it has, and all have to be there.
+    fn is_done(&self) -> bool {
+        let sum = |of: fn(&WindowNode) -> u64| self.nodes.iter().map(of).sum::<u64>();
+        let has_its_share = |node: &WindowNode| node.knows && node.connections <= self.share;
+        self.nodes.iter().all(has_its_share)
+            && sum(|node| node.connections) >= sum(|node| node.had)
+            && self.spread_percent < EVEN_PERCENT
+    }
+
     fn end(&mut self, state: WindowState, now_ms: i64) {
         self.state = state;
         self.ended_ms = Some(now_ms);
@@ -159,7 +169,7 @@ impl Window {
             self.begun_ms = Some(now_ms);
             self.state = WindowState::Open;
         }
-        if self.begun_ms.is_some() && self.spread_percent < EVEN_PERCENT {
+        if self.begun_ms.is_some() && self.is_done() {
             self.end(WindowState::Even, now_ms);
         }
     }
@@ -188,6 +198,8 @@ impl Window {
         if self.state.is_open() && now_ms >= self.ends_ms() {
             let state = match self.begun_ms {
                 None => WindowState::NotBegun,
+                // Some agents went away by themselves.
+                Some(_) if self.spread_percent < EVEN_PERCENT => WindowState::Even,
                 Some(_) => WindowState::Uneven,
             };
             self.end(state, now_ms);
@@ -407,7 +419,7 @@ mod tests {
         assert_eq!(state(&windows, 2_300), WindowState::Open);
         assert_eq!(report(&windows, "b0", 30, 0, 5_300), Some(57));
         assert_eq!(report(&windows, "b0", 28, number, 6_300), None);
-        report(&windows, "b1", 9, number, 40_000);
+        report(&windows, "b1", 10, number, 40_000);
         report(&windows, "b2", 10, number, 40_000);
         assert_eq!(state(&windows, 40_000), WindowState::Open);
         report(&windows, "b0", 10, number, 41_000);
@@ -444,6 +456,23 @@ mod tests {
         assert_eq!((ended.len(), ended[0].spread_percent), (1, 80));
         windows.recorded(&ended[0]);
         assert_eq!(windows.ended(NOW_MS + 80_000), []);
+    }
+
+    #[test]
+    fn an_agent_on_its_way_is_no_even_spread() {
+        for (last, at_ms) in [(10, 3_000), (9, 71_000)] {
+            let (windows, window) = open(&[20, 0]);
+            report(&windows, "b1", 0, window.number, 1_000);
+            assert_eq!(report(&windows, "b0", 11, window.number, 2_000), None);
+            // Both have the last one for a moment, then none of them has it.
+            report(&windows, "b1", 10, window.number, 2_000);
+            assert_eq!(state(&windows, 2_000), WindowState::Open);
+            report(&windows, "b1", 9, window.number, 2_500);
+            report(&windows, "b0", 10, window.number, 2_500);
+            assert_eq!(state(&windows, 2_500), WindowState::Open);
+            report(&windows, "b1", last, window.number, 3_000);
+            assert_eq!(state(&windows, at_ms), WindowState::Even, "{last}");
+        }
     }
 
     #[test]

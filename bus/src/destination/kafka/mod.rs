@@ -20,7 +20,7 @@
 //! anything more is produced.
 //!
 //! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`letters`], [`owner`], [`lend`], [`keyed`], [`pace`],
-//! [`produced`], [`watch`], [`which`]; [`verbatim`]; [`groups`].
+//! [`produced`], [`watch`]; [`verbatim`]; [`groups`].
 
 pub(crate) mod groups;
 mod keyed;
