@@ -40,13 +40,15 @@ fn post(cluster: &Cluster, topic: &str, class: &str, lines: &str) -> Result<Dura
     Ok(begun.elapsed())
 }
 
+/// Waits until the topic's replicas lie on these brokers: a broker hears of what the controller did a
+/// moment later.
 fn lies_on(kafka: &Kafka, topic: &str, brokers: &[i32]) -> Result<()> {
-    let replicas = kafka.replicas(topic)?;
-    let inside = replicas.iter().flatten().all(|id| brokers.contains(id));
-    ensure!(
-        inside && !replicas.is_empty(),
-        "{topic} lies on {replicas:?}"
-    );
+    let inside = |replicas: &Vec<Vec<i32>>| {
+        let mut all = replicas.iter().flatten();
+        !replicas.is_empty() && all.all(|id| brokers.contains(id))
+    };
+    let what = format!("{topic} to lie on {brokers:?}");
+    poll::until_seen(&what, LIMIT, || kafka.replicas(topic), inside)?;
     Ok(())
 }
 

@@ -42,6 +42,7 @@ fn the_demo_survives_its_outage_and_its_counts_agree() -> Result<()> {
         ] {
             ensure!(said.contains(part), "the demo never said '{part}':\n{said}");
         }
+        ensure!(!said.contains("panicked"), "a part did not stop:\n{said}");
         Ok(())
     })
 }

@@ -9,6 +9,7 @@ mod writer;
 use std::{
     fs,
     path::{Path, PathBuf},
+    pin::pin,
     time::Duration,
 };
 
@@ -85,15 +86,17 @@ pub(crate) async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Resu
     let configs = Configs::new(&watches, &places, None);
     let parts = up::start(&configs, &places, &stop)?;
     let stay = out::is_terminal() && !args.exit;
+    let mut joined = pin!(join(parts, &stop));
     let told = {
         let mut demo = Demo::new(places, &logs)?;
         tokio::select! {
-            joined = join(parts, &stop) => joined.and_then(|()| bail!("stopped before the end")),
+            joined = &mut joined => return joined.and_then(|()| bail!("stopped before the end")),
             told = demo.tell(stay, &stop) => told,
         }
     };
+    // The parts stop by themselves; dropped while they work they would be torn apart.
     stop.cancel();
-    told
+    told.and(joined.await)
 }
 
 /// The parts must not end before the story does.

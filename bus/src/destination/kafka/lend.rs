@@ -1,8 +1,8 @@
 //! Lends librdkafka the lines of a batch: it reads them where they lie in the opened batch.
 //!
 //! The safe call of the `rdkafka` crate copies each line and looks its topic up by name, which was a
-//! fifth of what a record costs here. This is the only room with code that the compiler does not
-//! check; what it rests on stands at each such place. Not for: which records go where
+//! fifth of what a record costs here. Calls into C are not checked by the compiler: what each rests on
+//! stands at its place (ADR 0034). Not for: which records go where
 //! (see [`super::owner`]), what comes back (see [`super::produced`]).
 //!
 //! Source: librdkafka's `rdkafka.h`, `rd_kafka_producev` (<https://github.com/confluentinc/librdkafka>).
