@@ -568,6 +568,32 @@ impl Reader {
         }
         self.save_at_stop();
         self.note_times();
+        self.note_sizes(until);
+    }
+
+    /// Writes down how far files were seen that are not read to their end: should that be cut off or
+    /// deleted before the next life, it is lost.
+    fn note_sizes(&mut self, until: Instant) {
+        let streams = self.streams.iter().enumerate();
+        let tails = streams.flat_map(|(at, known)| known.tails.iter().map(move |tail| (at, tail)));
+        let behind = tails.filter(|(_, tail)| tail.unread() > 0);
+        let behind: Vec<_> = behind.map(|(at, tail)| (at, tail.generation)).collect();
+        let mut records = Vec::new();
+        for (stream, generation) in behind {
+            let now = Instant::now();
+            if now >= until {
+                break;
+            }
+            // Only what was seen of this content counts.
+            self.look_for_cut(stream, generation, now);
+            if let Some(at) = self.place_of(stream, generation)
+                && let Some(known) = self.streams.get_mut(stream)
+                && let Some(tail) = known.tails.get_mut(at)
+            {
+                records.extend(tail.seen_beyond(known.id, true));
+            }
+        }
+        self.wiring.checkpoint.write(records);
     }
 
     /// Writes down when files were changed last, where that is not known yet: it tells a file that

@@ -9,7 +9,7 @@ use tributary_common::ids::{GenerationId, StreamId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    checkpoint::{Cut, GenerationRecord},
+    checkpoint::{Cut, GenerationRecord, Record},
     content::Content,
     few::Few,
     frame::Carry,
@@ -146,6 +146,8 @@ pub(crate) struct Tail {
     /// The greatest size at which the content was certainly this generation's: seen before its mark
     /// was found in place.
     verified: u64,
+    /// The checkpoint knows that it was seen this far.
+    noted: u64,
     /// Last change of its content, in ns since 1970.
     pub(crate) mtime_ns: i64,
     /// When it grew last.
@@ -191,6 +193,7 @@ impl Tail {
             leaving: false,
             size: 0,
             verified: 0,
+            noted: 0,
             mtime_ns: 0,
             grown: now,
             unread_since: None,
@@ -227,6 +230,33 @@ impl Tail {
                 now,
             )
         }
+    }
+
+    /// Another life saw it this far, in bytes.
+    pub(crate) fn was_seen_to(&mut self, size: u64) {
+        (self.verified, self.noted) = (size, size);
+        self.size = self.size.max(size);
+    }
+
+    /// What the checkpoint is to know of how far it was seen: once for all that is read then, or `now`.
+    pub(crate) fn seen_beyond(&mut self, stream: StreamId, now: bool) -> Option<Record> {
+        let due = match now {
+            true => self.verified > self.noted,
+            false => self.noted <= self.offset(),
+        };
+        let is_file = self
+            .file
+            .as_ref()
+            .is_some_and(|file| file.as_file().is_some());
+        if !due || self.verified <= self.offset() || self.form == Form::Packed || !is_file {
+            return None;
+        }
+        self.noted = self.verified;
+        Some(Record::Seen {
+            stream,
+            generation: self.generation,
+            size: self.verified,
+        })
     }
 
     /// Where its file is, through links.
@@ -350,6 +380,11 @@ impl Tail {
         self.unread_since = None;
     }
 
+    /// It goes on in another file, whose size is known and whose content was compared.
+    pub(crate) fn is_another_file(&mut self) {
+        (self.verified, self.noted) = (self.size, 0);
+    }
+
     /// When it may be given up, if it is read to its end and does not grow; `None` while a path
     /// names it.
     pub(crate) fn close_at(&self, links: u64) -> Option<Instant> {
@@ -380,6 +415,6 @@ mod tests {
     #[test]
     fn a_generation_takes_little_room() {
         // An agent may have 100,000 of them; what is rare has its room elsewhere.
-        assert!(size_of::<Tail>() <= 288, "{} bytes", size_of::<Tail>());
+        assert!(size_of::<Tail>() <= 296, "{} bytes", size_of::<Tail>());
     }
 }

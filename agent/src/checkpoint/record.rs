@@ -35,12 +35,12 @@ use crate::{
 /// The first bytes of every checkpoint file.
 pub(crate) const MAGIC: [u8; 8] = *b"TRIBCKPT";
 /// The version that this build writes.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// The oldest version that it reads.
 const OLDEST: u32 = 1;
-/// The version before this one: it lacked the records of joined batches and the end
-/// of spilled ones, all else is the same.
-const WITHOUT_JOINTS: u32 = 2;
+/// The first of the versions that lack only records which came later: 2 those of joined batches and the
+/// end of spilled ones, 3 how far a file was seen.
+const WITH_RECIPES: u32 = 2;
 /// Bytes of the file header: magic, version, CRC-32C of both.
 pub(crate) const HEADER_BYTES: usize = 16;
 /// Bytes before each record: length and sum.
@@ -295,6 +295,15 @@ pub(crate) enum Record {
         /// What it has of the files before.
         joint: Joint,
     },
+    /// A file was seen to be longer than what is read of it: what is gone of that before it is read is lost.
+    Seen {
+        /// The stream.
+        stream: StreamId,
+        /// The generation.
+        generation: GenerationId,
+        /// Its size, in bytes.
+        size: u64,
+    },
 }
 
 /// Why a file is no checkpoint.
@@ -402,7 +411,7 @@ impl<'a> Frames<'a> {
             return Err(Fault::Damaged);
         }
         let decoded = match self.version {
-            VERSION | WITHOUT_JOINTS => postcard::take_from_bytes(body),
+            WITH_RECIPES..=VERSION => postcard::take_from_bytes(body),
             _older => postcard::take_from_bytes::<v1::Record>(body)
                 .map(|(record, rest)| (record.into(), rest)),
         };
@@ -534,7 +543,7 @@ mod tests {
         bytes[12..].copy_from_slice(&sum);
         assert_eq!(
             check_header(&bytes).unwrap_err().to_string(),
-            "it has checkpoint version 9; this build reads versions 1 to 3"
+            "it has checkpoint version 9; this build reads versions 1 to 4"
         );
         assert_eq!(check_header(b"TRIBCKP"), Err(FormatError::Magic));
     }

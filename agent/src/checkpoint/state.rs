@@ -48,6 +48,8 @@ pub(crate) struct State {
     pub(crate) cuts: BTreeMap<BatchId, Cut>,
     /// What some of them begin with of the files before their own. Few, for short.
     pub(crate) joints: BTreeMap<BatchId, Joint>,
+    /// How far files were seen that are not read so far, in bytes. Few: most are read to their end.
+    pub(crate) seen: BTreeMap<(StreamId, GenerationId), u64>,
     /// What is to be told.
     pub(crate) ledger: Ledger,
     /// Whether anybody is to be told.
@@ -86,6 +88,15 @@ impl State {
                 let known = self.known(stream, generation)?;
                 known.mark = mark;
                 known.carry = carry;
+                self.read_to((stream, generation), mark.offset);
+            }
+            Record::Seen {
+                stream,
+                generation,
+                size,
+            } => {
+                self.known(stream, generation)?;
+                self.seen.insert((stream, generation), size);
             }
             Record::Lost(loss) => self.lost(None, loss),
             Record::LostBatch { batch, loss } => self.lost(Some(batch), loss),
@@ -171,8 +182,20 @@ impl State {
         stream.generation_mut(generation).ok_or(Contradiction)
     }
 
+    /// A generation is read up to there: how far it was seen is worth no more.
+    fn read_to(&mut self, key: (StreamId, GenerationId), offset: u64) {
+        if self.seen.get(&key).is_some_and(|&size| size <= offset) {
+            self.seen.remove(&key);
+        }
+    }
+
     fn set_generation(&mut self, record: GenerationRecord) -> Result<(), Contradiction> {
         let stream = self.streams.get_mut(&record.stream).ok_or(Contradiction)?;
+        let known = stream.generation(record.generation);
+        // A copy need not have all that its original had.
+        if record.ended_ms.is_some() || known.is_some_and(|known| known.key != record.key) {
+            self.seen.remove(&(record.stream, record.generation));
+        }
         stream.set_generation(record);
         Ok(())
     }
@@ -211,6 +234,7 @@ impl State {
         };
         known.carry = cut.after;
         known.ended_ms = None;
+        self.read_to((cut.id.stream, cut.generation), cut.span.end);
         if self.keep_accounts {
             self.ledger.read(cut.id, &cut.minutes);
         }
@@ -236,6 +260,7 @@ impl State {
                 hash: end.mark,
             };
             known.carry = known.carry.behind_joined();
+            self.read_to((batch.stream, end.generation), end.span.end);
         }
         self.joints.insert(batch, joint);
         Ok(())
@@ -266,6 +291,7 @@ impl State {
                 && let Some(stream) = self.streams.get_mut(&key.0)
             {
                 stream.generations.retain(|known| known.generation != key.1);
+                self.seen.remove(&key);
             }
         }
         let told: BTreeSet<StreamId> = self.ledger.series.keys().map(|key| key.0).collect();
@@ -301,8 +327,10 @@ impl State {
         for task in old {
             self.removed.remove(&task);
             self.tasks.remove(&task);
-            let of_task = self.streams.values_mut().filter(|of| of.task == task);
-            of_task.for_each(|stream| stream.generations = Vec::new());
+            for (&id, stream) in self.streams.iter_mut().filter(|(_, of)| of.task == task) {
+                stream.generations = Vec::new();
+                self.seen.retain(|(stream, _), _| *stream != id);
+            }
         }
     }
 
@@ -391,6 +419,13 @@ impl State {
             for known in &stream.generations {
                 out(&Record::Generation(known.clone()));
             }
+        }
+        for (&(stream, generation), &size) in &self.seen {
+            out(&Record::Seen {
+                stream,
+                generation,
+                size,
+            });
         }
         for (&no, recipe) in &self.recipes {
             let recipe = recipe.clone();

@@ -223,12 +223,22 @@ fn the_watermark_of_a_file_whose_end_is_in_a_joined_batch_waits_for_it() {
 }
 
 #[test]
-fn a_file_of_version_2_is_read_and_goes_on_as_version_3() {
+fn files_of_versions_2_and_3_are_read_and_go_on_as_version_4() {
+    let kept = include_bytes!("../../tests/fixtures/checkpoint-v2.bin");
+    assert_eq!(kept[8], 2);
+    goes_on(kept);
+    // Version 3 could say more than 2, and said the same in the same way.
+    let mut later = kept.to_vec();
+    later[8] = 3;
+    let sum = crc32c::crc32c(&later[..12]).to_le_bytes();
+    later[12..16].copy_from_slice(&sum);
+    goes_on(&later);
+}
+
+fn goes_on(kept: &[u8]) {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join(super::FOLDER);
     fs::create_dir_all(&folder).unwrap();
-    let kept = include_bytes!("../../tests/fixtures/checkpoint-v2.bin");
-    assert_eq!(kept[8], 2);
     fs::write(folder.join("0000000000000001.log"), kept).unwrap();
     let check = |state: &State| {
         let cuts: Vec<_> = state
@@ -247,8 +257,51 @@ fn a_file_of_version_2_is_read_and_goes_on_as_version_3() {
     assert_eq!((recovery.torn_bytes, recovery.damaged.len()), (0, 0));
     checkpoint.read(check);
     drop(checkpoint);
-    assert_eq!(fs::read(newest(dir.path())).unwrap()[8], 3);
+    assert_eq!(fs::read(newest(dir.path())).unwrap()[8], 4);
     open(dir.path(), 4000).read(check);
+}
+
+#[test]
+fn how_far_a_file_was_seen_is_known_until_it_is_read_that_far_ends_or_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = open(dir.path(), 1);
+    checkpoint.write(beginning());
+    let seen = |size| Record::Seen {
+        stream: STREAM,
+        generation: GENERATION,
+        size,
+    };
+    let known = |checkpoint: &Checkpoint| {
+        checkpoint.read(|state| state.seen.get(&(STREAM, GENERATION)).copied())
+    };
+    checkpoint.write(vec![seen(25)]);
+    let cut = |no| vec![Record::Cut(checkpoint.read(|state| next_cut(state, no)))];
+    checkpoint.write(cut(1));
+    checkpoint.write(cut(2));
+    assert_eq!(known(&checkpoint), Some(25), "20 are read");
+    // The next life's snapshot has it.
+    let next = tempfile::tempdir().unwrap();
+    fs::create_dir_all(next.path().join(super::FOLDER)).unwrap();
+    let copy = next.path().join(super::FOLDER).join("0000000000000001.log");
+    fs::copy(newest(dir.path()), copy).unwrap();
+    drop(open(next.path(), 2));
+    assert_eq!(known(&open(next.path(), 3)), Some(25));
+    checkpoint.write(cut(3));
+    assert_eq!(known(&checkpoint), None);
+    let record = checkpoint.read(|state| state.generation(STREAM, GENERATION).cloned());
+    let record = record.unwrap();
+    let ended = GenerationRecord {
+        ended_ms: Some(5),
+        ..record.clone()
+    };
+    checkpoint.write(vec![seen(90), Record::Generation(ended)]);
+    assert_eq!(known(&checkpoint), None);
+    let copied = GenerationRecord {
+        key: FileKey(record.key.0 ^ 1),
+        ..record
+    };
+    checkpoint.write(vec![seen(90), Record::Generation(copied)]);
+    assert_eq!(known(&checkpoint), None);
 }
 
 #[test]
@@ -265,14 +318,14 @@ fn another_version_stops_the_start_and_stays_as_it_is() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("has checkpoint version 9; this build reads versions 1 to 3"),
+        error.contains("has checkpoint version 9; this build reads versions 1 to 4"),
         "{error}"
     );
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }
 
 #[test]
-fn a_file_of_version_1_is_read_and_goes_on_as_version_3() {
+fn a_file_of_version_1_is_read_and_goes_on_as_version_4() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join(super::FOLDER);
     fs::create_dir_all(&folder).unwrap();
@@ -307,7 +360,7 @@ fn a_file_of_version_1_is_read_and_goes_on_as_version_3() {
     drop(checkpoint);
     // Read from a file of this version now.
     let bytes = fs::read(newest(dir.path())).unwrap();
-    assert_eq!(bytes[8], 3);
+    assert_eq!(bytes[8], 4);
     open(dir.path(), 4000).read(check);
 }
 

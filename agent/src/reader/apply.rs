@@ -86,7 +86,11 @@ impl Reader {
                             self.ended.insert((channel, record.key), ended);
                             continue;
                         }
-                        Tail::restored(record, replay, now)
+                        let mut tail = Tail::restored(record, replay, now);
+                        if let Some(&size) = state.seen.get(&(id, generation)) {
+                            tail.was_seen_to(size);
+                        }
+                        tail
                     };
                     let before = self
                         .by_key

@@ -269,6 +269,7 @@ impl Reader {
         }
         tail.size = copy.info.size.max(tail.offset());
         tail.note_size(copy.info.size, now, now);
+        tail.is_another_file();
         let was_open = tail.file.replace(Content::File(copy.file)).is_some();
         let (record, path) = (tail.record(id), tail.path.clone());
         if !was_open {

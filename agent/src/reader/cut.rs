@@ -219,6 +219,7 @@ impl Reader {
                 if grow_prefix(tail) {
                     records.push(Record::Generation(tail.record(id)));
                 }
+                records.extend(tail.seen_beyond(id, false));
             }
         }
         self.wiring.checkpoint.note(records);
