@@ -18,7 +18,7 @@ use super::{
     record::{Cut, End, GenerationRecord, Joint, MadeBy, Record},
     stream::StreamState,
 };
-use crate::{identify::Mark, recipe::Recipe};
+use crate::{frame::Carry, identify::Mark, recipe::Recipe};
 
 /// Generations that were given up are remembered this long, in ms: a directory that was away for a
 /// while does not come back as new files.
@@ -84,20 +84,12 @@ impl State {
                 generation,
                 mark,
                 carry,
-            } => {
-                let known = self.known(stream, generation)?;
-                known.mark = mark;
-                known.carry = carry;
-                self.read_to((stream, generation), mark.offset);
-            }
+            } => self.skip((stream, generation), mark, carry)?,
             Record::Seen {
                 stream,
                 generation,
                 size,
-            } => {
-                self.known(stream, generation)?;
-                self.seen.insert((stream, generation), size);
-            }
+            } => self.see((stream, generation), size)?,
             Record::Lost(loss) => self.lost(None, loss),
             Record::LostBatch { batch, loss } => self.lost(Some(batch), loss),
             Record::Recipe { no, recipe } => {
@@ -180,6 +172,27 @@ impl State {
     ) -> Result<&mut GenerationRecord, Contradiction> {
         let stream = self.streams.get_mut(&stream).ok_or(Contradiction)?;
         stream.generation_mut(generation).ok_or(Contradiction)
+    }
+
+    /// Reading goes on at a mark without a batch.
+    fn skip(
+        &mut self,
+        key: (StreamId, GenerationId),
+        mark: Mark,
+        carry: Carry,
+    ) -> Result<(), Contradiction> {
+        let known = self.known(key.0, key.1)?;
+        known.mark = mark;
+        known.carry = carry;
+        self.read_to(key, mark.offset);
+        Ok(())
+    }
+
+    /// A file was seen to be longer than what is read of it.
+    fn see(&mut self, key: (StreamId, GenerationId), size: u64) -> Result<(), Contradiction> {
+        self.known(key.0, key.1)?;
+        self.seen.insert(key, size);
+        Ok(())
     }
 
     /// A generation is read up to there: how far it was seen is worth no more.
