@@ -41,7 +41,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -66,8 +66,11 @@ const INTRODUCTION: &str = "# Benchmarks
 What the main job costs. `make bench` measures it against a real Kafka on the same machine and rewrites
 this page. CPU seconds are user + system by the kernel's accounting, each process apart, per 10^9 bytes
 of access log. Machines differ, so the unit is z: the CPU seconds that a bare loop needs to read the same
-file and compress it with zstd-1 in 256 KiB blocks, taken in the same run. Other collectors are not part
-of this run. A figure over its bar is a bar that is missed: for the bus see docs/adr/0008.
+file and compress it with zstd-1 in 256 KiB blocks. Machines change under way, too, so z is taken before and
+after each row's run, and the row goes by the mean of both. The loop runs alone; in front of Kafka all
+processors are busy, and where they share a core or its caches each second of theirs does less: the second
+row says what z is then. Other collectors are not part of this run. A figure over its bar is a bar that is
+missed: for the bus see docs/adr/0008.
 
 The times are from the write of a line to when a consumer of librdkafka has it; writer, agent, bus, Kafka
 and consumer share the machine.
@@ -234,9 +237,7 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
     let file = folder.join("backlog.log");
     let (bytes, lines) = load::write_log(&file, bytes_of(args.gb))?;
     say(&format!("{bytes} bytes, {lines} lines; taking z"));
-    let z_per_gb = z_seconds(&file)? * 1e9 / as_float(bytes);
-    let mut table = Table::new(z_per_gb);
-    table.row("z: bare read + zstd-1", z_per_gb, None, None, "");
+    let mut table = Table::new(&file, bytes)?;
 
     if args.part != Part::Producers {
         let folder = folder.join("alone");
@@ -321,6 +322,7 @@ fn backlog(
         more: String::new(),
     };
     let cost = line::backlog(kafka, folder, file, lines, &task)?;
+    table.unit()?;
     let agent = format!("agent, backlog to acknowledged by {}", way.name);
     let bus = format!("bus ({}), backlog", way.name);
     for (what, usage, bar) in [
@@ -364,6 +366,7 @@ fn alone(
         say(&format!("the agent alone: the backlog, {codec}"));
         let folder = folder.join(format!("b-{codec}"));
         let backlog = alone::backlog(&folder, codec, file, size)?;
+        table.unit()?;
         table.alone(&format!("agent alone, backlog{remark}"), &backlog, bar);
     }
     for (class, codec, remark, bar) in [
@@ -378,6 +381,7 @@ fn alone(
             STEADY_BYTES_PER_S,
             args.steady_for,
         )?;
+        table.unit()?;
         table.alone(
             &format!("agent alone, 10 MB/s, {class}{remark}"),
             &steady,
@@ -414,6 +418,7 @@ fn steady(
         STEADY_BYTES_PER_S,
         args.steady_for,
     )?;
+    table.unit()?;
     let [agent, bus] = steady.used[..] else {
         bail!("two processes were measured");
     };
@@ -451,21 +456,31 @@ fn unit(folder: &Path) -> Result<f64> {
 fn z_seconds(file: &Path) -> Result<f64> {
     let mut runs = Vec::new();
     for _ in 0..=Z_RUNS {
-        let output = Command::new(line::program("tributary")?)
-            .args(["bench", "z"])
-            .arg(file)
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let cpu = said
-            .split(", ")
-            .find_map(|part| part.trim().strip_suffix(" CPU s")?.parse::<f64>().ok())
-            .with_context(|| format!("`tributary bench z` said {said:?}"))?;
-        runs.push(cpu);
+        runs.push(z_beside(file, 1)?);
     }
     // The first run warms the page cache.
     let mut counted = runs.split_off(1);
     counted.sort_by(f64::total_cmp);
     counted.get(Z_RUNS / 2).copied().context("z was not taken")
+}
+
+/// The mean CPU seconds of so many bare loops over the file at once.
+fn z_beside(file: &Path, loops: usize) -> Result<f64> {
+    let one = || {
+        let mut bare = Command::new(line::program("tributary")?);
+        bare.args(["bench", "z"]).arg(file).stdout(Stdio::piped());
+        Ok(bare.spawn()?)
+    };
+    let running: Vec<_> = (0..loops).map(|_no| one()).collect::<Result<_>>()?;
+    let mut sum = 0.0;
+    for bare in running {
+        let said = String::from_utf8_lossy(&bare.wait_with_output()?.stdout).into_owned();
+        let cpu = said
+            .split(", ")
+            .find_map(|part| part.trim().strip_suffix(" CPU s")?.parse::<f64>().ok());
+        sum += cpu.with_context(|| format!("`tributary bench z` said {said:?}"))?;
+    }
+    Ok(sum / as_float(loops as u64))
 }
 
 /// Percentiles of line written to line readable in Kafka, in ms.
@@ -499,21 +514,49 @@ impl Delay {
 }
 
 struct Table {
+    /// What z is taken with, and how long that is.
+    file: PathBuf,
+    bytes: u64,
+    /// z as it was taken last, and what rows go by.
+    taken: f64,
     z_per_gb: f64,
+    /// The least and the greatest that was taken.
+    range: (f64, f64),
     text: String,
     notes: Vec<String>,
 }
 
 impl Table {
-    fn new(z_per_gb: f64) -> Self {
+    /// Takes z, and begins with its rows.
+    fn new(file: &Path, bytes: u64) -> Result<Self> {
         let text = "| what | CPU s/GB | z | user | sys | peak MiB | p50 / p99 / max ms | |\n\
                     |---|---|---|---|---|---|---|---|\n"
             .to_owned();
-        Self {
-            z_per_gb,
+        let z = z_seconds(file)? * 1e9 / as_float(bytes);
+        let mut table = Self {
+            file: file.to_owned(),
+            bytes,
+            taken: z,
+            z_per_gb: z,
+            range: (z, z),
             text,
             notes: Vec::new(),
-        }
+        };
+        table.row("z: bare read + zstd-1", z, None, None, "");
+        let cores = std::thread::available_parallelism()?.get();
+        let busy = z_beside(file, cores)? * 1e9 / as_float(bytes);
+        let what = format!("… each of {cores} at once");
+        table.row(&what, busy, None, None, "");
+        Ok(table)
+    }
+
+    /// Takes z again, after a run: its rows go by the mean of before and after.
+    fn unit(&mut self) -> Result<()> {
+        let z = z_seconds(&self.file)? * 1e9 / as_float(self.bytes);
+        self.z_per_gb = f64::midpoint(self.taken, z);
+        self.taken = z;
+        self.range = (self.range.0.min(z), self.range.1.max(z));
+        Ok(())
     }
 
     fn row(
@@ -590,6 +633,8 @@ impl Table {
             text.push('\n');
         }
         let model = model.unwrap_or("unknown processor");
+        let (least, most) = self.range;
+        writeln!(text, "z was {least:.2} to {most:.2} CPU s/GB")?;
         writeln!(
             text,
             "machine: {cores} cores of {model}, {:.0} GiB, Linux {}",
