@@ -1,8 +1,9 @@
 //! The thread that delivers what is on the disk.
 //!
 //! It looks four times a second which targets are up, gives batches as long as the window (see
-//! [`super::pace`]) and the node's memory have room, and leaves half of that memory to what comes
-//! live. Not for: which batch is next (see [`super::queue`]).
+//! [`super::pace`]) and the node's memory have room and urgent live batches do not suffer (see
+//! [`super::beside`]), and leaves half of that memory to what comes live. Not for: which batch is next (see
+//! [`super::queue`]).
 
 use std::{
     sync::{Arc, PoisonError, mpsc::Receiver},
@@ -34,6 +35,8 @@ pub(crate) struct Progress {
     pub(crate) eta_s: Option<u64>,
     /// The window in bytes.
     pub(crate) window_bytes: u64,
+    /// The most bytes a second beside urgent batches that come live; `None` while there are none.
+    pub(crate) held_to_bytes_per_s: Option<u64>,
 }
 
 /// A batch on its way, as the pace sees it.
@@ -61,6 +64,8 @@ pub(super) struct Drain {
     rate: (Instant, u64),
     looked: Option<Instant>,
     unstuck: Instant,
+    /// Live batches are waited for so long before the next one is given.
+    pause: Option<Duration>,
 }
 
 impl Drain {
@@ -73,6 +78,7 @@ impl Drain {
             rate: (Instant::now(), 0),
             looked: None,
             unstuck: Instant::now(),
+            pause: None,
         }
     }
 
@@ -80,17 +86,21 @@ impl Drain {
     pub(super) fn run(mut self) {
         while !self.spill.is_stopped() {
             // Both ends live in the spill: the wait ends by a word or by its time.
-            let (Ok(()) | Err(_)) = self.woken.recv_timeout(LOOK_EVERY);
+            let (Ok(()) | Err(_)) = self.woken.recv_timeout(self.pause.unwrap_or(LOOK_EVERY));
             self.turn();
         }
     }
 
     /// Whether a batch may go now.
-    fn has_room(&self) -> bool {
-        match self.spill.destination.late() {
-            Some(late) => late.has_room(),
-            None => self.pace.has_room(),
+    fn has_room(&mut self) -> bool {
+        if let Some(late) = self.spill.destination.late() {
+            return late.has_room();
         }
+        if !self.pace.has_room() {
+            return false;
+        }
+        self.pause = self.spill.beside().may(Instant::now()).err();
+        self.pause.is_none()
     }
 
     /// Looks at the targets when it is time, and gives what there is room for.
@@ -108,6 +118,9 @@ impl Drain {
             self.unstuck = Instant::now();
         }
         self.reckon();
+        let idle = self.on_the_way.is_empty();
+        self.spill.beside().turn(idle, Instant::now());
+        self.pause = None;
         while self.has_room() && !self.spill.is_stopped() && self.one() {}
     }
 
@@ -145,6 +158,7 @@ impl Drain {
                 // An answer that comes with a whole file says nothing about the pace.
                 if self.spill.give(Arc::new(batch), &target) && late.is_none() {
                     self.pace.given(bytes);
+                    self.spill.beside().gave(bytes);
                     self.on_the_way.push(OnTheWay {
                         batch: id,
                         bytes,
@@ -234,5 +248,6 @@ impl Drain {
             (bytes, rate) => Some(bytes.div_ceil(rate)),
         };
         progress.window_bytes = self.pace.window();
+        progress.held_to_bytes_per_s = self.spill.beside().rate();
     }
 }

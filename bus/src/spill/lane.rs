@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use tokio::time::Instant;
 use tributary_common::{
     header::BatchHeader,
     ids::{BatchId, Name},
@@ -26,6 +27,7 @@ use tributary_common::{
 };
 
 use super::{
+    beside::Beside,
     drain::Drain,
     queue::{Backlog, Entry, Mode, Place, Queue, Stored, Verdict},
     store::{Lost, Opened, Store},
@@ -75,6 +77,13 @@ impl std::fmt::Debug for Kept {
     }
 }
 
+/// How a batch comes to its destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Live,
+    OverDisk,
+}
+
 /// A batch that the destination has answered.
 struct Answered {
     header: Arc<BatchHeader>,
@@ -115,6 +124,8 @@ pub(crate) struct Spill {
     pub(super) node: OnceLock<Weak<Node>>,
     /// The drain's state in words, for `/status`.
     pub(super) progress: Mutex<super::drain::Progress>,
+    /// How fast the drain may go beside what comes live.
+    pub(super) beside: Mutex<Beside>,
     queue: Mutex<Queue<Kept>>,
     /// What the opening found to be lost, with the segments, until it is told.
     pub(super) lost: Mutex<Vec<Lost>>,
@@ -185,6 +196,7 @@ impl Spill {
             passed: Passed::default(),
             node: OnceLock::new(),
             progress: Mutex::default(),
+            beside: Mutex::new(Beside::new(Instant::now())),
             queue: Mutex::new(queue),
             lost: Mutex::new(std::mem::take(&mut opened.lost)),
             writes,
@@ -234,6 +246,10 @@ impl Spill {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn beside(&self) -> MutexGuard<'_, Beside> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the batch is on the disk: a repeat of it is acknowledged.
     pub(crate) fn holds(&self, batch: BatchId) -> bool {
         self.lock().holds(batch)
@@ -271,7 +287,7 @@ impl Spill {
             let mut queue = self.lock();
             self.see(&mut queue, &target, down, &mut after);
             match queue.arrive(id, &target, class, kept) {
-                Verdict::Live => self.fly(batch, &target, &mut after),
+                Verdict::Live => self.fly(batch, &target, Way::Live, &mut after),
                 Verdict::Spill => Self::want_write(&mut queue, id, &target, &mut after),
                 Verdict::Wait(kept) => {
                     let why = "the stream's spill is about to be drained".to_owned();
@@ -333,9 +349,14 @@ impl Spill {
     }
 
     /// Gives a batch to the destination. Under the lock.
-    fn fly(self: &Arc<Self>, batch: Arc<Accepted>, target: &Arc<str>, after: &mut After) {
+    fn fly(self: &Arc<Self>, batch: Arc<Accepted>, target: &Arc<str>, way: Way, after: &mut After) {
         let (spill, header) = (Arc::clone(self), Arc::clone(&batch.header));
+        let minded = way == Way::Live && Beside::minds(header.class);
+        let since = minded.then(Instant::now);
         let done = Done::new(move |outcome| {
+            if let (Some(since), Ok(_place)) = (since, &outcome) {
+                spill.beside().delivered(since.elapsed());
+            }
             let answered = Answered { header, outcome };
             let outside = WITHIN.with_borrow_mut(|within| match within {
                 Some(answers) => {
@@ -370,7 +391,7 @@ impl Spill {
             let mut queue = self.lock();
             let flies = queue.may_fly(id);
             match flies {
-                true => self.fly(batch, target, &mut after),
+                true => self.fly(batch, target, Way::OverDisk, &mut after),
                 false => queue.put_back(id),
             }
             flies

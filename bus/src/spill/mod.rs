@@ -25,11 +25,12 @@
 //! | `usage` | whether there is room |
 //! | `loss` | what will not be delivered |
 //! | `lane` | the way of a batch through the rooms |
-//! | `drain`, `pace` | delivers what is stored, as fast as the destination can spare |
+//! | `drain`, `pace`, `beside` | delivers what is stored, as fast as the destination and urgent live batches can spare |
 //! | [`inspect`] | a spill in words, offline |
 //!
 //! Not for: repeats (see `dedupe`), what a destination has (see [`crate::journal`]).
 
+mod beside;
 #[cfg(feature = "sim")]
 mod by_hand;
 mod drain;
