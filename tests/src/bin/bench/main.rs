@@ -7,7 +7,8 @@
 //! Arguments: `--gb N` the size of the backlog (default 1), `--write FILE` keeps the table,
 //! `--options '{ "linger.ms" = "5" }'` settings for librdkafka, `--only backlog`, `--only alone` (the
 //! agent in front of a bus that only counts), `--only producers` (the backlog through the bus alone; with
-//! `--way NAME` through one producer: rdkafka, rdkafka-lz4, verbatim), `--only files` (many files; both without Kafka),
+//! `--way NAME` through one producer: rdkafka, rdkafka-lz4, verbatim), `--only steady` (10 MB/s to Kafka),
+//! `--only files` (many files; both without Kafka),
 //! `--only priority` (who waits for whom), `--only limits` (how well limits hold; without Kafka),
 //! `--only connections` (thousands of them at a bus; without Kafka), `--only spill` (the bus's disk),
 //! `--only drain` (who waits while that is drained), `--only counting` (the bus in front of a broker
@@ -107,6 +108,8 @@ enum Part {
     Alone,
     /// One file to Kafka, without the agent alone before.
     Producers,
+    /// A steady load to Kafka.
+    Steady,
     /// An agent that watches many files: no Kafka.
     Files,
     /// Classes beside each other.
@@ -152,6 +155,7 @@ fn arguments() -> Result<Args> {
             "--write" => parsed.write = Some(value.into()),
             "--options" => parsed.options = value,
             "--only" if value == "backlog" => parsed.part = Part::Backlog,
+            "--only" if value == "steady" => parsed.part = Part::Steady,
             "--only" if value == "producers" => parsed.part = Part::Producers,
             "--way" => parsed.way = Some(value),
             "--only" if value == "alone" => parsed.part = Part::Alone,
@@ -179,7 +183,7 @@ fn arguments() -> Result<Args> {
                 .map_err(|_path| anyhow!("--programs is given twice"))?,
             _ => bail!(
                 "{name} {value} is unknown; allowed are --gb N, --write FILE, --options TABLE, --seconds N, --channels N, --partitions N, \
-                 --programs FOLDER, --way NAME and --only backlog, alone, producers, files, priority, limits, connections, spill, drain, counting, fleet, search, hdfs or peers"
+                 --programs FOLDER, --way NAME and --only backlog, alone, producers, steady, files, priority, limits, connections, spill, drain, counting, fleet, search, hdfs or peers"
             ),
         }
     }
@@ -217,7 +221,7 @@ fn main() -> Result<()> {
                 "{line}\n{many}\n{connections}\n{counting}\n{fleet}\n{spill}\n{drain}\n{search}\n{hdfs}"
             )
         }
-        Part::Backlog | Part::Alone | Part::Producers => measure(&args, &folder)?,
+        Part::Backlog | Part::Alone | Part::Producers | Part::Steady => measure(&args, &folder)?,
     };
     say(&table);
     if let Some(path) = &args.write {
@@ -239,7 +243,7 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
     say(&format!("{bytes} bytes, {lines} lines; taking z"));
     let mut table = Table::new(&file, bytes)?;
 
-    if args.part != Part::Producers {
+    if !matches!(args.part, Part::Producers | Part::Steady) {
         let folder = folder.join("alone");
         alone(&folder, args, &file, (bytes, lines), &mut table)?;
     }
@@ -249,13 +253,15 @@ fn measure(args: &Args, folder: &Path) -> Result<String> {
 
     let kafka = Kafka::start(&folder.join("kafka"))?;
     let chosen = |way: &&Way| args.way.as_deref().is_none_or(|name| name == way.name);
-    for way in ways(args).iter().filter(chosen) {
+    let ways = ways(args);
+    let ways = ways.iter().filter(chosen);
+    for way in ways.filter(|_way| args.part != Part::Steady) {
         say(&format!("the backlog, with {}", way.name));
         let size = (bytes, lines);
         let folder = folder.join(format!("b-{}", way.name));
         backlog(&kafka, &folder, way, (&file, size), &mut table)?;
     }
-    if args.part == Part::All {
+    if matches!(args.part, Part::All | Part::Steady) {
         for (class, bar) in [("P2", "bar 2 z, p99 700 ms"), ("P0", "bar 2 z, p99 150 ms")] {
             steady(&kafka, &folder.join(class), args, (class, bar), &mut table)?;
         }
