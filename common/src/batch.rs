@@ -36,7 +36,7 @@ mod varint;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    decode::{Decoded, Decoder, Record, decode},
+    decode::{Decoded, Decoder, Record, Records, decode},
     encode::{Draft, Encoded, Encoder},
     error::BatchError,
     headers::{Headers, HeadersMark, RecordHeaders},

@@ -355,7 +355,7 @@ impl Spill {
         let since = minded.then(Instant::now);
         let done = Done::new(move |outcome| {
             if let (Some(since), Ok(_place)) = (since, &outcome) {
-                spill.beside().delivered(since.elapsed());
+                spill.beside().delivered(since.elapsed(), Instant::now());
             }
             let answered = Answered { header, outcome };
             let outside = WITHIN.with_borrow_mut(|within| match within {

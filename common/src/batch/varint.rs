@@ -63,8 +63,12 @@ fn read(bytes: &[u8], at: usize, max_bytes: usize, max: u64) -> Option<(i64, usi
     if first < 0x80 {
         return Some((unzigzag(u64::from(first)), at + 1));
     }
-    let mut value = u64::from(first & 0x7f);
-    for index in 1..max_bytes {
+    let second = *bytes.get(at + 1)?;
+    let mut value = u64::from(first & 0x7f) | (u64::from(second & 0x7f) << 7);
+    if second < 0x80 {
+        return Some((unzigzag(value), at + 2));
+    }
+    for index in 2..max_bytes {
         let byte = *bytes.get(at + index)?;
         let shift = 7 * index;
         let bits = u64::from(byte & 0x7f);

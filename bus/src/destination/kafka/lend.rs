@@ -25,7 +25,7 @@ use rdkafka::{
     producer::Producer as _,
 };
 use tributary_common::{
-    batch::{Decoded, Decoder, ID_HEADER, Record},
+    batch::{Decoded, Decoder, ID_HEADER, Record, Records},
     ids::BatchId,
 };
 
@@ -73,12 +73,12 @@ impl Lent {
     }
 
     /// Its records, in order.
-    pub(super) fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        self.lines.iter().flat_map(Decoded::records)
+    pub(super) fn records(&self) -> Records<'_> {
+        self.lines().records()
     }
 
-    fn has(&self, bytes: &[u8]) -> bool {
-        self.lines.as_ref().is_some_and(|lines| lines.has(bytes))
+    fn lines(&self) -> &Decoded {
+        self.lines.as_ref().expect("they are there until the drop")
     }
 }
 
@@ -137,7 +137,7 @@ impl<'p> Lender<'p> {
         id: Option<BatchId>,
     ) -> Result<(), RDKafkaErrorCode> {
         // What lies elsewhere would not live long enough.
-        let flags = match lent.has(record.value) {
+        let flags = match lent.lines().has(record.value) {
             true => 0,
             false => RD_KAFKA_MSG_F_COPY,
         };

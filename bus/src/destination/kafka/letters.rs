@@ -78,8 +78,9 @@ pub(super) fn without<'a>(
     records: impl Iterator<Item = Record<'a>>,
     dead: &[u32],
 ) -> impl Iterator<Item = (u32, Record<'a>)> {
+    let mut dead = dead.iter().copied().peekable();
     let placed = (0..).zip(records);
-    placed.filter(|(place, _record)| dead.binary_search(place).is_err())
+    placed.filter(move |(place, _record)| dead.next_if_eq(place).is_none())
 }
 
 /// What the destination has to do with dead letters.
