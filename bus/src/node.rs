@@ -573,7 +573,7 @@ impl Node {
 }
 
 /// The minute of a batch's first record: its path and date.
-fn minute_of(header: &BatchHeader) -> u32 {
+pub(crate) fn minute_of(header: &BatchHeader) -> u32 {
     header.minutes.first().map_or(0, |first| first.minute)
 }
 

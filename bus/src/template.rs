@@ -86,16 +86,22 @@ impl Template {
     /// The text for one batch: `minute` counts from 1970-01-01 00:00 UTC; dates and hours are UTC.
     #[must_use]
     pub fn render(&self, topic: &Topic, minute: u32) -> String {
+        self.render_named(topic.as_str(), minute)
+    }
+
+    /// [`Self::render`] with something else in the place of the topic.
+    #[must_use]
+    pub fn render_named(&self, topic: &str, minute: u32) -> String {
         let mut text = String::new();
         for part in &self.parts {
             match part {
                 Part::Literal(literal) => text.push_str(literal),
                 Part::Topic if self.by_record => {
-                    text.push_str(&topic.as_str().to_ascii_lowercase());
+                    text.push_str(&topic.to_ascii_lowercase());
                 }
                 Part::Date if self.by_record => text.push_str("{date}"),
                 Part::Hour if self.by_record => text.push_str("{hour}"),
-                Part::Topic => text.push_str(topic.as_str()),
+                Part::Topic => text.push_str(topic),
                 Part::Date => text.push_str(&date(minute)),
                 Part::Hour => {
                     text.push_str(&format!("{:02}", minute % DAY_MINUTES / 60));

@@ -1,12 +1,12 @@
 //! Into HDFS: every line in exactly one whole file, whoever is killed at which step.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tributary_tests::{
     cluster::{Cluster, Layout, SETTLE_LIMIT, for_each_seed, glob_of, topic_name},
     hdfs::{self, Hdfs},
-    ledger,
+    http, ledger,
     oracle::Verdict,
     poll, scratch,
     writer::{Background, Rotation, Schedule, Writer, Written},
@@ -69,6 +69,72 @@ fn every_line_is_in_one_whole_file_of_hdfs() -> Result<()> {
         must_deliver(&cluster, hdfs, writer.written())?;
         let log = cluster.bus.log()?;
         ensure!(log.contains("the new configuration counts"), "{log}");
+        cluster.stop()
+    })
+}
+
+/// Two topics that write little share files, which say whose each line is, and one that writes much has its
+/// own; the bus is killed meanwhile.
+#[test]
+fn slow_topics_share_files_that_say_whose_the_lines_are() -> Result<()> {
+    const TOPICS: [&str; 3] = ["hdfs-quiet", "hdfs-calm", "hdfs-loud"];
+    scratch::scenario("hdfs-slow", |folder| {
+        let hdfs = hdfs::shared()?;
+        let mut cluster = Layout::new(folder, "hdfs-slow")
+            .delivers_to_hdfs(hdfs)
+            .merges_below("hdfs-slow", "16KiB")
+            .start()?;
+        let mut written: Vec<(String, Vec<u8>)> = Vec::new();
+        for turn in 0..40 {
+            for topic in TOPICS {
+                let lines = if topic == "hdfs-loud" { 500 } else { 3 };
+                let lines: Vec<String> = (0..lines)
+                    .map(|line| format!("{topic} {turn} {line} {}", "x".repeat(60)))
+                    .collect();
+                let body = lines.join("\n");
+                let path = format!("/v1/lines/{topic}");
+                let answer = http::post(&cluster.listen, &path, &[], body.as_bytes())?;
+                ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+                written.extend(
+                    lines
+                        .into_iter()
+                        .map(|line| (topic.to_owned(), line.into())),
+                );
+            }
+            std::thread::sleep(Duration::from_millis(250));
+            if turn == 25 {
+                let merged = &destination(&cluster)?["files"]["merged_topics"]["slow-p2"];
+                ensure!(merged == 2, "{merged}");
+                cluster.bus.kill()?;
+                cluster.bus.start()?;
+            }
+        }
+        written.sort();
+        let files = poll::until("all lines in HDFS", SETTLE_LIMIT, || {
+            let files = hdfs.files("/hdfs-slow")?;
+            let lines: usize = files.iter().map(|file| file.lines.len()).sum();
+            Ok((lines >= written.len()).then_some(files))
+        })?;
+        let (shared, own): (Vec<_>, Vec<_>) = files
+            .iter()
+            .partition(|file| file.folder.starts_with("slow-p2"));
+        let topics = |file: &hdfs::Whole| {
+            let topics = file.lines.iter().map(|(topic, _line)| topic.clone());
+            topics.collect::<BTreeSet<String>>()
+        };
+        ensure!(
+            shared.iter().any(|file| topics(file).len() == 2),
+            "{shared:?}"
+        );
+        let loud = |file: &&hdfs::Whole| topics(file).contains("hdfs-loud");
+        ensure!(!shared.iter().any(loud), "a loud topic is among the slow");
+        for file in own {
+            let one = topics(file);
+            ensure!(one.len() == 1 && one.iter().all(|topic| file.folder.starts_with(topic)));
+        }
+        let mut arrived: Vec<_> = files.into_iter().flat_map(|file| file.lines).collect();
+        arrived.sort();
+        ensure!(arrived == written, "{} of {}", arrived.len(), written.len());
         cluster.stop()
     })
 }

@@ -96,6 +96,16 @@ impl Layout {
         self
     }
 
+    /// The HDFS of [`Layout::delivers_to_hdfs`] has everything below `/ROOT`, and merges topics that write less
+    /// than this a second.
+    #[must_use]
+    pub fn merges_below(mut self, root: &str, bytes: &str) -> Self {
+        let path = "path = \"/";
+        self.destination = self.destination.replace(path, &format!("{path}{root}/"));
+        self.destination += &format!("merge_below = {bytes:?}\n");
+        self
+    }
+
     /// The producer that forwards batches as they came, in the place of librdkafka.
     #[must_use]
     pub fn verbatim(mut self) -> Self {

@@ -54,6 +54,26 @@ struct Manifest {
     raw_bytes: u64,
     stored_bytes: u64,
     sha256: String,
+    topics: Vec<String>,
+    #[serde(default)]
+    parts: Vec<Part>,
+}
+
+/// Whose records are where in a file.
+#[derive(Debug, Deserialize)]
+struct Part {
+    topic: String,
+    records: u64,
+    bytes: (u64, u64),
+}
+
+/// A file that is as its manifest says.
+#[derive(Debug)]
+pub struct Whole {
+    /// The folder that it lies in, below what was asked for.
+    pub folder: PathBuf,
+    /// Topic and bytes of each line.
+    pub lines: Vec<(String, Vec<u8>)>,
 }
 
 /// The HDFS that all scenarios share which do not break it; started on first use, ended with the test
@@ -288,12 +308,25 @@ impl Hdfs {
     /// # Errors
     /// When something is not so.
     pub fn records(&self, path: &str) -> Result<Vec<(Place, Vec<u8>)>> {
+        let files = self.files(path)?;
+        let lines = files.into_iter().flat_map(|file| file.lines);
+        Ok((0..)
+            .zip(lines)
+            .map(|(at, (_topic, line))| ((0, at), line))
+            .collect())
+    }
+
+    /// [`Self::records`], file by file, with the topics that the manifests say.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn files(&self, path: &str) -> Result<Vec<Whole>> {
         let copy = scratch::create("hdfs-copy")?;
         self.shell(&["-get", path, &copy.join("got").display().to_string()])?;
         let mut folders = BTreeMap::new();
         collect(&copy.join("got"), &mut folders)?;
-        let mut records = Vec::new();
-        for files in folders.into_values() {
+        let mut whole_files = Vec::new();
+        for (folder, files) in folders {
             let (manifests, data): (Vec<PathBuf>, Vec<PathBuf>) = files
                 .into_iter()
                 .partition(|path| name(path).starts_with('_'));
@@ -302,14 +335,14 @@ impl Hdfs {
                 "{data:?} have the manifests {manifests:?}"
             );
             for path in data {
-                let lines = whole(&path)?;
-                let first = i64::try_from(records.len())?;
-                let numbered = (first..).zip(lines);
-                records.extend(numbered.map(|(at, line)| ((0, at), line)));
+                whole_files.push(Whole {
+                    folder: folder.strip_prefix(copy.join("got"))?.to_owned(),
+                    lines: whole(&path)?,
+                });
             }
         }
         fs::remove_dir_all(copy)?;
-        Ok(records)
+        Ok(whole_files)
     }
 }
 
@@ -334,7 +367,7 @@ fn collect(folder: &Path, folders: &mut BTreeMap<PathBuf, Vec<PathBuf>>) -> Resu
 }
 
 /// The lines of a file that has to be as its manifest says.
-fn whole(path: &Path) -> Result<Vec<Vec<u8>>> {
+fn whole(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let name = name(path);
     ensure!(!name.starts_with('.'), "{name} was left over");
     let manifest = fs::read(path.with_file_name(format!("_{name}.json")))
@@ -360,7 +393,28 @@ fn whole(path: &Path) -> Result<Vec<Vec<u8>>> {
     if is != said || !sum.starts_with(&manifest.sha256) {
         bail!("a file is {is:?}, sum {sum}; its manifest says {manifest:?}");
     }
-    Ok(lines)
+    let topics = topics(&manifest, &lines)?;
+    Ok(topics.into_iter().zip(lines).collect())
+}
+
+/// The topic of each line.
+fn topics(manifest: &Manifest, lines: &[Vec<u8>]) -> Result<Vec<String>> {
+    if let ([topic], []) = (manifest.topics.as_slice(), manifest.parts.as_slice()) {
+        return Ok(vec![topic.clone(); lines.len()]);
+    }
+    let (mut topics, mut at, mut rest) = (Vec::new(), 0, lines);
+    for part in &manifest.parts {
+        let records = usize::try_from(part.records)?;
+        let (own, others) = rest
+            .split_at_checked(records)
+            .with_context(|| format!("fewer lines than {manifest:?} says"))?;
+        let end = at + own.iter().map(|line| line.len() as u64 + 1).sum::<u64>();
+        ensure!(part.bytes == (at, end), "{part:?} lies at {at} to {end}");
+        topics.extend(std::iter::repeat_n(part.topic.clone(), records));
+        (at, rest) = (end, others);
+    }
+    ensure!(rest.is_empty(), "{} lines are nobody's", rest.len());
+    Ok(topics)
 }
 
 const NAMENODE: &str = "org.apache.hadoop.hdfs.server.namenode.NameNode";

@@ -46,6 +46,12 @@ static KEYS: &[Key] = &[
     ),
     Key::table("roll", &ROLL),
     Key::default(
+        "merge_below",
+        Kind::size("0B", "1GiB"),
+        "0B",
+        "A topic that writes less than this in roll.after, before compression, goes into files with the other slow topics of its class, with slow-p0 to slow-p3 in the place of {topic}; each file's manifest says whose its lines are. 0B: never.",
+    ),
+    Key::default(
         "compression",
         Kind::choice(&["zstd", "gzip", "none"]),
         "zstd",
@@ -78,6 +84,7 @@ pub(super) struct RawHdfs {
     url: String,
     pub(super) path: String,
     roll: RawRoll,
+    merge_below: u64,
     compression: Compression,
     user: String,
     options: BTreeMap<String, String>,
@@ -121,6 +128,10 @@ impl RawHdfs {
             &key("path"),
             Template::parse(self.path.trim_end_matches('/')),
         )?;
+        if self.merge_below > 0 && !self.path.contains("{topic}") {
+            let why = "does nothing, for path has no {topic}: topics share their files as it is";
+            checker.warn(&key("merge_below"), why);
+        }
         let limit = self.options.get("dfs.client.socket-timeout");
         if let Some(limit) = limit.filter(|ms| !ms.parse::<u64>().is_ok_and(|ms| ms > 0)) {
             let why =
@@ -134,6 +145,7 @@ impl RawHdfs {
                 size: self.roll.size,
                 after: Duration::from_millis(self.roll.after),
             },
+            merge_below: self.merge_below,
             compression: self.compression,
             user: self.user,
             options: self.options,

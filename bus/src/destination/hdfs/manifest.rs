@@ -3,7 +3,7 @@
 //! JSON, for people and programs; after a kill the bus itself reads it (see [`super::settled`]). A
 //! manifest counts when its file is there: it is written just before that gets its name. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tributary_common::{
@@ -30,6 +30,9 @@ pub(super) struct Manifest {
     node: NodeId,
     destination: Name,
     topics: Vec<Topic>,
+    /// Which records are whose, where there are several topics.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<Part>,
     batches: u64,
     records: u64,
     raw_bytes: u64,
@@ -39,6 +42,15 @@ pub(super) struct Manifest {
     first_event: String,
     last_event: String,
     streams: Vec<Stream>,
+}
+
+/// Records of one topic that stand together, in the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Part {
+    topic: Topic,
+    records: u64,
+    /// Bytes `[start, end)` of the unpacked file.
+    bytes: (u64, u64),
 }
 
 /// The batches of one stream and agent life.
@@ -91,7 +103,8 @@ impl Manifest {
 /// A manifest that is being made.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
-    topics: BTreeMap<Topic, ()>,
+    topics: BTreeSet<Topic>,
+    parts: Vec<Part>,
     streams: BTreeMap<(StreamId, Epoch), RangeSet>,
     batches: u64,
     records: u64,
@@ -101,7 +114,24 @@ pub(super) struct Draft {
 impl Draft {
     /// A batch is in the file.
     pub(super) fn add(&mut self, header: &BatchHeader) {
-        self.topics.insert(header.topic.clone(), ());
+        if !self.topics.contains(&header.topic) {
+            self.topics.insert(header.topic.clone());
+        }
+        let records = u64::from(header.records);
+        let begin = self.parts.last().map_or(0, |last| last.bytes.1);
+        // Each record ends with a newline.
+        let end = begin + header.raw_bytes + records;
+        match self.parts.last_mut() {
+            Some(last) if last.topic == header.topic => {
+                last.records += records;
+                last.bytes.1 = end;
+            }
+            _ => self.parts.push(Part {
+                topic: header.topic.clone(),
+                records,
+                bytes: (begin, end),
+            }),
+        }
         let stream = self.streams.entry((header.stream, header.epoch));
         stream.or_default().insert(header.seq, header.seq + 1);
         self.batches += 1;
@@ -136,7 +166,11 @@ impl Draft {
             file: file.to_owned(),
             node: node.clone(),
             destination: destination.clone(),
-            topics: self.topics.into_keys().collect(),
+            parts: match self.topics.len() {
+                0 | 1 => Vec::new(),
+                _several => self.parts,
+            },
+            topics: self.topics.into_iter().collect(),
             batches: self.batches,
             records: self.records,
             raw_bytes: sum.raw_bytes,

@@ -30,6 +30,7 @@
 //! | `watch` | whether HDFS is there |
 //! | `cluster` | calls to HDFS with a time limit, and their failures in words |
 //! | `encode`, `manifest`, `names` | the bytes of a file, of its manifest, and their names |
+//! | `small` | which topics are so slow that they share files |
 //! | `settled` | batches that are in files of an earlier life |
 //! | `points` | where a test stops the node |
 //!
@@ -41,6 +42,7 @@ mod manifest;
 mod names;
 mod points;
 mod settled;
+mod small;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -85,6 +87,9 @@ pub struct HdfsConfig {
     pub path: Template,
     /// When a file is complete.
     pub roll: Roll,
+    /// A topic that writes less than so many bytes in the time of a file shares files with others; 0: none
+    /// does.
+    pub merge_below: u64,
     /// How files are compressed.
     pub compression: Compression,
     /// Who writes, where there is no Kerberos.
@@ -134,6 +139,10 @@ struct Shared {
     /// Bytes that wait to be compressed or written.
     waiting: AtomicU64,
     open: AtomicU64,
+    /// Topics that share files, by what stands in the place of their name.
+    merged: Mutex<BTreeMap<String, u64>>,
+    /// The shared folders that batches of these targets go to.
+    elsewhere: Mutex<HashMap<String, String>>,
     /// When files got their names, in the last hour.
     complete: Mutex<VecDeque<Instant>>,
     /// Every file is to be completed now.
@@ -158,6 +167,12 @@ impl Shared {
         let trouble = troubles.get(folder)?;
         let waits = trouble.until.is_none_or(|until| Instant::now() < until);
         waits.then(|| trouble.why.clone())
+    }
+
+    /// [`Self::trouble`] of the folder that batches of a target go to.
+    fn trouble_of(&self, target: &str) -> Option<String> {
+        let elsewhere = lock(&self.elsewhere).get(target).cloned();
+        self.trouble(elsewhere.as_deref().unwrap_or(target))
     }
 
     /// A file of a folder is in trouble.
@@ -271,7 +286,7 @@ impl HdfsSink {
     }
 
     pub(crate) fn down(&self, target: &str) -> Option<String> {
-        self.gone().or_else(|| self.shared.trouble(target))
+        self.gone().or_else(|| self.shared.trouble_of(target))
     }
 
     pub(crate) fn gone(&self) -> Option<String> {
@@ -318,6 +333,7 @@ impl HdfsSink {
             "open": self.shared.open.load(Ordering::Relaxed),
             "completed_last_hour": recent.count(),
             "folders_in_trouble": lock(&self.shared.troubles).len(),
+            "merged_topics": *lock(&self.shared.merged),
         })
     }
 

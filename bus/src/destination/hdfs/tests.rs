@@ -106,11 +106,33 @@ fn a_manifest_says_what_is_in_its_file() {
     check("records", 8.into());
     check("raw_bytes", 2.into());
     check("first_event", "1970-01-01T00:01:00Z".into());
+    check("parts", serde_json::Value::Null);
     let other = String::from_utf8(bytes)
         .unwrap()
         .replace("\"version\": 1", "\"version\": 2");
     let refused = Manifest::parse(other.as_bytes()).unwrap_err();
     assert_eq!(refused, "has version 2; this build reads 1");
+}
+
+#[test]
+fn a_manifest_of_several_topics_says_whose_the_records_are() {
+    let mut draft = Draft::default();
+    for (topic, seq) in [("web", 1), ("web", 2), ("app", 3), ("web", 4)] {
+        draft.add(&testing::batch(topic, 1, seq, &["a", "bc"]).0);
+    }
+    let sum = Encoder::new(Compression::None).unwrap().finish().unwrap().1;
+    let (node, name) = (NodeId::new("bus1").unwrap(), Name::new("lake").unwrap());
+    let bytes = draft.finish("f.log", sum, (&node, &name)).to_bytes();
+    Manifest::parse(&bytes).unwrap();
+    let page: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let part = |topic: &str, records: u64, from: u64, to: u64| serde_json::json!({ "topic": topic, "records": records, "bytes": [from, to] });
+    let parts = vec![
+        part("web", 4, 0, 10),
+        part("app", 2, 10, 15),
+        part("web", 2, 15, 20),
+    ];
+    assert_eq!(page["parts"], serde_json::Value::from(parts));
+    assert_eq!(page["topics"], serde_json::json!(["app", "web"]));
 }
 
 #[test]

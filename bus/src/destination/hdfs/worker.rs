@@ -36,6 +36,7 @@ use super::{
     names::Names,
     points::{Point, pass_in_thread},
     settled::Settled,
+    small::{Small, Turn},
     upload::{Ending, Piece, Upload},
     watch::watch,
 };
@@ -47,6 +48,7 @@ use crate::{
         format::{Delivered, Record},
         now_minute,
     },
+    node::minute_of,
 };
 
 /// How often files are looked at.
@@ -102,6 +104,7 @@ pub(super) struct Worker {
     /// What the tasks say at their end.
     ended: (Sender<Ended>, Receiver<Ended>),
     settled: Settled,
+    small: Option<Small>,
     /// How long a folder waits after its next failure.
     again: HashMap<String, Duration>,
     decoder: Decoder,
@@ -148,6 +151,7 @@ impl Worker {
             // One for each file.
             ended: crossbeam_channel::unbounded(),
             settled: Settled::default(),
+            small: Small::new(config),
             again: HashMap::new(),
             decoder: Decoder::new(),
             closing: None,
@@ -198,6 +202,7 @@ impl Worker {
             }
             if forgot.elapsed() >= FORGET_EVERY {
                 self.forget();
+                self.forget_slow();
                 forgot = Instant::now();
             }
             if let Some(until) = self.closing
@@ -221,46 +226,88 @@ impl Worker {
             let place = self.place(&job.target, (0, 0));
             return job.done.tell(Ok(place));
         }
+        let folder = self.folder_of(&job);
         let why = match self.closing {
             Some(_) => Some("this node is stopping".to_owned()),
-            None => self
-                .shared
-                .gone()
-                .or_else(|| self.shared.trouble(&job.target)),
+            None => self.shared.gone().or_else(|| self.shared.trouble(&folder)),
         };
         if let Some(why) = why {
             return job.done.tell(Err(Failure::Unavailable(why)));
         }
-        if let Some(chain) = self.folders.get_mut(&job.target)
+        if let Some(chain) = self.folders.get_mut(&folder)
             && chain.must_wait()
         {
             return chain.behind.push_back((job, waiting));
         }
-        self.append(job);
+        self.append(job, &folder);
     }
 
-    /// Adds a batch's lines to the file of its folder.
-    fn append(&mut self, job: Job) {
+    /// The folder that a batch goes to: its target, or that of the slow topics.
+    fn folder_of(&self, job: &Job) -> String {
+        let Some(small) = &self.small else {
+            return job.target.clone();
+        };
+        let mut elsewhere = lock(&self.shared.elsewhere);
+        match small.folder(&job.batch.header, minute_of(&job.batch.header)) {
+            Some(shared) => {
+                if elsewhere.get(&job.target) != Some(&shared) {
+                    elsewhere.insert(job.target.clone(), shared.clone());
+                }
+                shared
+            }
+            None => {
+                elsewhere.remove(&job.target);
+                job.target.clone()
+            }
+        }
+    }
+
+    /// A batch has come into a file: says when its topic joins the slow ones, or leaves them.
+    fn count(&mut self, header: &BatchHeader) {
+        let Some(small) = &mut self.small else { return };
+        let (destination, topic) = (&self.name, header.topic.as_str());
+        match small.add(header, Instant::now()) {
+            Some(Turn::Joins) => {
+                tracing::info!(%destination, topic, "the topic writes so little that it goes into files with other slow ones");
+            }
+            Some(Turn::Leaves) => {
+                tracing::info!(%destination, topic, "the topic writes enough for files of its own again");
+            }
+            None => return,
+        }
+        *lock(&self.shared.merged) = small.shared();
+    }
+
+    fn forget_slow(&mut self) {
+        if let Some(small) = &mut self.small {
+            small.forget(Instant::now());
+            *lock(&self.shared.merged) = small.shared();
+            // The next batch of each target says it again.
+            lock(&self.shared.elsewhere).clear();
+        }
+    }
+
+    /// Adds a batch's lines to the file of a folder.
+    fn append(&mut self, job: Job, folder: &str) {
         let decoded = match job.batch.open(&mut self.decoder) {
             Ok(decoded) => decoded,
             Err(failure) => return job.done.tell(Err(failure)),
         };
-        let folder = job.target.clone();
-        if self.takes(&folder).is_none()
-            && let Err(why) = self.open(&folder)
+        if self.takes(folder).is_none()
+            && let Err(why) = self.open(folder)
         {
             let until = Instant::now() + AGAIN.0;
-            self.shared.set_trouble(&folder, why.clone(), Some(until));
+            self.shared.set_trouble(folder, why.clone(), Some(until));
             return job.done.tell(Err(Failure::Unavailable(why)));
         }
-        let Some(file) = self.folders.get_mut(&folder).and_then(Chain::open) else {
+        let Some(file) = self.folders.get_mut(folder).and_then(Chain::open) else {
             return;
         };
         let Some(open) = file.open() else { return };
         let lines = decoded.records().map(|record| record.value);
         let added = open.encoder.add(lines);
         self.decoder.recycle(decoded);
-        let header: &BatchHeader = &job.batch.header;
+        let header = &job.batch.header;
         open.draft.add(header);
         let is_full = open.encoder.stored_bytes() >= self.config.roll.size
             || open.draft.batches() >= MAX_BATCHES;
@@ -282,11 +329,16 @@ impl Worker {
             range: (first, file.raw_bytes),
             done: job.done,
         });
+        self.count(&job.batch.header);
         match sent {
-            true if is_full => self.complete(&folder),
+            true if is_full => self.complete(folder),
             true => {}
             // Its task has ended, or ends for want of the rest, and says why.
-            false => file.give_up(),
+            false => {
+                if let Some(file) = self.takes(folder) {
+                    file.give_up();
+                }
+            }
         }
     }
 
