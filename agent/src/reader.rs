@@ -579,9 +579,14 @@ impl Reader {
         let behind = tails.filter(|(_, tail)| tail.unread() > 0);
         let behind: Vec<_> = behind.map(|(at, tail)| (at, tail.generation)).collect();
         let mut records = Vec::new();
-        for (stream, generation) in behind {
+        for (looked_at, &(stream, generation)) in behind.iter().enumerate() {
             let now = Instant::now();
             if now >= until {
+                let left = behind.len() - looked_at;
+                tracing::warn!(
+                    files = left,
+                    "the stop had no time to look how far these go: what was seen of them lately and is deleted before the next start is not told as lost"
+                );
                 break;
             }
             // Only what was seen of this content counts.
