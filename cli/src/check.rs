@@ -5,7 +5,7 @@
 use std::{borrow::Cow, path::Path};
 
 use anyhow::{Context as _, bail};
-use tributary_common::config::Env;
+use tributary_common::config::{Env, Fault, Faults, Loaded};
 
 use crate::out;
 
@@ -20,7 +20,8 @@ pub(crate) enum Part {
     Manager,
 }
 
-/// Whether the file is one that its daemon takes; its faults are printed.
+/// Whether the file is one that its daemon takes; its faults are printed, or what is good but probably not
+/// meant.
 ///
 /// # Errors
 /// When the file cannot be read, or nobody can tell whose it is.
@@ -36,20 +37,30 @@ pub(crate) fn run(path: &Path, part: Option<Part>) -> anyhow::Result<bool> {
     };
     let name = path.display().to_string();
     let is_text = matches!(text, Cow::Borrowed(_));
-    let faults = match part {
+    let verdict = match part {
         // Whoever loads the file says where it is no text.
-        Part::Agent if !is_text => tributary_agent::config::load(path, &Env::none()).err(),
-        Part::Bus if !is_text => tributary_bus::config::load(path, &Env::none()).err(),
-        Part::Manager if !is_text => tributary_manager::config::load(path, &Env::none()).err(),
-        Part::Agent => tributary_agent::config::parse(&text, &name).err(),
-        Part::Bus => tributary_bus::config::parse(&text, &name).err(),
-        Part::Manager => tributary_manager::config::parse(&text, &name, &Env::none()).err(),
+        Part::Agent if !is_text => warnings(tributary_agent::config::load(path, &Env::none())),
+        Part::Bus if !is_text => warnings(tributary_bus::config::load(path, &Env::none())),
+        Part::Manager if !is_text => warnings(tributary_manager::config::load(path, &Env::none())),
+        Part::Agent => warnings(tributary_agent::config::parse(&text, &name)),
+        Part::Bus => warnings(tributary_bus::config::parse(&text, &name)),
+        Part::Manager => warnings(tributary_manager::config::parse(&text, &name, &Env::none())),
     };
-    match &faults {
-        Some(faults) => out::line(faults),
-        None => out::line(format_args!("{name}: good")),
+    match &verdict {
+        Err(faults) => out::line(faults),
+        Ok(warnings) => {
+            for warning in warnings {
+                out::line(format_args!("warning: {warning}"));
+            }
+            out::line(format_args!("{name}: good"));
+        }
     }
-    Ok(faults.is_none())
+    Ok(verdict.is_ok())
+}
+
+/// What is good but probably not meant.
+fn warnings<C>(loaded: Result<Loaded<C>, Faults>) -> Result<Vec<Fault>, Faults> {
+    loaded.map(|loaded| loaded.warnings().to_vec())
 }
 
 fn by_name(path: &Path) -> Option<Part> {

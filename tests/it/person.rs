@@ -81,6 +81,17 @@ fn check_names_every_fault_of_a_file_and_takes_the_samples() -> Result<()> {
         ] {
             ensure!(said.contains(part), "no {part:?} in:\n{said}");
         }
+        let odd = "zone = \"a\"\ncluster = \"a\"\ndata_dir = \"d\"\n[[destination]]\nname = \"lake\"\nkind = \"hdfs\"\n\
+                   url = \"hdfs://nn1:8020\"\npath = \"/logs/{date}\"\nmerge_below = \"1MiB\"\n\
+                   [[route]]\ntopic = \"*\"\nto = [{ destination = \"lake\" }]\n";
+        std::fs::write(folder.join("odd.toml"), odd)?;
+        let output = product::run("tributary", &["check", "odd.toml"], folder)?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let warned = "warning: odd.toml:9:15: destination[0].merge_below: does nothing";
+        ensure!(
+            output.status.success() && said.contains(warned) && said.ends_with("odd.toml: good\n"),
+            "{said}"
+        );
         std::fs::write(folder.join("bus.toml"), b"zone = 'dc1'\nnode = '\xff'\n")?;
         std::fs::write(folder.join("x.toml"), "zone = 'dc1'\n")?;
         let output = product::run("tributary", &["check", "bus.toml"], folder)?;
