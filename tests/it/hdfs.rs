@@ -85,7 +85,8 @@ fn slow_topics_share_files_that_say_whose_the_lines_are() -> Result<()> {
             .merges_below("hdfs-slow", "16KiB")
             .start()?;
         let mut written: Vec<(String, Vec<u8>)> = Vec::new();
-        for turn in 0..40 {
+        let (mut merged_for, mut killed) = (0, false);
+        for turn in 0..400 {
             for topic in TOPICS {
                 let lines = if topic == "hdfs-loud" { 500 } else { 3 };
                 let lines: Vec<String> = (0..lines)
@@ -102,19 +103,24 @@ fn slow_topics_share_files_that_say_whose_the_lines_are() -> Result<()> {
                 );
             }
             std::thread::sleep(Duration::from_millis(250));
-            if turn == 25 {
-                let merged = &destination(&cluster)?["files"]["merged_topics"]["slow-p2"];
-                ensure!(merged == 2, "{merged}");
+            let merged = &destination(&cluster)?["files"]["merged_topics"]["slow-p2"];
+            merged_for = if merged == 2 { merged_for + 1 } else { 0 };
+            if !killed && merged_for == 4 {
                 cluster.bus.kill()?;
                 cluster.bus.start()?;
+                (merged_for, killed) = (0, true);
+            }
+            if merged_for == 8 {
+                break;
             }
         }
+        ensure!(merged_for == 8, "the quiet topics were not merged twice");
         written.sort();
-        let files = poll::until("all lines in HDFS", SETTLE_LIMIT, || {
-            let files = hdfs.files("/hdfs-slow")?;
-            let lines: usize = files.iter().map(|file| file.lines.len()).sum();
-            Ok((lines >= written.len()).then_some(files))
-        })?;
+        // Read only when nothing is under way any more: a file that is being written is no whole one.
+        let look = || Ok(cluster.bus.status()?["spill"]["destinations"][0].clone());
+        let empty = |spill: &serde_json::Value| spill["batches"] == 0;
+        poll::until_seen("an empty spill", SETTLE_LIMIT, look, empty)?;
+        let files = hdfs.files("/hdfs-slow")?;
         let (shared, own): (Vec<_>, Vec<_>) = files
             .iter()
             .partition(|file| file.folder.starts_with("slow-p2"));
