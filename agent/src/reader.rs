@@ -41,7 +41,7 @@ use std::{
 
 use tokio::{sync::mpsc, time::Instant};
 use tributary_common::{
-    batch::{Codec, Encoder},
+    batch::{Codec, Encoder, TARGET_BYTES},
     ids::{AgentId, Class, Epoch, GenerationId, StreamId, Topic},
 };
 
@@ -74,7 +74,7 @@ use crate::{
 };
 
 /// Bytes read in one turn: what a batch is aimed at.
-pub(crate) const BLOCK_BYTES: usize = 256 << 10;
+pub(crate) const BLOCK_BYTES: usize = TARGET_BYTES;
 /// What a turn counts beside the bytes that it read.
 const LOOK_BYTES: u64 = 512;
 /// How often figures are published.

@@ -45,6 +45,10 @@ pub use self::{
     sealed::Sealed,
 };
 
+/// What a batch is aimed at where more waits, in bytes of source: what a batch costs on its way beside its
+/// bytes is paid less often then, and one is a whole request to Kafka.
+pub const TARGET_BYTES: usize = 768 << 10;
+
 /// The target bound of a batch, in bytes: its records before compression, framing included, stay
 /// within it, unless a single record is larger; that one stands alone in its batch.
 pub const MAX_RAW_BYTES: usize = 900 << 10;
@@ -88,6 +92,14 @@ impl Codec {
             Self::Lz4 => "lz4",
             Self::Zstd => "zstd",
         }
+    }
+
+    /// How the records of `payload` are compressed, if it is a batch at all: only looked up, nothing is
+    /// checked.
+    #[must_use]
+    pub fn of(payload: &[u8]) -> Option<Self> {
+        let [_high, codec] = layout::Head::read(payload)?.attributes.to_be_bytes();
+        Self::from_id(codec).ok()
     }
 
     /// Kafka's number for it, bits 0 to 2 of the attributes.

@@ -39,7 +39,7 @@ const BANDWIDTH_PART: u64 = 5;
 /// What is due is looked at again after this long at the earliest.
 pub(super) const MOMENT: Duration = Duration::from_millis(1);
 /// The most that is read when it is the last of a file for now: a batch of its own would cost more.
-const LARGE_BLOCK_BYTES: usize = BLOCK_BYTES + BLOCK_BYTES / 2;
+const LARGE_BLOCK_BYTES: usize = BLOCK_BYTES + BLOCK_BYTES / 8;
 
 /// What came of looking at one generation.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tributary_common::{
-    batch::{BatchError, Codec, Encoded, Encoder},
+    batch::{BatchError, Codec, Encoded, Encoder, TARGET_BYTES},
     header::BatchHeader,
     ids::{BatchId, Class, GenerationId, NameError, StreamId, TaskId, Topic},
     span::Span,
@@ -58,7 +58,7 @@ const BODY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a request waits for its delivery.
 const DELIVER_WITHIN: Duration = Duration::from_secs(30);
 /// Raw bytes of a batch that is cut here.
-const BATCH_BYTES: u64 = 256 << 10;
+const BATCH_BYTES: u64 = TARGET_BYTES as u64;
 /// What a client waits before it comes again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 

@@ -21,18 +21,18 @@ use crate::{
     floor,
     front::{Broker, Front},
     load,
-    sender::{Kind, Sender, Sent, make, send},
+    sender::{FULL_LINES, Kind, Sender, Sent, make, send},
 };
 
 const STREAMS: u64 = 16;
-/// Batches of 256 KiB of lines, as agents send them.
+/// Full batches, as agents send them.
 const COMMON: Kind = Kind {
     topic: "counted",
     class: Class::P2,
     codec: Codec::Zstd,
-    lines: 750,
+    lines: FULL_LINES,
 };
-const BATCHES: u64 = 400;
+const BATCHES: u64 = 140;
 /// What an agent with little to say sends each second.
 const LITTLE: Kind = Kind {
     lines: 10,
@@ -63,7 +63,7 @@ pub(crate) fn measure(folder: &Path, z_per_gb: f64) -> Result<String> {
         let gb = as_float(sent.raw_bytes) / 1e9;
         let (z, rate) = (cpu_s / gb / z_per_gb, gb * 1e3 / sent.wall.as_secs_f64());
         rows.push(format!(
-            "| 255 KiB of lines a batch, {what} | {z:.3} z per GB of lines, {rate:.0} MB/s of lines | bar {bar} z |"
+            "| 750 KiB of lines a batch, {what} | {z:.3} z per GB of lines, {rate:.0} MB/s of lines | bar {bar} z |"
         ));
         if !secure {
             let piece = usize::try_from(sent.payload_bytes / sent.batches)?;

@@ -65,6 +65,9 @@ impl Made {
     }
 }
 
+/// Lines of a batch as an agent cuts it where more waits: 768 KiB of them.
+pub(crate) const FULL_LINES: usize = 2_200;
+
 /// Where a bus is, and how it is talked to.
 #[derive(Debug, Clone)]
 pub(crate) struct Door {

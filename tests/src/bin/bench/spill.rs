@@ -29,7 +29,7 @@ use crate::{
     connections::resident_kib,
     cpu::usage,
     front::{Front, Real},
-    sender::{Kind, Made, Sender, Sent, make, send, trickle, until_live},
+    sender::{FULL_LINES, Kind, Made, Sender, Sent, make, send, trickle, until_live},
 };
 
 const STREAMS: u64 = 16;
@@ -43,12 +43,12 @@ const TRICKLE_FOR: Duration = Duration::from_secs(15);
 
 const MIB: f64 = 1_048_576.0;
 
-/// Batches as agents send them: 256 KiB of lines, compressed.
+/// Full batches as agents send them, compressed.
 const COMMON: Kind = Kind {
     topic: "common",
     class: Class::P2,
     codec: Codec::Zstd,
-    lines: 750,
+    lines: FULL_LINES,
 };
 /// The same lines, not compressed.
 const LARGE: Kind = Kind {
@@ -87,8 +87,8 @@ pub(crate) fn measure(folder: &Path, z_per_gb: f64) -> Result<String> {
     ]);
     let broker = Real::start(&folder.join("kafka"), &["common", "large", "small"])?;
     for (what, kind, batches) in [
-        ("batches of 50 KiB (zstd)", COMMON, 1_300),
-        ("batches of 256 KiB (not compressed)", LARGE, 500),
+        ("batches of 150 KiB (zstd)", COMMON, 440),
+        ("batches of 750 KiB (not compressed)", LARGE, 170),
     ] {
         say(&format!("spill: {what}"));
         let folder = folder.join(format!("s-{}", kind.codec.as_str()));
@@ -313,8 +313,8 @@ fn beside(runtime: &Runtime, (folder, broker): (&Path, &Real), rows: &mut Rows) 
     let (front, mut senders) = spilling(runtime, folder, broker, BULK)?;
     let mut bytes = 0;
     for part in 0..4 {
-        let from = 2 + part * 250;
-        let sent = runtime.block_on(send(&mut senders, make_beside(BULK, &(from..from + 250))?))?;
+        let from = 2 + part * 85;
+        let sent = runtime.block_on(send(&mut senders, make_beside(BULK, &(from..from + 85))?))?;
         bytes += sent.payload_bytes;
     }
     broker.away(false);
