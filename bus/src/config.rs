@@ -566,6 +566,13 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
             options,
             groups,
         } => {
+            let (options, twice) = kafka::by_one_name(options);
+            for (alias, name) in twice {
+                checker.fault(
+                    &format!("destination[{at}].options"),
+                    format!("{alias:?} and {name:?} are one setting; leave one of them out"),
+                );
+            }
             let groups =
                 groups.map(|one| one.check(&options, &format!("destination[{at}]"), checker));
             let beyond = kafka::security::beyond(&options);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use tributary_tests::{
     cluster::{Cluster, Layout, topic_name},
@@ -214,5 +214,55 @@ fn a_record_that_its_topic_never_takes_is_kept_and_the_rest_goes_on() -> Result<
             let panicked = |_panic| anyhow::anyhow!("a case panicked");
             run.join().map_err(panicked)?
         })
+    })
+}
+
+/// librdkafka is given several batches for one request. Whether those are too large together is known
+/// only when the topic says so.
+#[test]
+fn a_topic_that_takes_single_batches_only_gets_them_one_by_one() -> Result<()> {
+    const FILES: u64 = 40;
+    const LINES_EACH: u64 = 100;
+    let kafka = kafka::shared()?;
+    let topic = topic_name("single", 0);
+    scratch::scenario(&topic, |folder| {
+        kafka.create_topic_with(&topic, &[("max.message.bytes", "60000")])?;
+        let logs = folder.join("logs");
+        fs::create_dir_all(&logs)?;
+        let mut cluster = Layout::new(folder, &topic)
+            .delivers_to(&kafka.bootstrap(), &[])
+            .agent(&[format!("{}/*", logs.display())])
+            .start()?;
+        // So that they come all at once.
+        cluster.bus.kill()?;
+        for name in 0..FILES {
+            let mut file = File::create(logs.join(format!("{name}.log")))?;
+            for n in 0..LINES_EACH {
+                writeln!(file, "{name} {n} {}", noise(300, name * LINES_EACH + n))?;
+            }
+        }
+        let all = FILES * LINES_EACH;
+        let read = |seen: &Value| seen["tasks"][0]["read_records"] == all;
+        poll::until_seen("the files read", LIMIT, || cluster.agents[0].status(), read)?;
+        cluster.bus.start()?;
+        ledger::must_agree(cluster.manager.admin(), &topic, all, LIMIT)?;
+        let mut next = vec![0; usize::try_from(FILES)?];
+        for one in kafka.read_all(&topic)? {
+            let text = String::from_utf8_lossy(&one.value).into_owned();
+            let mut words = text.split(' ').map(str::parse::<usize>);
+            let (Some(Ok(file)), Some(Ok(n))) = (words.next(), words.next()) else {
+                bail!("not a line of ours: {text}");
+            };
+            let expected = next.get_mut(file).context("no such file")?;
+            ensure!(
+                n == *expected,
+                "file {file}: {n} in the place of {expected}"
+            );
+            *expected += 1;
+        }
+        let log = cluster.bus.log()?;
+        let said = log.contains("one by one from now on");
+        ensure!(said, "they were never too large together");
+        cluster.stop()
     })
 }

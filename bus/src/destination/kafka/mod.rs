@@ -69,7 +69,7 @@ use self::{
     watch::{Health, Watcher},
 };
 pub(crate) use self::{
-    settings::{CODEC, is_ours},
+    settings::{CODEC, by_one_name, is_ours},
     verbatim::security,
 };
 use super::{Condition, Failure, Job, note_and_tell};

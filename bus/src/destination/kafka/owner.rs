@@ -19,7 +19,7 @@ use super::{
     keyed::Spread,
     lend::{Lender, Lent, Spares},
     letters::{Alive, without},
-    pace::{Key, Line, Pace},
+    pace::{Key, Limits, Line, Pace},
     produced::{Flight, failure_of},
     topic::Topic,
 };
@@ -63,11 +63,12 @@ impl Worker {
     pub(super) fn run(self) {
         let mut decoder = Decoder::new();
         let mut lines: HashMap<Key, Line> = HashMap::new();
+        let limits = Limits::of(&self.shared.settings);
         while let Ok(message) = self.incoming.recv() {
             let key = match message {
                 Message::Work(work) => {
                     let key = (work.topic.target, work.partition);
-                    let new = || Line::new(key, self.own.clone());
+                    let new = || Line::new(key, limits, self.own.clone());
                     lines.entry(key).or_insert_with(new).push(work);
                     key
                 }

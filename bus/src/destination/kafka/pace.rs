@@ -4,7 +4,9 @@
 //! the records before it are answered, which means one request at a time. While one is on its way
 //! and more is queued behind it, its thread asks without a pause whether it was answered, which costs
 //! a core. So the owner of a partition gives it the batches of one request, waits for the answers,
-//! then gives the next; the rest waits here, in order. Not for: memory, which the permits bound.
+//! then gives the next; the rest waits here, in order. Each request costs as much CPU as half a
+//! megabyte of lines, so it is as large as the broker will surely take. Not for: memory, which the
+//! permits bound.
 
 use std::{
     collections::VecDeque,
@@ -16,13 +18,23 @@ use std::{
 };
 
 use crossbeam_channel::Sender;
+use rdkafka::ClientConfig;
 use tokio::time::Instant;
-use tributary_common::header::BatchHeader;
+use tributary_common::{batch::Codec, header::BatchHeader};
 
-use super::owner::{Message, Work};
+use super::{
+    super::Accepted,
+    owner::{Message, Work},
+    settings::CODEC,
+};
 
-/// Bytes of one request: a little less than `batch.size`, of which librdkafka fills all.
-const MAX_BYTES: u64 = 980_000;
+/// Records of one request before they are compressed, in bytes, where `batch.size` allows it.
+const REQUEST_BYTES: u64 = 3_200_000;
+/// What a broker takes by default, compressed, is 1,048,588 bytes: so much fits if nothing compresses.
+const PLAIN_BYTES: u64 = 980_000;
+/// What a request of more than that may take once it is compressed, by what its batches took when they
+/// came. Far below the broker's limit, since librdkafka compresses anew.
+const PACKED_BYTES: u64 = 600_000;
 /// What a record takes in a request beside its bytes, at most: lengths and deltas.
 const RECORD_BYTES: u64 = 16;
 /// How long after its first batch a request takes more of them. It leaves at its linger, 8 ms, and
@@ -32,16 +44,63 @@ const JOIN_FOR: Duration = Duration::from_millis(4);
 /// A partition: the topic's number in the journal, and its own.
 pub(super) type Key = (u32, i32);
 
-/// The part of a request that a batch takes, in bytes.
+/// The part of a request that a batch takes before it is compressed, in bytes.
 pub(super) fn cost(header: &BatchHeader) -> u64 {
     let records = u64::from(header.records).saturating_mul(RECORD_BYTES);
     header.raw_bytes.saturating_add(records)
+}
+
+/// How large a request becomes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Bytes before compression that librdkafka puts into one request.
+    request: u64,
+    /// What librdkafka compresses with, when that is one of ours.
+    codec: Option<Codec>,
+}
+
+impl Limits {
+    /// Those of a producer with these settings.
+    pub(super) fn of(settings: &ClientConfig) -> Self {
+        let size = settings
+            .get("batch.size")
+            .and_then(|size| size.parse().ok());
+        // librdkafka counts a little more than the records.
+        let size = size.map_or(REQUEST_BYTES, |size: u64| size - size / 32);
+        let codec = settings.get(CODEC);
+        let codec = Codec::ALL
+            .into_iter()
+            .find(|one| codec == Some(one.as_str()));
+        Self {
+            request: REQUEST_BYTES.min(size),
+            codec,
+        }
+    }
+
+    /// What a batch is expected to take once librdkafka has compressed it, in bytes.
+    fn packed(&self, batch: &Accepted) -> u64 {
+        let came = Codec::of(&batch.payload);
+        let as_well = match (came, self.codec) {
+            (None | Some(Codec::None), _) | (_, None | Some(Codec::None)) => false,
+            // It leaves what does not repeat as it is, which may be half of what the others save.
+            (_, Some(Codec::Lz4)) => came == Some(Codec::Lz4),
+            (_, Some(Codec::Gzip | Codec::Zstd)) => true,
+        };
+        match as_well {
+            true => batch.payload.len() as u64,
+            false => cost(&batch.header),
+        }
+    }
 }
 
 /// What librdkafka has of a partition. The owner adds, the answers take away.
 pub(super) struct Pace {
     key: Key,
     given_bytes: AtomicU64,
+    /// There are several batches in the request.
+    joined: AtomicBool,
+    /// Its topic did not take a request of several batches.
+    alone: AtomicBool,
     waiting: AtomicBool,
     owner: Sender<Message>,
 }
@@ -71,33 +130,54 @@ impl Pace {
             drop(self.owner.send(Message::Room(self.key)));
         }
     }
+
+    /// The request was too large for its topic. True where its batches may fit one by one, in which
+    /// they are given from now on.
+    pub(super) fn too_large(&self) -> bool {
+        let joined = self.joined.load(Ordering::SeqCst);
+        if joined && !self.alone.swap(true, Ordering::SeqCst) {
+            let (target, partition) = self.key;
+            tracing::info!(
+                target,
+                partition,
+                "a request of several batches was too large for its topic: they go one by one from now on"
+            );
+        }
+        joined
+    }
 }
 
 /// The request that is being filled.
 struct Request {
     bytes: u64,
+    packed: u64,
     since: Instant,
 }
 
 /// The batches of a partition that wait, in order. Bounded by the permits that they carry.
 pub(super) struct Line {
+    limits: Limits,
     waiting: VecDeque<Work>,
     request: Request,
     pace: Arc<Pace>,
 }
 
 impl Line {
-    pub(super) fn new(key: Key, owner: Sender<Message>) -> Self {
+    pub(super) fn new(key: Key, limits: Limits, owner: Sender<Message>) -> Self {
         let pace = Pace {
             key,
             given_bytes: AtomicU64::new(0),
+            joined: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             owner,
         };
         Self {
+            limits,
             waiting: VecDeque::new(),
             request: Request {
                 bytes: 0,
+                packed: 0,
                 since: Instant::now(),
             },
             pace: Arc::new(pace),
@@ -112,28 +192,47 @@ impl Line {
     /// The next one, when there is room for it or it will not be given anyway.
     pub(super) fn next(&mut self) -> Option<(Work, Arc<Pace>)> {
         let first = self.waiting.front()?;
-        let bytes = cost(&first.job.batch.header);
-        if !first.topic.is_closed() && !self.has_room(bytes) {
+        let batch = &first.job.batch;
+        let (bytes, packed) = (cost(&batch.header), self.limits.packed(batch));
+        if !first.topic.is_closed() && !self.has_room(bytes, packed) {
             return None;
         }
         Some((self.waiting.pop_front()?, Arc::clone(&self.pace)))
     }
 
     /// Takes room for a batch in the request that is being filled, or in a new one.
-    fn has_room(&mut self, bytes: u64) -> bool {
-        let filled = self.request.bytes.saturating_add(bytes);
-        let joins = filled <= MAX_BYTES && self.request.since.elapsed() < JOIN_FOR;
-        if joins {
-            self.request.bytes = filled;
+    fn has_room(&mut self, bytes: u64, packed: u64) -> bool {
+        let joined = Request {
+            bytes: self.request.bytes.saturating_add(bytes),
+            packed: self.request.packed.saturating_add(packed),
+            since: self.request.since,
+        };
+        if self.fits(&joined) {
+            self.pace
+                .joined
+                .store(self.request.bytes > 0, Ordering::SeqCst);
+            self.request = joined;
         } else if self.pace.is_idle() {
+            self.pace.joined.store(false, Ordering::SeqCst);
             self.request = Request {
                 bytes,
+                packed,
                 since: Instant::now(),
             };
         } else {
             return false;
         }
         true
+    }
+
+    /// Whether librdkafka will send it as one request, which the broker takes.
+    fn fits(&self, request: &Request) -> bool {
+        let plain = request.bytes <= PLAIN_BYTES;
+        let packed = request.packed <= PACKED_BYTES;
+        request.bytes <= self.limits.request
+            && (plain || packed)
+            && !self.pace.alone.load(Ordering::SeqCst)
+            && request.since.elapsed() < JOIN_FOR
     }
 
     /// Everything that waits.
@@ -144,17 +243,28 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{BTreeMap, HashMap};
 
     use super::*;
     use crate::{
-        destination::{Done, Job, kafka::topic::Topic},
+        destination::{
+            Done, Job,
+            kafka::{settings, topic::Topic},
+        },
         testing::{accepted, batch},
     };
 
+    /// Those of a producer that compresses with `codec`.
+    fn limits(codec: &str) -> Limits {
+        Limits::of(ClientConfig::new().set(CODEC, codec))
+    }
+
     async fn work(topic: &Arc<Topic>, bytes: usize) -> Work {
-        let line = "x".repeat(bytes);
-        let batch = accepted(batch("web", 1, 1, &[&line])).await;
+        work_of(topic, &"x".repeat(bytes)).await
+    }
+
+    async fn work_of(topic: &Arc<Topic>, line: &str) -> Work {
+        let batch = accepted(batch("web", 1, 1, &[line])).await;
         let job = Job {
             batch,
             target: "web".into(),
@@ -186,7 +296,7 @@ mod tests {
     async fn a_partition_gets_one_request_at_a_time_and_is_called_for_the_next() {
         let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
         let (owner, calls) = crossbeam_channel::unbounded();
-        let mut line = Line::new((0, 0), owner);
+        let mut line = Line::new((0, 0), limits("lz4"), owner);
         for _batch in 0..7 {
             line.push(work(&topic, 256 << 10).await);
         }
@@ -202,11 +312,68 @@ mod tests {
         assert_eq!(give(&mut line).len(), 1);
     }
 
+    /// How many of 20 batches of 256 KiB are one request of a producer that compresses with `codec`.
+    async fn together(codec: &str, line: &str) -> usize {
+        let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
+        let (owner, _calls) = crossbeam_channel::unbounded();
+        let mut line_of = Line::new((0, 0), limits(codec), owner);
+        for _batch in 0..20 {
+            line_of.push(work_of(&topic, line).await);
+        }
+        give(&mut line_of).len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_as_large_as_it_will_be_small_once_it_is_compressed() {
+        let same = "x".repeat(256 << 10);
+        assert_eq!(together("zstd", &same).await, 12);
+        assert_eq!(together("gzip", &same).await, 12);
+        let mut random = fastrand::Rng::with_seed(7);
+        let noise: String = (0..256 << 10).map(|_at| random.alphanumeric()).collect();
+        assert_eq!(together("zstd", &noise).await, 3);
+        // They came with zstd, which says nothing of these.
+        for codec in ["lz4", "snappy", "none"] {
+            assert_eq!(together(codec, &same).await, 3, "{codec}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_go_one_by_one_once_some_were_too_large_together() {
+        let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
+        let (owner, _calls) = crossbeam_channel::unbounded();
+        let mut line = Line::new((0, 0), limits("zstd"), owner);
+        for _batch in 0..4 {
+            line.push(work(&topic, 1_000).await);
+        }
+        let given = give(&mut line);
+        assert_eq!(given.len(), 4);
+        assert!(given[0].1.too_large(), "each of them may fit");
+        given.into_iter().for_each(answer);
+        for _batch in 0..4 {
+            line.push(work(&topic, 1_000).await);
+        }
+        let mut given = give(&mut line);
+        assert_eq!(given.len(), 1);
+        let (work, pace) = given.remove(0);
+        assert!(!pace.too_large(), "it does not fit by itself");
+        answer((work, pace));
+        assert_eq!(give(&mut line).len(), 1);
+    }
+
+    #[test]
+    fn a_request_is_no_larger_than_librdkafka_makes_it() {
+        let by_default = settings::producer(&["b:1".to_owned()], &BTreeMap::new(), 1 << 30, false);
+        assert_eq!(Limits::of(&by_default).request, 3_196_875);
+        let small = BTreeMap::from([("batch.size".to_owned(), "320000".to_owned())]);
+        let small = settings::producer(&["b:1".to_owned()], &small, 1 << 30, false);
+        assert_eq!(Limits::of(&small).request, 310_000);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_request_takes_what_comes_before_it_leaves() {
         let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
         let (owner, _calls) = crossbeam_channel::unbounded();
-        let mut line = Line::new((0, 0), owner);
+        let mut line = Line::new((0, 0), limits("lz4"), owner);
         line.push(work(&topic, 1_000).await);
         let first = give(&mut line);
         tokio::time::advance(Duration::from_millis(3)).await;
@@ -224,7 +391,7 @@ mod tests {
     async fn one_batch_always_has_room() {
         let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
         let (owner, _calls) = crossbeam_channel::unbounded();
-        let mut line = Line::new((0, 0), owner);
+        let mut line = Line::new((0, 0), limits("lz4"), owner);
         tokio::time::advance(JOIN_FOR).await;
         line.push(work(&topic, 1 << 20).await);
         assert!(line.next().is_some());

@@ -188,6 +188,20 @@ impl Flight {
         self.count(records);
     }
 
+    /// What an error of a record means. A request of several batches that is too large says nothing of
+    /// each of them.
+    fn meaning(&self, error: &KafkaError) -> Failure {
+        let failure = failure_of(error);
+        match &failure {
+            Failure::Rejected(RefuseReason::TooLarge, why)
+                if self.pace.as_ref().is_some_and(|pace| pace.too_large()) =>
+            {
+                Failure::Unavailable(format!("{why}: its batches go one by one now"))
+            }
+            _ => failure,
+        }
+    }
+
     /// `records` will not land.
     pub(super) fn failed(&self, failure: Failure, records: u32) {
         {
@@ -370,7 +384,7 @@ impl ProducerContext for Context {
                 flight.topic.progressed();
                 flight.landed(message.partition(), message.offset());
             }
-            Err((error, _message)) => flight.failed(failure_of(error), 1),
+            Err((error, _message)) => flight.failed(flight.meaning(error), 1),
         }
     }
 }

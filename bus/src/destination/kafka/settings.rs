@@ -15,8 +15,8 @@ const DEFAULTS: [(&str, &str); 7] = [
     // Batches come ready; this only joins those of one partition that come together, and gives a
     // batch's records the time to come. A full request does not wait for it.
     ("linger.ms", "8"),
-    // Below a broker's default limit of 1,048,588 bytes, also when nothing compresses.
-    ("batch.size", "1000000"),
+    // Before compression. How much of it a request gets is decided in `pace`.
+    ("batch.size", "3300000"),
     // A topic that the broker may make by itself is made with the broker's defaults.
     ("allow.auto.create.topics", "true"),
     // Back within a second after an outage; the default is ten.
@@ -30,8 +30,8 @@ const OURS: [(&str, &str); 7] = [
     ("acks", "all"),
     // No timeout that drops: a batch is delivered, or the agent still has it.
     ("message.timeout.ms", "0"),
-    // A record of 1 MiB with its framing.
-    ("message.max.bytes", "1200000"),
+    // A whole request before compression; a record is at most 1 MiB with its framing.
+    ("message.max.bytes", "4000000"),
     // Bytes are bounded by permits and batch.size; counts would only bound tiny records.
     ("queue.buffering.max.messages", "0"),
     ("batch.num.messages", "1000000"),
@@ -57,6 +57,28 @@ const REFUSED: [&str; 16] = [
     "group.id",
     "enable.auto.commit",
 ];
+
+/// Two names of one setting: librdkafka takes whichever comes last.
+const ALIASES: [(&str, &str); 2] = [
+    ("compression.codec", CODEC),
+    ("queue.buffering.max.ms", "linger.ms"),
+];
+
+/// The operator's settings, each by the name that is used here; and which were given by both names.
+pub(crate) fn by_one_name(
+    mut options: BTreeMap<String, String>,
+) -> (BTreeMap<String, String>, Vec<(&'static str, &'static str)>) {
+    let mut twice = Vec::new();
+    for (alias, name) in ALIASES {
+        let Some(value) = options.remove(alias) else {
+            continue;
+        };
+        if options.insert(name.to_owned(), value).is_some() {
+            twice.push((alias, name));
+        }
+    }
+    (options, twice)
+}
 
 /// Whether a setting is not the operator's.
 pub(crate) fn is_ours(key: &str) -> bool {
@@ -156,6 +178,18 @@ mod tests {
         // Fails where librdkafka was built without OpenSSL.
         let made: Result<rdkafka::producer::BaseProducer, _> = config.create();
         made.unwrap();
+    }
+
+    #[test]
+    fn a_setting_with_two_names_is_one_and_not_to_be_given_twice() {
+        let own = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        let given = [("compression.codec", "lz4"), ("linger.ms", "2")].map(own);
+        let (options, twice) = by_one_name(given.into());
+        let named = BTreeMap::from([("compression.type", "lz4"), ("linger.ms", "2")].map(own));
+        assert_eq!((options, twice), (named, Vec::new()));
+        let given = [("queue.buffering.max.ms", "1"), ("linger.ms", "2")].map(own);
+        let (_options, twice) = by_one_name(given.into());
+        assert_eq!(twice, [("queue.buffering.max.ms", "linger.ms")]);
     }
 
     #[test]
