@@ -68,11 +68,11 @@ async fn lines_are_delivered_before_the_answer() {
 #[tokio::test]
 async fn a_large_body_is_cut_into_batches_in_order() {
     let rig = rig();
-    let lines: Vec<String> = (0..20_000).map(|number| format!("{number:0>50}")).collect();
+    let lines: Vec<String> = (0..60_000).map(|number| format!("{number:0>50}")).collect();
     let (status, text) = post(&rig, "web?class=P0", None, lines.join("\n").into_bytes()).await;
     assert_eq!(
         (status, text.as_str()),
-        (200, r#"{"bytes":1000000,"records":20000}"#)
+        (200, r#"{"bytes":3000000,"records":60000}"#)
     );
     assert_eq!(values(&rig), lines);
     assert!(rig.sink.delivered().len() >= 4);
