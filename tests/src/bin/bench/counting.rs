@@ -7,6 +7,7 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use tokio::{
     runtime::{Builder, Runtime},
     task::JoinSet,
@@ -21,7 +22,7 @@ use crate::{
     floor,
     front::{Broker, Front},
     load,
-    sender::{FULL_LINES, Kind, Sender, Sent, make, send},
+    sender::{FULL_LINES, Kind, Made, Sender, Sent, make, send},
 };
 
 const STREAMS: u64 = 16;
@@ -39,6 +40,8 @@ const LITTLE: Kind = Kind {
     ..COMMON
 };
 const AGENTS: u64 = 10_000;
+/// So many of them connect at once.
+const AT_ONCE: usize = 100;
 const SECONDS: u32 = 15;
 /// Lines of a posted body, and the load generator's connections and seconds.
 const POSTED_LINES: u64 = 1_000;
@@ -107,6 +110,30 @@ fn must_be_live(front: &Front) -> Result<()> {
     Ok(())
 }
 
+/// Connects an agent for each of `made`, and sends its first batch. Some at a time: one after the other
+/// the first of many would have been silent for too long when the last is there.
+async fn all_ready(front: &Front, made: Vec<Made>) -> Result<Vec<(Sender, Vec<Bytes>)>> {
+    let mut ready = Vec::new();
+    let mut to_come = (0..).zip(made).peekable();
+    while to_come.peek().is_some() {
+        let mut coming = JoinSet::new();
+        for (number, made) in to_come.by_ref().take(AT_ONCE) {
+            let door = front.door.clone();
+            coming.spawn(async move {
+                let mut sender = Sender::connect(&door, number).await?;
+                let mut frames = made.into_frames();
+                let first: Vec<Bytes> = frames.drain(..1).collect();
+                sender.all(&first).await?;
+                anyhow::Ok((sender, frames))
+            });
+        }
+        while let Some(one) = coming.join_next().await {
+            ready.push(one??);
+        }
+    }
+    Ok(ready)
+}
+
 /// Many agents, each with a small batch a second.
 fn agents(runtime: &Runtime, folder: &Path) -> Result<String> {
     let broker = Broker::start(&["counted"])?;
@@ -114,13 +141,7 @@ fn agents(runtime: &Runtime, folder: &Path) -> Result<String> {
     let seqs = 1..u64::from(SECONDS) + 2;
     let made = make(LITTLE, 0..AGENTS, &seqs)?;
     runtime.block_on(async {
-        let mut ready = Vec::new();
-        for (number, made) in (0..).zip(made) {
-            let mut sender = Sender::connect(&front.door, number).await?;
-            let mut frames = made.into_frames();
-            sender.all(&frames.drain(..1).collect::<Vec<_>>()).await?;
-            ready.push((sender, frames));
-        }
+        let ready = all_ready(&front, made).await?;
         let before = usage(front.bus.pid())?;
         let (begun, mut tasks) = (Instant::now(), JoinSet::new());
         for (at, (mut sender, frames)) in ready.into_iter().enumerate() {

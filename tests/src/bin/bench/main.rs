@@ -71,7 +71,7 @@ file and compress it with zstd-1 in 256 KiB blocks. Machines change under way, t
 after each row's run, and the row goes by the mean of both. The loop runs alone; in front of Kafka all
 processors are busy, and where they share a core or its caches each second of theirs does less: the second
 row says what z is then. Other collectors are not part of this run. A figure over its bar is a bar that is
-missed: for the bus see docs/adr/0008.
+missed.
 
 The times are from the write of a line to when a consumer of librdkafka has it; writer, agent, bus, Kafka
 and consumer share the machine.
