@@ -226,14 +226,14 @@ fn a_topic_that_takes_single_batches_only_gets_them_one_by_one() -> Result<()> {
     let kafka = kafka::shared()?;
     let topic = topic_name("single", 0);
     scratch::scenario(&topic, |folder| {
-        kafka.create_topic_with(&topic, &[("max.message.bytes", "60000")])?;
+        kafka.create_topic_with(&topic, &[("max.message.bytes", "40000")])?;
         let logs = folder.join("logs");
         fs::create_dir_all(&logs)?;
         let mut cluster = Layout::new(folder, &topic)
             .delivers_to(&kafka.bootstrap(), &[])
             .agent(&[format!("{}/*", logs.display())])
             .start()?;
-        // So that they come all at once.
+        // So that they come all at once. One takes 24 kB, two together are too large.
         cluster.bus.kill()?;
         for name in 0..FILES {
             let mut file = File::create(logs.join(format!("{name}.log")))?;

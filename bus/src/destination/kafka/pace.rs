@@ -4,9 +4,9 @@
 //! the records before it are answered, which means one request at a time. While one is on its way
 //! and more is queued behind it, its thread asks without a pause whether it was answered, which costs
 //! a core. So the owner of a partition gives it the batches of one request, waits for the answers,
-//! then gives the next; the rest waits here, in order. Each request costs as much CPU as half a
-//! megabyte of lines, so it is as large as the broker will surely take. Not for: memory, which the
-//! permits bound.
+//! then gives the next; the rest waits here, in order. Each request costs as much CPU as a
+//! hundred kilobytes of lines, so it is as large as a broker takes by default. Not for: memory, which
+//! the permits bound.
 
 use std::{
     collections::VecDeque,
