@@ -78,9 +78,7 @@ impl Worker {
             let Some(line) = lines.get_mut(&key) else {
                 continue;
             };
-            while let Some((work, pace)) = line.next() {
-                self.open(work, pace, &mut decoder);
-            }
+            self.serve(line, &mut decoder);
         }
         let late = self
             .incoming
@@ -97,20 +95,29 @@ impl Worker {
         }
     }
 
-    /// Opens a batch and produces it.
-    fn open(&self, work: Work, pace: Arc<Pace>, decoder: &mut Decoder) {
-        if work.topic.is_closed() || self.shared.is_closing() {
-            let why = "the topic is being looked at".to_owned();
-            return give_back(work, Failure::Unavailable(why));
+    /// Opens and produces what a partition has room for.
+    fn serve(&self, line: &mut Line, decoder: &mut Decoder) {
+        while let Some((work, opened, pace)) = line.next() {
+            if work.topic.is_closed() || self.shared.is_closing() {
+                let why = "the topic is being looked at".to_owned();
+                give_back(work, Failure::Unavailable(why));
+                continue;
+            }
+            let Some(work) = self.shared.unless_ended(work) else {
+                continue;
+            };
+            let opened = opened.map_or_else(|| self.open(&work, decoder), Ok);
+            match opened {
+                Ok(decoded) if line.is_in_time() => self.produce(work, pace, decoded),
+                Ok(decoded) => line.put_back(work, decoded),
+                Err(failure) => give_back(work, failure),
+            }
         }
-        let Some(work) = self.shared.unless_ended(work) else {
-            return;
-        };
+    }
+
+    fn open(&self, work: &Work, decoder: &mut Decoder) -> Result<Decoded, Failure> {
         self.spares.refill(decoder);
-        match work.job.batch.open(decoder) {
-            Ok(decoded) => self.produce(work, pace, decoded),
-            Err(failure) => give_back(work, failure),
-        }
+        work.job.batch.open(decoder)
     }
 
     /// Produces what the topic does not have of a batch.

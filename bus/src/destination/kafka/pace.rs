@@ -20,7 +20,10 @@ use std::{
 use crossbeam_channel::Sender;
 use rdkafka::ClientConfig;
 use tokio::time::Instant;
-use tributary_common::{batch::Codec, header::BatchHeader};
+use tributary_common::{
+    batch::{Codec, Decoded},
+    header::BatchHeader,
+};
 
 use super::{
     super::Accepted,
@@ -40,6 +43,8 @@ const RECORD_BYTES: u64 = 16;
 /// How long after its first batch a request takes more of them. It leaves at its linger, 8 ms, and
 /// what were to come after that would be queued behind it.
 const JOIN_FOR: Duration = Duration::from_millis(4);
+/// By then they are to be open: what goes behind a request that is refused is in the log before it.
+const GIVE_WITHIN: Duration = Duration::from_millis(6);
 
 /// A partition: the topic's number in the journal, and its own.
 pub(super) type Key = (u32, i32);
@@ -158,6 +163,8 @@ struct Request {
 pub(super) struct Line {
     limits: Limits,
     waiting: VecDeque<Work>,
+    /// The first one, once it is open.
+    opened: Option<Decoded>,
     request: Request,
     pace: Arc<Pace>,
 }
@@ -175,6 +182,7 @@ impl Line {
         Self {
             limits,
             waiting: VecDeque::new(),
+            opened: None,
             request: Request {
                 bytes: 0,
                 packed: 0,
@@ -189,15 +197,28 @@ impl Line {
         self.waiting.push_back(work);
     }
 
-    /// The next one, when there is room for it or it will not be given anyway.
-    pub(super) fn next(&mut self) -> Option<(Work, Arc<Pace>)> {
+    /// The next one, and what is in it where it was opened before; when there is room for it or it will
+    /// not be given anyway.
+    pub(super) fn next(&mut self) -> Option<(Work, Option<Decoded>, Arc<Pace>)> {
         let first = self.waiting.front()?;
         let batch = &first.job.batch;
         let (bytes, packed) = (cost(&batch.header), self.limits.packed(batch));
         if !first.topic.is_closed() && !self.has_room(bytes, packed) {
             return None;
         }
-        Some((self.waiting.pop_front()?, Arc::clone(&self.pace)))
+        let work = self.waiting.pop_front()?;
+        Some((work, self.opened.take(), Arc::clone(&self.pace)))
+    }
+
+    /// Whether the request in which the last one found room has certainly not left yet.
+    pub(super) fn is_in_time(&self) -> bool {
+        !self.pace.joined.load(Ordering::SeqCst) || self.request.since.elapsed() < GIVE_WITHIN
+    }
+
+    /// Takes the last one back, which is open: it waits for the next request.
+    pub(super) fn put_back(&mut self, work: Work, decoded: Decoded) {
+        self.waiting.push_front(work);
+        self.opened = Some(decoded);
     }
 
     /// Takes room for a batch in the request that is being filled, or in a new one.
@@ -245,6 +266,8 @@ impl Line {
 mod tests {
     use std::collections::{BTreeMap, HashMap};
 
+    use tributary_common::batch::Decoder;
+
     use super::*;
     use crate::{
         destination::{
@@ -281,7 +304,7 @@ mod tests {
     /// What a line gives now, as the owner does.
     fn give(line: &mut Line) -> Vec<(Work, Arc<Pace>)> {
         let give = || {
-            let (work, pace) = line.next()?;
+            let (work, _opened, pace) = line.next()?;
             pace.entered(cost(&work.job.batch.header));
             Some((work, pace))
         };
@@ -388,12 +411,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_batch_that_took_long_to_open_waits_for_the_next_request() {
+        let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
+        let (owner, _calls) = crossbeam_channel::unbounded();
+        let mut line = Line::new((0, 0), limits("lz4"), owner);
+        line.push(work(&topic, 1_000).await);
+        let first = give(&mut line);
+        assert!(line.is_in_time(), "it is alone");
+        line.push(work(&topic, 1_000).await);
+        let (second, _opened, _pace) = line.next().unwrap();
+        let decoded = second.job.batch.open(&mut Decoder::new()).unwrap();
+        assert!(line.is_in_time());
+        tokio::time::advance(GIVE_WITHIN).await;
+        assert!(!line.is_in_time());
+        line.put_back(second, decoded);
+        assert!(line.next().is_none());
+        first.into_iter().for_each(answer);
+        let (_second, opened, _pace) = line.next().unwrap();
+        assert!(opened.is_some() && line.is_in_time());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_batch_always_has_room() {
         let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
         let (owner, _calls) = crossbeam_channel::unbounded();
         let mut line = Line::new((0, 0), limits("lz4"), owner);
         tokio::time::advance(JOIN_FOR).await;
         line.push(work(&topic, 1 << 20).await);
-        assert!(line.next().is_some());
+        assert_eq!(give(&mut line).len(), 1);
     }
 }
