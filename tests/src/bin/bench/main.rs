@@ -46,7 +46,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tributary_tests::{kafka::Kafka, say, scratch};
 
 use self::line::{Line, Task};
@@ -193,9 +193,9 @@ fn arguments() -> Result<Args> {
 fn main() -> Result<()> {
     let args = arguments()?;
     let folder = scratch::create("bench")?;
-    let many = || many_files(&folder.join("files"));
+    let mut missing = Vec::new();
     let table = match args.part {
-        Part::Files => many()?,
+        Part::Files => many_files(&folder.join("files"))?,
         Part::Priority => priority::measure(&folder.join("priority"), args.steady_for)?,
         Part::Limits => limits::measure(&folder.join("limits"))?,
         Part::Connections => connections::measure(&folder.join("connections"))?,
@@ -206,21 +206,7 @@ fn main() -> Result<()> {
         Part::Search => stores::search(&folder.join("search"))?,
         Part::Hdfs => stores::files(&folder.join("hdfs"), unit(&folder)?)?,
         Part::Peers => beside_others(&args, &folder.join("peers"))?,
-        Part::All => {
-            let many = many()?;
-            let connections = connections::measure(&folder.join("connections"))?;
-            let z = unit(&folder)?;
-            let counting = counting::measure(&folder.join("counting"), z)?;
-            let spill = spill::measure(&folder.join("spill"), z)?;
-            let drain = spill::measure_drain(&folder.join("drain"))?;
-            let fleet = slow_fleet(&folder, &args)?;
-            let search = stores::search(&folder.join("search"))?;
-            let hdfs = stores::files(&folder.join("hdfs"), z)?;
-            let line = measure(&args, &folder)?;
-            format!(
-                "{line}\n{many}\n{connections}\n{counting}\n{fleet}\n{spill}\n{drain}\n{search}\n{hdfs}"
-            )
-        }
+        Part::All => all(&args, &folder, &mut missing)?,
         Part::Backlog | Part::Alone | Part::Producers | Part::Steady => measure(&args, &folder)?,
     };
     say(&table);
@@ -234,7 +220,41 @@ fn main() -> Result<()> {
         fs::write(path, format!("{INTRODUCTION}{table}{kept}"))
             .with_context(|| format!("failed to write {}", path.display()))?;
     }
+    ensure!(
+        missing.is_empty(),
+        "not measured: {}; what they left is in {}",
+        missing.join(", "),
+        folder.display()
+    );
     fs::remove_dir_all(&folder).context("failed to remove the bench's folder")
+}
+
+/// Every part, one after the other. One that fails is named in `missing`, and the others are measured.
+fn all(args: &Args, folder: &Path, missing: &mut Vec<&'static str>) -> Result<String> {
+    let z = unit(folder)?;
+    let mut part = |name: &'static str, table: Result<String>| {
+        let table = table.unwrap_or_else(|error| {
+            missing.push(name);
+            format!("| {name} | not measured: {error:#} | |\n|---|---|---|\n")
+        });
+        say(&table);
+        table
+    };
+    let many = part("files", many_files(&folder.join("files")));
+    let connections = part(
+        "connections",
+        connections::measure(&folder.join("connections")),
+    );
+    let counting = part("counting", counting::measure(&folder.join("counting"), z));
+    let spill = part("spill", spill::measure(&folder.join("spill"), z));
+    let drain = part("drain", spill::measure_drain(&folder.join("drain")));
+    let fleet = part("fleet", slow_fleet(folder, args));
+    let search = part("search", stores::search(&folder.join("search")));
+    let hdfs = part("hdfs", stores::files(&folder.join("hdfs"), z));
+    let line = part("the line", measure(args, folder));
+    Ok(format!(
+        "{line}\n{many}\n{connections}\n{counting}\n{fleet}\n{spill}\n{drain}\n{search}\n{hdfs}"
+    ))
 }
 
 fn measure(args: &Args, folder: &Path) -> Result<String> {
