@@ -37,6 +37,9 @@ use crate::{
 /// What a bus grants by default, and a little less.
 const WINDOW_BATCHES: usize = 60;
 const WINDOW_BYTES: usize = 15 << 20;
+/// Lines in flight, in bytes, of an agent with the memory that it has by default: with more, some agents
+/// fill the memory that a bus has by default, and hear that they shall wait.
+const WINDOW_RAW_BYTES: u64 = 24 << 20;
 /// Lines that batches are made of, again and again.
 const POOL_LINES: u64 = 20_000;
 
@@ -164,11 +167,17 @@ impl Sender {
     pub(crate) async fn all(&mut self, frames: &[Bytes]) -> Result<()> {
         let mut to_send: BTreeMap<u64, usize> = BTreeMap::new();
         let mut open: BTreeMap<u64, usize> = BTreeMap::new();
-        let first = frames.first().map(seq_of).transpose()?.unwrap_or_default();
+        let (first, raw_bytes) = frames
+            .first()
+            .map(beginning_of)
+            .transpose()?
+            .unwrap_or_default();
         to_send.extend((first..).zip(0..frames.len()));
+        let most = usize::try_from(WINDOW_RAW_BYTES / raw_bytes.max(1))?;
+        let most = most.clamp(1, WINDOW_BATCHES);
         let mut open_bytes = 0;
         while !(to_send.is_empty() && open.is_empty()) {
-            while open.len() < WINDOW_BATCHES
+            while open.len() < most
                 && open_bytes < WINDOW_BYTES
                 && let Some((seq, at)) = to_send.pop_first()
             {
@@ -208,12 +217,12 @@ impl Sender {
     }
 }
 
-/// The sequence number of the batch in a frame.
-fn seq_of(frame: &Bytes) -> Result<u64> {
+/// The sequence number and the raw bytes of the batch in a frame.
+fn beginning_of(frame: &Bytes) -> Result<(u64, u64)> {
     let prelude = frame.first_chunk().context("a frame has a prelude")?;
     let prelude = wire::Prelude::decode(*prelude)?;
     match wire::decode(prelude, frame.slice(wire::PRELUDE_BYTES..))? {
-        Frame::Batch(header, _payload) => Ok(header.seq),
+        Frame::Batch(header, _payload) => Ok((header.seq, header.raw_bytes)),
         other => bail!("not a batch: {other:?}"),
     }
 }
@@ -286,7 +295,8 @@ pub(crate) async fn trickle(
     stop: impl Fn() -> bool,
 ) -> Result<(Vec<u64>, u64)> {
     let (mut reading, mut writing) = split(sender.stream);
-    let first = frames.first().map(seq_of).transpose()?.unwrap_or_default();
+    let first = frames.first().map(beginning_of).transpose()?;
+    let (first, _raw_bytes) = first.unwrap_or_default();
     let begun = Instant::now();
     let due = |number: u64| begun + every * u32::try_from(number).unwrap_or(u32::MAX);
     let sent = AtomicU64::new(0);
