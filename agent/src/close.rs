@@ -6,20 +6,20 @@
 //!
 //! Not for: deciding what to close (see [`crate::reader`]).
 
-use std::fs::File;
-
 use crossbeam_channel::{Receiver, Sender};
+
+use crate::far::LogFile;
 
 /// Files that may wait to be closed; they hold descriptors, so not many.
 const WAITING: usize = 32;
 
 /// Hands files to the thread that closes them.
 #[derive(Debug)]
-pub(crate) struct Closer(Sender<File>);
+pub(crate) struct Closer(Sender<LogFile>);
 
 /// The thread's part.
 #[derive(Debug)]
-pub(crate) struct Closing(Receiver<File>);
+pub(crate) struct Closing(Receiver<LogFile>);
 
 /// Both ends.
 pub(crate) fn new() -> (Closer, Closing) {
@@ -30,7 +30,7 @@ pub(crate) fn new() -> (Closer, Closing) {
 impl Closer {
     /// Has a file closed soon. When too many wait already, it is closed here and now: descriptors are
     /// bounded.
-    pub(crate) fn close(&self, file: File) {
+    pub(crate) fn close(&self, file: LogFile) {
         if let Err(refused) = self.0.try_send(file) {
             drop(refused.into_inner());
         }
@@ -50,7 +50,7 @@ impl Closing {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd as _;
+    use std::{fs::File, os::fd::AsRawFd as _};
 
     use super::*;
 
@@ -68,7 +68,7 @@ mod tests {
         let give = || {
             let file = File::open(&path).unwrap();
             let fd = file.as_raw_fd();
-            closer.close(file);
+            closer.close(LogFile::Near(file));
             fd
         };
         let waiting: Vec<i32> = (0..WAITING).map(|_| give()).collect();

@@ -3,18 +3,15 @@
 //! Not for: opening either (see [`crate::reader`]), or what the spool looks like on disk (see
 //! [`crate::spool`]).
 
-use std::{fs::File, io, os::unix::fs::FileExt as _};
+use std::io;
 
-use crate::{
-    handle::{self, Extent},
-    spool::SpoolFile,
-};
+use crate::{far::LogFile, handle::Extent, spool::SpoolFile};
 
 /// Bytes at offsets of their source.
 #[derive(Debug)]
 pub(crate) enum Content {
     /// The file itself.
-    File(File),
+    File(LogFile),
     /// What was saved of it.
     Spool(Box<SpoolFile>),
 }
@@ -37,13 +34,13 @@ impl Content {
     /// What the kernel says.
     pub(crate) fn extent(&self) -> io::Result<Extent> {
         match self {
-            Self::File(file) => handle::extent(file),
+            Self::File(file) => file.extent(),
             Self::Spool(spool) => Ok(spool.extent()),
         }
     }
 
     /// The file, when it is one.
-    pub(crate) fn as_file(&self) -> Option<&File> {
+    pub(crate) fn as_file(&self) -> Option<&LogFile> {
         match self {
             Self::File(file) => Some(file),
             Self::Spool(_) => None,

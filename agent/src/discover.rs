@@ -34,6 +34,7 @@ pub(crate) use self::pattern::{Pattern, PatternSet, Visitor, is_absence};
 use self::watch::{Hints, Watch, Watched};
 use crate::{
     config::Task,
+    far::{self, Mounts},
     flow::Flow,
     handle::{self, FileKind, Print},
     live::Plan,
@@ -182,6 +183,8 @@ pub(crate) struct Discover {
     critical: bool,
     /// Paths that a person was told about: no files, or directories that cannot be read.
     told: HashSet<PathBuf>,
+    /// Which file systems may hang.
+    mounts: Mounts,
     figures: Figures,
 }
 
@@ -288,6 +291,7 @@ impl Discover {
             links: HashMap::new(),
             round: 0,
             told: HashSet::new(),
+            mounts: Mounts::new(),
             figures,
         }
     }
@@ -426,6 +430,7 @@ impl Discover {
     fn look(&mut self, scope: Scope, renamed: &[PathBuf]) -> (Option<Look>, Vec<PathBuf>) {
         let began = Instant::now();
         self.round = self.round.wrapping_add(1);
+        self.mounts.look();
         if self.watch.is_none() {
             self.watch = Watch::new(self.max_watches, &self.flow).ok();
         }
@@ -542,10 +547,7 @@ impl Discover {
         for links in self.links.values_mut() {
             links.retain(|link| link != path);
         }
-        if !path.is_symlink() {
-            return;
-        }
-        let Ok(target) = path.canonicalize() else {
+        let Some(target) = far::link_target(path) else {
             return;
         };
         if let (Some(watch), Some(folder)) = (&mut self.watch, target.parent()) {

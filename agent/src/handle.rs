@@ -21,6 +21,8 @@ use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, fstat, statx};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::far;
+
 /// The longest handle that the kernel gives, in bytes (`MAX_HANDLE_SZ`).
 const MAX_HANDLE_BYTES: u32 = 128;
 
@@ -81,8 +83,13 @@ pub(crate) fn of_file(file: &File) -> io::Result<FileInfo> {
 /// Looks at what a path names, through symbolic links.
 ///
 /// # Errors
-/// What the kernel says: `NotFound` is absence, everything else leaves the state unknown.
+/// What the kernel says: `NotFound` is absence, everything else leaves the state unknown. `TimedOut` as of
+/// [`far::at`].
 pub(crate) fn of_path(path: &Path) -> io::Result<FileInfo> {
+    far::at(path, look)
+}
+
+fn look(path: &Path) -> io::Result<FileInfo> {
     let text = CString::new(path.as_os_str().as_bytes())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let stat = statx(CWD, text.as_c_str(), AtFlags::empty(), mask())?;
@@ -158,9 +165,11 @@ impl Glance {
 /// Glances at what a path names, through symbolic links.
 ///
 /// # Errors
-/// What the kernel says.
+/// As [`of_path`].
 pub(crate) fn glance(path: &Path) -> io::Result<Glance> {
-    Ok(Glance::of(&statx(CWD, path, AtFlags::empty(), mask())?))
+    far::at(path, |path| {
+        Ok(Glance::of(&statx(CWD, path, AtFlags::empty(), mask())?))
+    })
 }
 
 /// Glances at the file that this process logs to; `None` when that is no file.

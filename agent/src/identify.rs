@@ -8,10 +8,12 @@
 //!
 //! Not for: looking for files. The reader calls it. The verdicts are pure.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _};
+use std::io;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::far::LogFile;
 
 /// Bytes that the hash of a file's beginning covers at most.
 pub(crate) const PREFIX_BYTES: u64 = 1024;
@@ -77,7 +79,7 @@ impl Evidence {
     ///
     /// # Errors
     /// What reading says; the answer is unknown then.
-    pub(crate) fn compare(&self, file: &File, size: u64) -> io::Result<Match> {
+    pub(crate) fn compare(&self, file: &LogFile, size: u64) -> io::Result<Match> {
         let reaches = size >= self.mark.offset;
         // A file shorter than the remembered beginning cannot be judged by its hash.
         let prefix = size >= self.prefix.len
@@ -104,7 +106,7 @@ impl Evidence {
 pub(crate) fn compare_with_copy(
     prefix: Prefix,
     marks: &[Mark],
-    file: &File,
+    file: &LogFile,
     size: u64,
 ) -> io::Result<Match> {
     let reached = marks
@@ -125,7 +127,7 @@ pub(crate) fn compare_with_copy(
 ///
 /// # Errors
 /// What reading says.
-pub(crate) fn prefix_of(file: &File, upto: u64) -> io::Result<Prefix> {
+pub(crate) fn prefix_of(file: &LogFile, upto: u64) -> io::Result<Prefix> {
     let len = upto.min(PREFIX_BYTES);
     let hash = hash_of(file, 0, len)?;
     Ok(hash.map_or(Prefix::default(), |hash| Prefix { len, hash }))
@@ -135,14 +137,14 @@ pub(crate) fn prefix_of(file: &File, upto: u64) -> io::Result<Prefix> {
 ///
 /// # Errors
 /// What reading says.
-pub(crate) fn mark_at(file: &File, offset: u64) -> io::Result<Option<Mark>> {
+pub(crate) fn mark_at(file: &LogFile, offset: u64) -> io::Result<Option<Mark>> {
     let covered = offset.min(MARK_BYTES);
     let hash = hash_of(file, offset - covered, covered)?;
     Ok(hash.map(|hash| Mark { offset, hash }))
 }
 
 /// The hash of a range; `None` when the file ends before it does.
-fn hash_of(file: &File, start: u64, len: u64) -> io::Result<Option<u64>> {
+fn hash_of(file: &LogFile, start: u64, len: u64) -> io::Result<Option<u64>> {
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
     match file.read_exact_at(&mut bytes, start) {
         Ok(()) => Ok(Some(xxh3_64(&bytes))),
@@ -237,7 +239,7 @@ mod tests {
         let path = dir.path().join("f");
         fs::write(&path, content).unwrap();
         evidence
-            .compare(&File::open(&path).unwrap(), content.len() as u64)
+            .compare(&crate::far::open_file(&path).unwrap(), content.len() as u64)
             .unwrap()
     }
 

@@ -23,6 +23,7 @@ mod close;
 pub mod config;
 mod content;
 mod discover;
+mod far;
 mod few;
 mod flow;
 mod frame;

@@ -20,7 +20,6 @@ mod join;
 mod make;
 mod near;
 mod newcomers;
-mod open;
 mod opened;
 mod pace;
 mod packed;
@@ -45,6 +44,7 @@ use tributary_common::{
     ids::{AgentId, Class, Epoch, GenerationId, StreamId, Topic},
 };
 
+pub(crate) use self::spooling::SpoolWiring;
 use self::{
     files::{Ended, NotTailed},
     hunt::Folders,
@@ -54,7 +54,6 @@ use self::{
     pace::Pace,
     spooling::Spooling,
 };
-pub(crate) use self::{open::open_file, spooling::SpoolWiring};
 use crate::{
     checkpoint::{Checkpoint, as_gauge},
     close::Closer,

@@ -14,7 +14,6 @@ mod worker;
 
 use std::{
     collections::HashMap,
-    fs::File,
     io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
@@ -30,6 +29,7 @@ pub(crate) use self::{
     file::{Meta, SpoolFile},
     worker::{Compared, Done, Job, Ticket, run, save},
 };
+use crate::far::LogFile;
 
 /// The folder below a state directory.
 pub(crate) const FOLDER: &str = "spool";
@@ -64,7 +64,7 @@ pub(crate) fn has_packed_name(path: &Path) -> bool {
 ///
 /// # Errors
 /// What the kernel says.
-pub(crate) fn is_packed(path: &Path, file: &File) -> io::Result<bool> {
+pub(crate) fn is_packed(path: &Path, file: &LogFile) -> io::Result<bool> {
     if !has_packed_name(path) {
         return Ok(false);
     }
@@ -133,7 +133,7 @@ pub fn is_spool(path: &Path) -> io::Result<bool> {
         return Ok(std::fs::read_dir(path)?.find_map(spooled).is_some());
     }
     let mut magic = [0; 8];
-    let len = File::open(path)?.read_at(&mut magic, 0)?;
+    let len = std::fs::File::open(path)?.read_at(&mut magic, 0)?;
     Ok(len == 8 && magic == file::MAGIC)
 }
 

@@ -29,6 +29,7 @@ use crate::{
     checkpoint::{Checkpoint, State, as_gauge},
     clock,
     discover::Figures,
+    far,
     limit::{Budget, Reason, Throttled},
     send::ClassLoad,
     shown::shown,
@@ -504,6 +505,7 @@ impl Status {
             "discovery": {
                 "paths": looks.paths, "watched_folders": looks.watched,
                 "polled_tasks": polled,
+                "silent_mounts": far::silent(),
                 "look_ms": u64::try_from(looks.took.as_millis()).unwrap_or(u64::MAX),
             },
             "bus": {

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{
     checkpoint::{Cut, GenerationRecord, Record},
     content::Content,
+    far,
     few::Few,
     frame::Carry,
     handle::FileKey,
@@ -268,12 +269,7 @@ impl Tail {
     pub(crate) fn seen_at(&mut self, path: &LogPath, device: u64) {
         self.path.clone_from(path);
         // Links are rare, and asking costs a call: the real path is for finding the file again.
-        self.real = if path.is_symlink() {
-            let real = path.canonicalize().ok();
-            real.map(|real| Box::new(real.into()))
-        } else {
-            None
-        };
+        self.real = far::link_target(path).map(|real| Box::new(real.into()));
         self.device = device;
         self.place = Place::Named;
         self.astray = Astray::No;

@@ -7,6 +7,7 @@ mod bus_on_kafka;
 mod deliver;
 mod dump;
 mod failover;
+mod far;
 mod faults;
 mod framing;
 mod groups;

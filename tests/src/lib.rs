@@ -30,6 +30,7 @@ pub mod certs;
 pub mod child;
 pub mod cluster;
 pub mod delivered;
+pub mod far;
 pub mod guard;
 pub mod hdfs;
 pub mod http;

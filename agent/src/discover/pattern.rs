@@ -22,6 +22,8 @@ use std::{
 
 use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 
+use crate::far::{self, Entry};
+
 /// The deepest directory that `**` enters, counted from where it stands.
 const MAX_DEPTH: usize = 32;
 /// Words for dates, and the texts that they match.
@@ -253,7 +255,7 @@ impl Walker<'_> {
                 if rest.is_empty() {
                     self.visitor.directory(dir);
                     self.visitor.matched(path, literal);
-                } else if path.is_dir() || !matches!(path.try_exists(), Ok(false)) {
+                } else if !matches!(far::at(&path, Path::try_exists), Ok(false)) {
                     self.walk(&path, rest, literal, depth);
                 } else {
                     // The directory may come later: its parent will tell.
@@ -261,14 +263,14 @@ impl Walker<'_> {
                 }
             }
             Part::Name(matcher) => self.each_entry(dir, |walker, entry| {
-                let name = entry.file_name();
-                if !matcher.is_match(Path::new(&name)) {
+                let name = entry.path.file_name().unwrap_or_default();
+                if !matcher.is_match(Path::new(name)) {
                     return;
                 }
                 if rest.is_empty() {
-                    walker.visitor.matched(dir.join(&name), false);
-                } else if kind_of(entry) != Kind::Other {
-                    walker.walk(&dir.join(&name), rest, false, depth);
+                    walker.visitor.matched(entry.path, false);
+                } else if kind_of(&entry) != Kind::Other {
+                    walker.walk(&entry.path, rest, false, depth);
                 }
             }),
             Part::AnyDepth => self.any_depth(dir, parts, rest, depth),
@@ -277,7 +279,7 @@ impl Walker<'_> {
 
     /// `**` before `rest`: everything below a directory.
     fn any_depth(&mut self, dir: &Path, parts: &[Part], rest: &[Part], depth: usize) {
-        if let Ok(meta) = fs::metadata(dir)
+        if let Ok(meta) = far::at(dir, |dir| fs::metadata(dir))
             && !self.entered.insert((parts.len(), meta.dev(), meta.ino()))
         {
             return self.visitor.again(dir);
@@ -291,32 +293,32 @@ impl Walker<'_> {
             }
         };
         self.each_entry(dir, |walker, entry| {
-            let name = entry.file_name();
-            if names.is_some_and(|matcher| matcher.is_match(Path::new(&name))) {
-                walker.visitor.matched(dir.join(&name), false);
+            let name = entry.path.file_name().unwrap_or_default();
+            if names.is_some_and(|matcher| matcher.is_match(Path::new(name))) {
+                walker.visitor.matched(entry.path.clone(), false);
             }
             if depth == MAX_DEPTH {
                 return;
             }
-            match kind_of(entry) {
-                Kind::Directory => walker.walk(&dir.join(&name), parts, false, depth + 1),
-                Kind::Link => walker.links.push((dir.join(&name), parts.len(), depth + 1)),
+            match kind_of(&entry) {
+                Kind::Directory => walker.walk(&entry.path, parts, false, depth + 1),
+                Kind::Link => walker.links.push((entry.path, parts.len(), depth + 1)),
                 Kind::Other => {}
             }
         });
     }
 
     /// Calls `on_entry` for what is in a directory, in no order.
-    fn each_entry(&mut self, dir: &Path, mut on_entry: impl FnMut(&mut Self, &fs::DirEntry)) {
+    fn each_entry(&mut self, dir: &Path, mut on_entry: impl FnMut(&mut Self, Entry)) {
         self.visitor.directory(dir);
-        let entries = match fs::read_dir(dir) {
+        let entries = match far::entries(dir) {
             Ok(entries) => entries,
             Err(error) if is_absence(&error) => return,
             Err(error) => return self.visitor.unknown(dir, &error),
         };
         for entry in entries {
             match entry {
-                Ok(entry) => on_entry(self, &entry),
+                Ok(entry) => on_entry(self, entry),
                 Err(error) => self.visitor.unknown(dir, &error),
             }
         }
@@ -332,12 +334,12 @@ enum Kind {
     Other,
 }
 
-fn kind_of(entry: &fs::DirEntry) -> Kind {
-    match entry.file_type() {
+fn kind_of(entry: &Entry) -> Kind {
+    match &entry.kind {
         Ok(kind) if kind.is_dir() => Kind::Directory,
         Ok(kind) if !kind.is_symlink() => Kind::Other,
-        Ok(_) if entry.path().is_dir() => Kind::Link,
-        Err(_unknown) if entry.path().is_dir() => Kind::Directory,
+        Ok(_) if far::is_dir(&entry.path) => Kind::Link,
+        Err(_unknown) if far::is_dir(&entry.path) => Kind::Directory,
         Ok(_) | Err(_) => Kind::Other,
     }
 }

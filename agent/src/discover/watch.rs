@@ -12,7 +12,7 @@
 //! Not for: truth. Discovery calls it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsStr,
     io,
     mem::MaybeUninit,
@@ -24,34 +24,15 @@ use std::{
 use metrics::counter;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{
-        inotify::{self, CreateFlags, ReadFlags, WatchFlags},
-        statfs,
-    },
+    fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags},
     io::Errno,
 };
 
 use super::rest::Rest;
-use crate::flow::Flow;
+use crate::{far, flow::Flow};
 
 /// Room for a few hundred events.
 const BUFFER_BYTES: usize = 32 << 10;
-/// File systems that others write to without this kernel's knowledge, by `statfs` number: NFS, SMB
-/// (three), FUSE, 9p, Ceph, Lustre, AFS, GFS2, OCFS2.
-const WITHOUT_EVENTS: [i64; 11] = [
-    0x6969,
-    0x517b,
-    0xff53_4d42,
-    0xfe53_4d42,
-    0x6573_5546,
-    0x0102_1997,
-    0x00c3_6400,
-    0x0bd0_0bd0,
-    0x5346_414f,
-    0x0116_1970,
-    0x7461_636f,
-];
-
 /// What the hints say together.
 #[derive(Debug, Default)]
 pub(crate) struct Hints {
@@ -133,7 +114,7 @@ pub(crate) struct Watch {
     rest: Rest,
     by_path: HashMap<PathBuf, (i32, i32)>,
     /// Directories on file systems without events.
-    without_events: HashMap<PathBuf, ()>,
+    without_events: HashSet<PathBuf>,
     /// Directories that may be watched; the kernel has a limit of its own.
     limit: usize,
     /// A person was told about the limit.
@@ -158,7 +139,7 @@ impl Watch {
             names,
             writes,
             by_path: HashMap::new(),
-            without_events: HashMap::new(),
+            without_events: HashSet::new(),
             limit,
             told: false,
         })
@@ -172,23 +153,24 @@ impl Watch {
     /// Watches a directory. One that is watched already costs nothing; one that was refused is tried
     /// again.
     pub(crate) fn add(&mut self, dir: &Path) -> Watched {
-        if self.by_path.contains_key(dir) {
-            return Watched::Yes;
-        }
-        if self.without_events.contains_key(dir) {
-            return Watched::Blind;
-        }
-        match self.try_add(dir) {
-            Ok(()) if has_no_events(dir) => {
+        // Also one that was mounted over a watched one: its watch is that of the one below. Links are
+        // followed once: those that lead to a far one are known then.
+        let watched = self.by_path.contains_key(dir);
+        if far::is_known(dir) || (!watched && far::is_far(dir)) {
+            if self.without_events.insert(dir.to_owned()) {
                 counter!("tributary_agent_polling_total", "reason" => "no-events").increment(1);
                 tracing::info!(
                     path = %dir.display(),
                     "others may write to this file system unseen; it is looked at regularly"
                 );
-                self.without_events.insert(dir.to_owned(), ());
-                self.forget_path(dir);
-                Watched::Blind
             }
+            self.forget_path(dir);
+            return Watched::Blind;
+        }
+        if watched {
+            return Watched::Yes;
+        }
+        match self.try_add(dir) {
             Ok(()) => Watched::Yes,
             Err(Errno::NOENT | Errno::NOTDIR) => Watched::Missing,
             Err(error) => {
@@ -331,16 +313,4 @@ fn timespec(limit: Duration) -> Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),
     }
-}
-
-/// Whether others may write to a directory's file system without this kernel's knowledge.
-fn has_no_events(dir: &Path) -> bool {
-    statfs(dir).is_ok_and(|stat| {
-        #[expect(
-            clippy::useless_conversion,
-            reason = "the number's type depends on the architecture"
-        )]
-        let kind = i64::from(stat.f_type);
-        WITHOUT_EVENTS.contains(&kind)
-    })
 }

@@ -8,7 +8,7 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
 
 use super::copies::folder_of;
-use crate::{handle, tail::Tail};
+use crate::{far, handle, tail::Tail};
 
 /// Entries of a folder that are looked at.
 const MAX_ENTRIES: usize = 50_000;
@@ -28,13 +28,14 @@ pub(super) fn lies_between(old: &Tail, next: &Tail) -> bool {
     };
     let mut folders = vec![folder_of(log), folder_of(old.real_path())];
     folders.dedup();
-    let entries = folders
-        .into_iter()
-        .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
-    let mut rotated = entries
-        .take(MAX_ENTRIES)
-        .filter(|entry| is_rotated(name, &entry.file_name()));
-    rotated.any(|entry| is_made_between(&entry.path(), (old, next), (old.mtime_ns, born)))
+    let entries = folders.into_iter().flat_map(far::entries_there);
+    let mut rotated = entries.take(MAX_ENTRIES).filter(|entry| {
+        entry
+            .path
+            .file_name()
+            .is_some_and(|of| is_rotated(name, of))
+    });
+    rotated.any(|entry| is_made_between(&entry.path, (old, next), (old.mtime_ns, born)))
 }
 
 /// Whether a path names a third file that was made within a time.

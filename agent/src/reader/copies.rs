@@ -8,7 +8,6 @@
 //! Not for: the evidence itself (see [`crate::identify`]).
 
 use std::{
-    fs::File,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,11 +18,12 @@ use tributary_common::{
     span::Span,
 };
 
-use super::{CutOff, Reader, open::open_file, turn::Step};
+use super::{CutOff, Reader, turn::Step};
 use crate::{
     checkpoint::{GenerationRecord, Record, State},
     clock,
     content::Content,
+    far::{self, LogFile, open_file},
     handle::{self, FileInfo, FileKey, FileKind},
     identify::{Fate, Mark, Match, Newcomer, Prefix, compare_with_copy, mark_at, newcomer},
     path::LogPath,
@@ -39,7 +39,7 @@ pub(super) const MAX_COMPARED: usize = 64;
 /// A copy that was found.
 pub(super) struct Copy {
     pub(super) path: LogPath,
-    pub(super) file: File,
+    pub(super) file: LogFile,
     pub(super) info: FileInfo,
 }
 
@@ -368,10 +368,8 @@ fn find_copy(
 ) -> Option<Copy> {
     let first = marks.iter().find(|mark| mark.offset > 0)?.offset;
     let stem = stem_of(path);
-    let entries = std::fs::read_dir(path.parent()?).ok()?;
-    let mut found: Vec<(PathBuf, FileInfo)> = entries
-        .flatten()
-        .map(|entry| entry.path())
+    let mut found: Vec<(PathBuf, FileInfo)> = far::entries_there(path.parent()?)
+        .map(|entry| entry.path)
         .filter(|beside| beside != path && stem_of(beside) == stem)
         .filter_map(|beside| Some((handle::of_path(&beside).ok()?, beside)))
         .filter(|(info, _)| info.kind == FileKind::Regular && info.size >= first && may_be(info))

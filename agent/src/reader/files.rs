@@ -5,12 +5,7 @@
 //!
 //! Not for: reading (see [`super::turn`]), copies (see [`super::copies`]).
 
-use std::{
-    fs::File,
-    io,
-    os::unix::{ffi::OsStrExt as _, fs::FileExt as _},
-    path::Path,
-};
+use std::{io, os::unix::ffi::OsStrExt as _, path::Path};
 
 use tokio::time::Instant;
 use tributary_common::ids::{AgentId, GenerationId, StreamId, TaskId};
@@ -26,7 +21,9 @@ use crate::{
     checkpoint::{GenerationRecord, Record, State},
     clock,
     config::Start,
+    content::Content,
     discover::{Look, is_absence},
+    far::open_file,
     frame::text::Label,
     handle::{self, FileInfo, FileKey, FileKind},
     identify::{MARK_BYTES, Mark, prefix_of},
@@ -542,6 +539,33 @@ impl Reader {
         self.not_tailed.insert(key, NotTailed { error: kind });
     }
 
+    /// Opens a file anew that is open and cannot be read: its file system may have been mounted anew, and
+    /// what was open before is dead.
+    pub(super) fn open_anew(&mut self, stream: usize, at: usize) {
+        let Some(tail) = self.tail(stream, at) else {
+            return;
+        };
+        if tail.place != Place::Named || !matches!(tail.file, Some(Content::File(_))) {
+            return;
+        }
+        let opened = open_file(tail.real_path()).and_then(|file| Ok((file.info()?, file)));
+        if let Ok((info, file)) = opened
+            && info.key == tail.key
+        {
+            tail.file = Some(Content::File(file));
+            tail.doubted = true;
+        }
+    }
+
+    /// A file was looked at, or read, as it should be.
+    pub(super) fn is_well(&mut self, stream: usize, at: usize) {
+        if !self.not_tailed.is_empty()
+            && let Some(path) = self.tail(stream, at).map(|tail| tail.path.clone())
+        {
+            self.readable_again(stream, &path);
+        }
+    }
+
     /// A file can be read (again).
     pub(super) fn readable_again(&mut self, stream: usize, path: &Path) {
         let Some(channel) = self.streams.get(stream).map(|known| known.channel) else {
@@ -564,8 +588,8 @@ impl Reader {
 
 /// Begins after the last whole line of a file.
 fn begin_at_end(path: &Path, tail: &mut Tail, label: Label) -> io::Result<()> {
-    let file: File = super::open::open_file(path)?;
-    let size = handle::extent(&file)?.size;
+    let file = open_file(path)?;
+    let size = file.extent()?.size;
     let from = size.saturating_sub(LAST_LINE_BYTES);
     let mut bytes = vec![0; usize::try_from(size - from).unwrap_or(0)];
     file.read_exact_at(&mut bytes, from)?;

@@ -36,7 +36,7 @@ impl Reader {
     pub(super) fn is_followed(&mut self, stream: usize, at: usize) -> bool {
         self.next_unread(stream, at).is_some_and(|next| {
             let size = match next.file.as_ref().and_then(Content::as_file) {
-                Some(file) => handle::extent(file).map(|extent| extent.size),
+                Some(file) => file.extent().map(|extent| extent.size),
                 None => handle::glance(next.real_path()).map(|seen| seen.size),
             };
             size.is_ok_and(|size| size > 0)

@@ -7,14 +7,16 @@
 //!
 //! Not for: NUL inside of lines, which is content.
 
-use rustix::fs::SeekFrom;
 use tokio::time::Instant;
 
 use super::{
     Reader,
     turn::{Block, Step, fill},
 };
-use crate::{content::Content, frame::Carry, identify::Mark};
+use crate::{
+    frame::Carry,
+    identify::{MARK_BYTES, Mark},
+};
 
 /// Fewer NUL in a row than this are content, unless the file was just cut off.
 const LEAST_BYTES: usize = 512;
@@ -59,14 +61,19 @@ impl Reader {
         let zeros = if is_wide { zeros & !1 } else { zeros };
         let seen = start + zeros as u64;
         let end = if whole_block {
-            next_data(file, start).map_or(seen, |data| data.clamp(seen, tail.size.max(seen)))
+            file.as_file()
+                .and_then(|file| file.next_data(start))
+                .map_or(seen, |data| data.clamp(seen, tail.size.max(seen)))
         } else {
             seen
         };
         // The mark before the end, whatever stands there.
         let mut bytes = Vec::new();
         let marked = fill(file, end, 0, &mut bytes).ok()?;
-        let mark = Mark::at(end, bytes.get(..marked.len)?);
+        // Shorter than that: it was cut off since the look.
+        let marked = bytes.get(..marked.len);
+        let marked = marked.filter(|bytes| bytes.len() as u64 >= end.min(MARK_BYTES))?;
+        let mark = Mark::at(end, marked);
         let channel = self.streams.get(stream)?.channel;
         if let Some(channel) = self.channels.get_mut(channel) {
             channel.counters.hole(end - start);
@@ -76,16 +83,5 @@ impl Reader {
         let carry = Carry::default().with(Carry::LINE_BEGINS, true);
         self.skip(stream, at, mark, carry, now);
         Some(Step::Did)
-    }
-}
-
-/// Where data begins at or after an offset; the end of the file when none does.
-fn next_data(source: &Content, offset: u64) -> Option<u64> {
-    let file = source.as_file()?;
-    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-        Ok(data) => Some(data),
-        Err(rustix::io::Errno::NXIO) => file.metadata().ok().map(|meta| meta.len()),
-        // No file system knows everything: read on.
-        Err(_unknown) => None,
     }
 }

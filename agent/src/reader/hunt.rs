@@ -8,17 +8,17 @@
 
 use std::{
     collections::HashMap,
-    os::unix::fs::DirEntryExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::{Reader, copies::folder_of, open::open_file, turn::Step};
+use super::{Reader, copies::folder_of, turn::Step};
 use crate::{
     content::Content,
     discover::is_absence,
+    far::{self, open_file},
     handle::{self, FileKey},
     tail::{Astray, Place},
 };
@@ -61,8 +61,8 @@ impl Folders {
     /// The path in a folder that has this inode number and is this file.
     pub(super) fn find(&mut self, folder: &Path, inode: u64, key: FileKey) -> Option<PathBuf> {
         if !self.seen.contains_key(folder) {
-            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-            let inodes = entries.take(MAX_ENTRIES).map(|e| (e.ino(), e.path()));
+            let entries = far::entries_there(folder).take(MAX_ENTRIES);
+            let inodes = entries.map(|entry| (entry.inode, entry.path));
             self.seen.insert(folder.to_owned(), inodes.collect());
             self.since.get_or_insert_with(Instant::now);
         }
@@ -77,12 +77,9 @@ impl Folders {
             return known.clone();
         }
         let inside = |folder: &Path| {
-            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-            let folders = entries.take(MAX_ENTRIES).filter(|entry| {
-                let kind = entry.file_type();
-                kind.is_ok_and(|kind| kind.is_dir())
-            });
-            let folders: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
+            let entries = far::entries_there(folder).take(MAX_ENTRIES);
+            let folders = entries.filter(|entry| matches!(&entry.kind, Ok(kind) if kind.is_dir()));
+            let folders: Vec<PathBuf> = folders.map(|entry| entry.path).collect();
             folders
         };
         let mut found = inside(folder);
@@ -129,7 +126,7 @@ impl Reader {
         let Ok(file) = open_file(&path) else {
             return false;
         };
-        if !handle::of_file(&file).is_ok_and(|info| info.key == key) {
+        if !file.info().is_ok_and(|info| info.key == key) {
             return false;
         }
         let Some(tail) = self.tail(stream, at) else {
@@ -232,7 +229,7 @@ impl Reader {
             return false;
         };
         let folder = folder_of(tail.real_path());
-        if std::fs::read_dir(folder).is_err() {
+        if far::entries(folder).is_err() {
             return true;
         }
         let device = handle::glance(folder).map_or(tail.device, |glance| glance.device);

@@ -30,7 +30,6 @@ use crate::{
     clock,
     content::Content,
     frame::{Carry, Tail as Unfinished},
-    handle,
     identify::Mark,
     limit::BATCH_OVERHEAD_BYTES,
     recipe::Compiled,
@@ -449,7 +448,7 @@ impl Reader {
 fn follows_in_time(old: &Tail, next: &Tail, recipe: &Compiled) -> bool {
     let file = next.file.as_ref().and_then(Content::as_file);
     let born = match file {
-        Some(file) if next.truncations == 0 && old.mtime_ns != 0 => handle::born_ns(file),
+        Some(file) if next.truncations == 0 && old.mtime_ns != 0 => file.born_ns(),
         Some(_) | None => None,
     };
     let patience = i64::try_from(recipe.framer.patience(false).as_nanos()).unwrap_or(i64::MAX);

@@ -6,7 +6,6 @@
 //! Not for: what follows from that (see [`super::newcomers`]).
 
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -17,10 +16,10 @@ use tributary_common::ids::GenerationId;
 use super::{
     Reader,
     copies::{MAX_COMPARED, UNLIKE, folder_of, stem_of},
-    open::open_file,
 };
 use crate::{
     content::Content,
+    far::{LogFile, open_file},
     handle::{self, FileInfo},
     identify::{Match, mark_at, prefix_of},
     path::LogPath,
@@ -127,7 +126,7 @@ fn original_names(path: &Path) -> Vec<PathBuf> {
 /// Whether a file is not as it was at the last look; true also when nobody can say.
 fn has_changed(tail: &Tail) -> bool {
     let seen = match tail.file.as_ref().and_then(Content::as_file) {
-        Some(file) => handle::extent(file).map(|extent| (extent.size, extent.mtime_ns)),
+        Some(file) => file.extent().map(|extent| (extent.size, extent.mtime_ns)),
         None => handle::of_path(tail.real_path()).map(|info| (info.size, info.mtime_ns)),
     };
     !seen.is_ok_and(|seen| seen == (tail.size, tail.mtime_ns))
@@ -136,7 +135,7 @@ fn has_changed(tail: &Tail) -> bool {
 /// Compares a newcomer with a living generation. A copy that is shorter than what was read, because it
 /// is under way or nothing was read yet, is compared with the original itself. When the original was
 /// just cut off, its beginning has to do; what was not read of it is read from the newcomer.
-pub(super) fn like_beginning(tail: &Tail, file: &File, info: &FileInfo) -> io::Result<Match> {
+pub(super) fn like_beginning(tail: &Tail, file: &LogFile, info: &FileInfo) -> io::Result<Match> {
     let read_to = tail.offset();
     if read_to > 0 && info.size >= read_to {
         return tail.evidence.compare(file, info.size);
@@ -147,14 +146,14 @@ pub(super) fn like_beginning(tail: &Tail, file: &File, info: &FileInfo) -> io::R
         None => {
             opened = open_file(&tail.path)?;
             // Its name is the newcomer's by now, say: that is like itself, and no copy.
-            if handle::of_file(&opened)?.key != tail.key {
+            if opened.info()?.key != tail.key {
                 return Ok(UNLIKE);
             }
             &opened
         }
     };
     let all = like_all(original, file, info)?;
-    let cut_off = read_to > 0 && handle::extent(original)?.size < read_to;
+    let cut_off = read_to > 0 && original.extent()?.size < read_to;
     if cut_off && !(all.prefix && all.mark) {
         let known = tail.evidence.prefix;
         let prefix = info.size >= known.len && prefix_of(file, known.len)? == known;
@@ -168,7 +167,7 @@ pub(super) fn like_beginning(tail: &Tail, file: &File, info: &FileInfo) -> io::R
 }
 
 /// Compares a newcomer with as much of an original: beginning and end.
-fn like_all(original: &File, file: &File, info: &FileInfo) -> io::Result<Match> {
+fn like_all(original: &LogFile, file: &LogFile, info: &FileInfo) -> io::Result<Match> {
     let there = mark_at(original, info.size)?;
     if there.is_none() {
         return Ok(UNLIKE);

@@ -10,7 +10,7 @@
 //!
 //! Not for: what happens to the cut-off generation (see [`super::copies`]).
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use tokio::time::Instant;
 use tributary_common::ids::GenerationId;
@@ -19,11 +19,11 @@ use super::{
     Reader,
     copies::{Copy, UNLIKE, folder_of},
     near::like_beginning,
-    open::open_file,
 };
 use crate::{
     checkpoint::Record,
     discover::is_absence,
+    far::{LogFile, open_file},
     handle::{self, FileInfo, FileKey},
     identify::{Evidence, Fate, Match, Newcomer, compare_with_copy, newcomer},
     path::LogPath,
@@ -76,7 +76,7 @@ impl Reader {
         now: Instant,
     ) {
         // Looked at anew: a copy under way has grown since it was seen, and its original may be cut off.
-        let opened = open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file)));
+        let opened = open_file(&path).and_then(|file| Ok((file.info()?, file)));
         let (info, file) = match opened {
             // Another file by now, and a known one.
             Ok((seen, _))
@@ -312,10 +312,14 @@ impl Reader {
     }
 
     /// A newcomer by its path, or by another one beside it: the next rotation may have renamed it.
-    fn find_again(&mut self, path: &LogPath, info: &FileInfo) -> Option<(LogPath, FileInfo, File)> {
+    fn find_again(
+        &mut self,
+        path: &LogPath,
+        info: &FileInfo,
+    ) -> Option<(LogPath, FileInfo, LogFile)> {
         let open = |path: &Path| {
             let file = open_file(path).ok()?;
-            let seen = handle::of_file(&file).ok()?;
+            let seen = file.info().ok()?;
             (seen.key == info.key).then_some((seen, file))
         };
         if let Some((seen, file)) = open(path) {
@@ -343,7 +347,7 @@ impl Reader {
 
     /// Whether a generation was cut off, and nothing speaks against this file being its copy. A copy
     /// that ends before what was read has been compared with the original already.
-    fn was_cut_off(&self, like: (usize, GenerationId), file: &File, info: &FileInfo) -> bool {
+    fn was_cut_off(&self, like: (usize, GenerationId), file: &LogFile, info: &FileInfo) -> bool {
         let Some(cut) = self
             .cut_off
             .iter()
@@ -366,7 +370,7 @@ impl Reader {
         &self,
         channel: usize,
         path: &Path,
-        file: &File,
+        file: &LogFile,
         info: &FileInfo,
         was: Option<(usize, GenerationId)>,
     ) -> Judgement {
@@ -396,7 +400,7 @@ impl Reader {
     fn copy_of_cut_off(
         &self,
         channel: usize,
-        file: &File,
+        file: &LogFile,
         info: &FileInfo,
         was: Option<(usize, GenerationId)>,
     ) -> Option<(usize, GenerationId)> {
@@ -417,7 +421,7 @@ impl Reader {
     fn copy_of_vanished(
         &self,
         channel: usize,
-        file: &File,
+        file: &LogFile,
         info: &FileInfo,
     ) -> Option<(usize, GenerationId)> {
         if let Some(awaited) = self.copy_of_awaited(channel, file, info) {
@@ -450,7 +454,7 @@ impl Reader {
     fn copy_of_awaited(
         &self,
         channel: usize,
-        file: &File,
+        file: &LogFile,
         info: &FileInfo,
     ) -> Option<(usize, GenerationId)> {
         if !self.any_awaited {
@@ -491,7 +495,7 @@ impl Reader {
         &self,
         channel: usize,
         path: &Path,
-        file: &File,
+        file: &LogFile,
         info: &FileInfo,
     ) -> Option<(usize, GenerationId)> {
         self.near(channel, path)

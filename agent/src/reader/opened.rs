@@ -18,13 +18,14 @@
 //!
 //! Not for: opening itself (see [`super::turn`]).
 
-use std::{collections::VecDeque, fs::File, os::fd::AsRawFd as _, path::Path, time::Duration};
+use std::{collections::VecDeque, path::Path, time::Duration};
 
 use tokio::time::Instant;
 
 use super::Reader;
 use crate::{
     content::Content,
+    far::LogFile,
     handle::{self, Extent},
     path::LogPath,
     status::Status,
@@ -253,8 +254,8 @@ impl Reader {
 }
 
 /// Whether a file can be opened again: how far it goes, and its path if that is not the known one.
-fn find_again(file: &File, tail: &Tail) -> Option<(Extent, Option<LogPath>)> {
-    let extent = handle::extent(file).ok()?;
+fn find_again(file: &LogFile, tail: &Tail) -> Option<(Extent, Option<LogPath>)> {
+    let extent = file.extent().ok()?;
     if extent.links == 0 {
         return None;
     }
@@ -263,7 +264,6 @@ fn find_again(file: &File, tail: &Tail) -> Option<(Extent, Option<LogPath>)> {
         return Some((extent, None));
     }
     // The kernel knows where a file is by now that was renamed.
-    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let path = std::fs::read_link(name).ok()?;
+    let path = file.path_now()?;
     is_it(&path).then(|| (extent, Some(path.into())))
 }

@@ -13,7 +13,6 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -25,13 +24,13 @@ use tributary_common::ids::GenerationId;
 use super::{
     Reader,
     copies::{folder_of, stem_of},
-    open_file,
 };
 use crate::{
     checkpoint::Record,
     clock,
     config::Start,
     content::Content,
+    far::{self, LogFile, open_file},
     handle::{self, FileInfo},
     identify::{Evidence, Mark, Prefix, mark_at, prefix_of},
     path::LogPath,
@@ -424,8 +423,8 @@ fn whole_evidence(tail: &Tail) -> Option<Evidence> {
         }
         None => None,
     };
-    let of_file = |file: &File| -> io::Result<Evidence> {
-        let size = handle::extent(file)?.size;
+    let of_file = |file: &LogFile| -> io::Result<Evidence> {
+        let size = file.extent()?.size;
         Ok(Evidence {
             prefix: prefix_of(file, size)?,
             mark: mark_at(file, size)?.unwrap_or(Mark::default()),
@@ -440,12 +439,8 @@ fn whole_evidence(tail: &Tail) -> Option<Evidence> {
 /// Compressed files beside a path whose names begin alike, the newest first.
 fn packed_beside(path: &Path) -> Vec<PathBuf> {
     let stem = stem_of(path);
-    let entries = std::fs::read_dir(folder_of(path))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let packed = entries
-        .map(|entry| entry.path())
+    let packed = far::entries_there(folder_of(path))
+        .map(|entry| entry.path)
         .filter(|beside| has_packed_name(beside) && stem_of(beside) == stem);
     let mut times: HashMap<PathBuf, i64> = packed
         .filter_map(|beside| Some((handle::of_path(&beside).ok()?.mtime_ns, beside)))

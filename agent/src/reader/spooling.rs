@@ -22,7 +22,6 @@ use crate::{
     checkpoint::as_gauge,
     clock,
     content::Content,
-    handle,
     identify::MARK_BYTES,
     shown::shown,
     spool::{self, Done, Job, Meta, SpoolFile, Ticket},
@@ -355,7 +354,7 @@ impl Reader {
             .filter(|tail| !tail.deleted)
         {
             let file = tail.file.as_ref().and_then(Content::as_file);
-            let seen = file.and_then(|file| handle::extent(file).ok());
+            let seen = file.and_then(|file| file.extent().ok());
             if let Some(extent) = seen.filter(|extent| extent.links == 0) {
                 tail.deleted = true;
                 tail.note_size(extent.size, now, now);

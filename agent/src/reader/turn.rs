@@ -7,14 +7,13 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tributary_common::ids::GenerationId;
 
-use super::{
-    BLOCK_BYTES, Next, Reader, follow::PATIENCE_WHEN_FOLLOWED, open::open_file, opened::OPEN_AGAIN,
-};
+use super::{BLOCK_BYTES, Next, Reader, follow::PATIENCE_WHEN_FOLLOWED, opened::OPEN_AGAIN};
 use crate::{
     content::Content,
     discover::is_absence,
+    far::open_file,
     frame::Tail as Unfinished,
-    handle::{self, Extent},
+    handle::Extent,
     identify::{MARK_BYTES, Verdict, verdict},
     limit::{BATCH_OVERHEAD_BYTES, Permit, Reason},
     recipe::Compiled,
@@ -236,6 +235,9 @@ impl Reader {
             tail.deleted = links == 0;
         }
         tail.note_size(size, since.unwrap_or(now), now);
+        if tail.unread() == 0 {
+            self.is_well(stream, at);
+        }
         Ok(Looked {
             size,
             links,
@@ -311,7 +313,7 @@ impl Reader {
         if !self.make_room(now) {
             return Err(self.hold(stream, at, Some(now + OPEN_AGAIN), now));
         }
-        match open_file(&path).and_then(|file| Ok((handle::of_file(&file)?, file))) {
+        match open_file(&path).and_then(|file| Ok((file.info()?, file))) {
             Ok((info, file)) if info.key == key => {
                 if let Some(tail) = self.tail(stream, at) {
                     tail.file = Some(Content::File(file));
@@ -467,18 +469,14 @@ impl Reader {
             return Step::Blocked;
         };
         let want = source_of(permit.bytes()).clamp(least, want);
+        let block = match self.fill_block(stream, at, want, now) {
+            Ok(block) => block,
+            Err(step) => return step,
+        };
         let known = self.streams.get_mut(stream);
         let Some(tail) = known.and_then(|known| known.tails.get_mut(at)) else {
             return Step::Nothing(None);
         };
-        let Some(file) = &tail.file else {
-            return Step::Nothing(None);
-        };
-        let block = match fill(file, tail.offset(), want, &mut self.block) {
-            Ok(block) => block,
-            Err(error) => return self.unreadable(stream, at, &error, now),
-        };
-        self.turn_bytes += (block.len - block.before) as u64;
         // The marked bytes must still be there: otherwise the file was written anew under us.
         if !tail.is_in_place(self.block.get(..block.before).unwrap_or_default()) {
             return self.cut_off(stream, at, now);
@@ -526,6 +524,29 @@ impl Reader {
         Step::Nothing(until)
     }
 
+    /// Reads up to `want` new bytes into the block. The error is what to do instead.
+    fn fill_block(
+        &mut self,
+        stream: usize,
+        at: usize,
+        want: usize,
+        now: Instant,
+    ) -> Result<Block, Step> {
+        let known = self.streams.get(stream);
+        let tail = known.and_then(|known| known.tails.get(at));
+        let Some((tail, file)) = tail.and_then(|tail| Some((tail, tail.file.as_ref()?))) else {
+            return Err(Step::Nothing(None));
+        };
+        match fill(file, tail.offset(), want, &mut self.block) {
+            Ok(block) => {
+                self.turn_bytes += (block.len - block.before) as u64;
+                self.is_well(stream, at);
+                Ok(block)
+            }
+            Err(error) => Err(self.unreadable(stream, at, &error, now)),
+        }
+    }
+
     /// The right to hold a batch of `most` bytes of source, or of as many as there is room for, but
     /// not fewer than `least`.
     pub(super) fn permit(&mut self, stream: usize, least: usize, most: usize) -> Option<Permit> {
@@ -543,6 +564,9 @@ impl Reader {
             let path = tail.path.clone();
             let channel = self.streams.get(stream).map_or(0, |known| known.channel);
             self.tell_unreadable(channel, &path, error);
+        }
+        if error.kind() != io::ErrorKind::TimedOut {
+            self.open_anew(stream, at);
         }
         self.hold(stream, at, Some(now + TRY_AGAIN), now)
     }

@@ -7,9 +7,7 @@
 //! Not for: deciding what to do with the outcome (see [`crate::reader`]).
 
 use std::{
-    fs::File,
     io::{self, Read},
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::mpsc::SyncSender,
 };
@@ -22,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::file::{CHUNK_BYTES, Meta, SpoolWriter};
 use crate::{
     discover::Event,
+    far::{LogFile, open_file},
     identify::{Evidence, MARK_BYTES, PREFIX_BYTES, Prefix},
 };
 
@@ -39,7 +38,7 @@ pub(crate) enum Job {
         /// Of which generation.
         of: Ticket,
         /// Its descriptor.
-        file: File,
+        file: LogFile,
         /// What to write down.
         meta: Meta,
     },
@@ -174,7 +173,7 @@ fn copy_into(
 }
 
 /// Saves a file, as far as it goes now.
-pub(crate) fn save(folder: &Path, of: Ticket, file: &File, meta: &Meta) -> Done {
+pub(crate) fn save(folder: &Path, of: Ticket, file: &LogFile, meta: &Meta) -> Done {
     let mut offset = meta.start;
     let read = |room: &mut [u8]| {
         let len = file.read_at(room, offset)?;
@@ -203,13 +202,15 @@ struct Unpacker {
 
 impl Unpacker {
     fn open(path: &Path) -> io::Result<Self> {
-        let file = crate::reader::open_file(path)?;
+        let file = open_file(path)?;
         let mut magic = [0; 4];
         let len = file.read_at(&mut magic, 0)?;
         let decoder: Box<dyn Read> = match super::kind_of(magic.get(..len).unwrap_or_default()) {
-            Some(super::Packing::Gzip) => Box::new(MultiGzDecoder::new(io::BufReader::new(file))),
+            Some(super::Packing::Gzip) => {
+                Box::new(MultiGzDecoder::new(io::BufReader::new(file.reader())))
+            }
             Some(super::Packing::Zstd) => {
-                let mut decoder = zstd::stream::read::Decoder::new(file)?;
+                let mut decoder = zstd::stream::read::Decoder::new(file.reader())?;
                 decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
                 Box::new(decoder)
             }

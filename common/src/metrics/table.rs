@@ -83,6 +83,18 @@ pub const TABLE: &[Metric] = &[
         &["reason"],
         "Times that looking took over from the kernel's hints: overflow, watch-limit, instance-limit, no-events.",
     ),
+    counter(
+        "tributary_agent_far_silences_total",
+        Unit::Count,
+        &[],
+        "Times that a file system of another host, or of FUSE, did not answer: its files wait until it does.",
+    ),
+    gauge(
+        "tributary_agent_far_silent_count",
+        Unit::Count,
+        &[],
+        "Mounted file systems that do not answer now.",
+    ),
     gauge(
         "tributary_agent_left_out_files_count",
         Unit::Count,
