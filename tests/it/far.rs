@@ -93,8 +93,9 @@ fn a_server_that_hangs_holds_up_no_other_file() -> Result<()> {
         must_come(cluster, 2_000)?;
         far.hang()?;
         writer.write(500)?;
+        let admin = cluster.agents[0].admin().to_owned();
         let silent = || {
-            let status = http::get(cluster.agents[0].admin(), "/status")?.json()?;
+            let status = http::get(&admin, "/status")?.json()?;
             Ok(status["discovery"]["silent_mounts"].clone())
         };
         let mount = serde_json::json!([far.mount]);
@@ -107,9 +108,14 @@ fn a_server_that_hangs_holds_up_no_other_file() -> Result<()> {
         let kafka = kafka::shared()?;
         let come = kafka.end_offsets(&cluster.topic)?;
         ensure!(come == 6_000, "it did not hang: {come} lines");
+        // Neither does it keep the agent from stopping, nor from starting.
+        cluster.agents[0].stop_cleanly()?;
+        cluster.agents[0].start()?;
+        near.write(1_000)?;
+        must_come(cluster, 7_000)?;
         far.answer()?;
         writer.write(500)?;
-        must_come(cluster, 7_000)?;
+        must_come(cluster, 8_000)?;
         let what = "the status to be well";
         let none = serde_json::json!([]);
         poll::until_seen(what, SETTLE_LIMIT, silent, |seen| *seen == none)?;

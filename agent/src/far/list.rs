@@ -20,8 +20,9 @@ use crate::shown::shown;
 
 const LIST: &str = "/proc/self/mountinfo";
 /// File systems that others serve, by their names; those of FUSE begin with its name.
-const FAR: [&str; 11] = [
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "afs", "gfs2", "ocfs2",
+const FAR: [&str; 12] = [
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "ceph", "lustre", "afs", "gfs2",
+    "ocfs2",
 ];
 
 fn is_far(kind: &str) -> bool {
