@@ -535,6 +535,7 @@ impl Discover {
         if self.links.is_empty() || gone.is_empty() {
             return;
         }
+        gone.iter().for_each(|(_, path)| far::forget_link(path));
         let gone: HashSet<&Path> = gone.iter().map(|(_, path)| &**path).collect();
         self.links.retain(|_, links| {
             links.retain(|link| !gone.contains(link.as_path()));

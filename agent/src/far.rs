@@ -98,9 +98,10 @@ fn leads_to(path: &Path, real: &Path) -> bool {
     true
 }
 
-/// Whether a path is a directory.
-pub(crate) fn is_dir(path: &Path) -> bool {
-    at(path, |path| Ok(fs::metadata(path)?.is_dir())).unwrap_or(false)
+/// Whether a path is a directory, or may be one that does not answer: whoever enters it hears that.
+pub(crate) fn may_be_dir(path: &Path) -> bool {
+    at(path, |path| Ok(fs::metadata(path)?.is_dir()))
+        .unwrap_or_else(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
 /// An entry of a directory, as the directory tells it.
@@ -151,10 +152,17 @@ pub(crate) fn link_target(path: &Path) -> Option<PathBuf> {
         true => path.canonicalize().map(Some),
         false => Ok(None),
     };
-    let real = at(path, target).ok()??;
-    if ANY.load(Ordering::Relaxed) && !leads_to(path, &real) {
+    let real = at(path, target).ok()?;
+    if !real.as_ref().is_some_and(|real| leads_to(path, real)) {
+        forget_link(path);
+    }
+    real
+}
+
+/// A link is gone, or leads elsewhere.
+pub(crate) fn forget_link(path: &Path) {
+    if ANY.load(Ordering::Relaxed) {
         let mut table = TABLE.write().unwrap_or_else(PoisonError::into_inner);
         table.unlink(path);
     }
-    Some(real)
 }

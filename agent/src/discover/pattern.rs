@@ -338,8 +338,8 @@ fn kind_of(entry: &Entry) -> Kind {
     match &entry.kind {
         Ok(kind) if kind.is_dir() => Kind::Directory,
         Ok(kind) if !kind.is_symlink() => Kind::Other,
-        Ok(_) if far::is_dir(&entry.path) => Kind::Link,
-        Err(_unknown) if far::is_dir(&entry.path) => Kind::Directory,
+        Ok(_) if far::may_be_dir(&entry.path) => Kind::Link,
+        Err(_unknown) if far::may_be_dir(&entry.path) => Kind::Directory,
         Ok(_) | Err(_) => Kind::Other,
     }
 }

@@ -33,6 +33,7 @@ use crate::{far, flow::Flow};
 
 /// Room for a few hundred events.
 const BUFFER_BYTES: usize = 32 << 10;
+
 /// What the hints say together.
 #[derive(Debug, Default)]
 pub(crate) struct Hints {
@@ -113,7 +114,7 @@ pub(crate) struct Watch {
     writes: Queue,
     rest: Rest,
     by_path: HashMap<PathBuf, (i32, i32)>,
-    /// Directories on file systems without events.
+    /// Directories on file systems without events, which a person was told.
     without_events: HashSet<PathBuf>,
     /// Directories that may be watched; the kernel has a limit of its own.
     limit: usize,

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,15 +39,29 @@ pub(super) struct Mount {
 
 /// Whether it owes an answer for too long.
 #[derive(Debug, Default)]
-struct Silent(AtomicBool);
+struct Silent {
+    is: AtomicBool,
+    /// Questions that are not answered.
+    owed: AtomicUsize,
+}
 
 impl Silent {
     fn is(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is.load(Ordering::SeqCst)
     }
 
+    fn asked(&self) {
+        self.owed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn answered(&self, point: &Path) {
+        self.owed.fetch_sub(1, Ordering::SeqCst);
+        self.ends(point);
+    }
+
+    /// Somebody has waited in vain.
     fn begins(&self, point: &Path) {
-        if !self.0.swap(true, Ordering::Relaxed) {
+        if !self.is.swap(true, Ordering::SeqCst) {
             counter!("tributary_agent_far_silences_total").increment(1);
             gauge!("tributary_agent_far_silent_count").increment(1.0);
             tracing::warn!(
@@ -56,10 +70,14 @@ impl Silent {
                  look at its server, or unmount it"
             );
         }
+        // The answer came just now: nobody else would say so, since nothing more is asked.
+        if self.owed.load(Ordering::SeqCst) == 0 {
+            self.ends(point);
+        }
     }
 
     fn ends(&self, point: &Path) {
-        if self.0.swap(false, Ordering::Relaxed) {
+        if self.is.swap(false, Ordering::SeqCst) {
             gauge!("tributary_agent_far_silent_count").decrement(1.0);
             tracing::info!(path = %point.display(), "a file system answers again");
         }
@@ -79,7 +97,7 @@ impl Mount {
             let serve = move || {
                 for ask in asked {
                     ask();
-                    silent.ends(&point);
+                    silent.answered(&point);
                 }
             };
             // Nobody can wait for its end.
@@ -155,6 +173,7 @@ impl Mount {
 
     /// Has something done there that nobody waits for.
     pub(super) fn later(&self, op: impl FnOnce() + Send + 'static) {
+        self.silent.asked();
         // The threads live as long as this.
         drop(self.asks.send(Box::new(op)));
     }
@@ -168,8 +187,11 @@ impl Mount {
 }
 
 impl Drop for Mount {
+    /// Nobody asks it any more: it is unmounted.
     fn drop(&mut self) {
-        self.silent.ends(&self.point);
+        if self.silent.is.swap(false, Ordering::SeqCst) {
+            gauge!("tributary_agent_far_silent_count").decrement(1.0);
+        }
     }
 }
 
@@ -206,6 +228,18 @@ mod tests {
                 false
             }
         }));
+    }
+
+    #[test]
+    fn an_answer_that_comes_as_the_patience_ends_leaves_no_silence_behind() {
+        let mount = Mount::start(7, Path::new("/far")).unwrap();
+        assert_eq!(mount.ask(|| Ok(1)).unwrap(), 1);
+        while mount.silent.owed.load(Ordering::SeqCst) > 0 {
+            std::thread::yield_now();
+        }
+        mount.silent.begins(&mount.point);
+        assert!(!mount.is_silent());
+        assert_eq!(mount.ask(|| Ok(2)).unwrap(), 2);
     }
 
     #[test]

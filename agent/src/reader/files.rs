@@ -559,9 +559,12 @@ impl Reader {
 
     /// A file was looked at, or read, as it should be.
     pub(super) fn is_well(&mut self, stream: usize, at: usize) {
+        // A renamed one says nothing of the file that has its name now.
         if !self.not_tailed.is_empty()
-            && let Some(path) = self.tail(stream, at).map(|tail| tail.path.clone())
+            && let Some(tail) = self.tail(stream, at)
+            && tail.place == Place::Named
         {
+            let path = tail.path.clone();
             self.readable_again(stream, &path);
         }
     }
