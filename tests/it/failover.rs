@@ -175,8 +175,14 @@ fn agents_leave_a_site_that_is_cut_off_and_come_home() -> Result<()> {
         );
         let agent = folder.join("agent");
         let mut agent = start("tributary-agent", &sites.middle(), &agent, &config)?;
+        // Who is up first is chance: an agent that found its home not there yet comes from elsewhere.
         more_at(&mut writer, folder, 1, LIMIT)?;
-        ensure!(delivered_at(folder, 2)?.is_empty(), "home comes first");
+        let elsewhere = delivered_at(folder, 2)?.len();
+        more_at(&mut writer, folder, 1, LIMIT)?;
+        ensure!(
+            delivered_at(folder, 2)?.len() == elsewhere,
+            "lines went elsewhere while home answered"
+        );
         sites.cut(1)?;
         let went = more_at(&mut writer, folder, 2, ELSEWHERE)?;
         sites.mend(1)?;
