@@ -15,7 +15,8 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, lookup_host},
-    time::timeout,
+    task::JoinSet,
+    time::{Instant, timeout, timeout_at},
 };
 
 /// An idle connection is probed after this long.
@@ -27,12 +28,22 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Connections that wait for their accept. A site's agents come back together after an outage; the
 /// kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
+/// A name's next address is tried beside one that has said nothing for so long (RFC 8305 advises it).
+const BESIDE_AFTER: Duration = Duration::from_millis(250);
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
+    /// It is no `host:port`. Mend it.
+    #[error("{addr:?} is no address: {source}; expected is host:port")]
+    Address {
+        /// What was asked for.
+        addr: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The name has no address. Try again later or mend the name.
-    #[error("failed to resolve {addr}: {source}; expected is host:port")]
+    #[error("failed to resolve {addr}: {source}; check the name, and the host's name servers")]
     Resolve {
         /// What was asked for.
         addr: String,
@@ -78,13 +89,33 @@ pub enum NetError {
     },
 }
 
-/// Connects to `addr` (`host:port`), trying all addresses of the name, within `limit` in all.
+/// Connects to `addr` (`host:port`) within `limit` in all. The name is resolved anew each time; of its
+/// addresses one that is refused or says nothing for a moment has the next one tried beside it, and the
+/// first connection counts.
 ///
 /// # Errors
 /// [`NetError`] with the address; all of them may pass by themselves.
 pub async fn dial(addr: &str, limit: Duration) -> Result<TcpStream, NetError> {
-    match timeout(limit, dial_any(addr)).await {
-        Ok(result) => result,
+    let resolve = |source: io::Error| {
+        let addr = addr.to_owned();
+        match source.kind() {
+            io::ErrorKind::InvalidInput => NetError::Address { addr, source },
+            _ => NetError::Resolve { addr, source },
+        }
+    };
+    let deadline = Instant::now() + limit;
+    let targets = match timeout_at(deadline, lookup_host(addr)).await {
+        Ok(found) => found.map_err(resolve)?,
+        Err(_elapsed) => {
+            let why = format!("the name servers did not answer within {limit:?}");
+            return Err(resolve(io::Error::new(io::ErrorKind::TimedOut, why)));
+        }
+    };
+    match timeout_at(deadline, dial_any(targets)).await {
+        Ok(dialled) => dialled.map_err(|source| NetError::Connect {
+            addr: addr.to_owned(),
+            source,
+        }),
         Err(_elapsed) => Err(NetError::Timeout {
             addr: addr.to_owned(),
             after: limit,
@@ -92,23 +123,28 @@ pub async fn dial(addr: &str, limit: Duration) -> Result<TcpStream, NetError> {
     }
 }
 
-/// Tries the addresses of a name one after the other.
-async fn dial_any(addr: &str) -> Result<TcpStream, NetError> {
-    let resolve = |source| NetError::Resolve {
-        addr: addr.to_owned(),
-        source,
-    };
+/// The first of the addresses that takes a connection; else why the last one that answered did not.
+async fn dial_any(mut targets: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for target in lookup_host(addr).await.map_err(resolve)? {
-        match dial_one(target).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+    let mut tries = JoinSet::new();
+    let mut next = targets.next();
+    loop {
+        if let Some(target) = next.take() {
+            tries.spawn(dial_one(target));
+            next = targets.next();
+        }
+        let ended = match next {
+            Some(_) => timeout(BESIDE_AFTER, tries.join_next()).await,
+            None => Ok(tries.join_next().await),
+        };
+        match ended {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => last = error,
+            Ok(Some(Err(panicked))) => last = io::Error::other(panicked),
+            Ok(None) if next.is_none() => return Err(last),
+            Ok(None) | Err(_) => {}
         }
     }
-    Err(NetError::Connect {
-        addr: addr.to_owned(),
-        source: last,
-    })
 }
 
 /// Connects to one address.
@@ -296,7 +332,7 @@ mod tests {
         );
         let error = dial("127.0.0.1", SECOND).await.unwrap_err().to_string();
         assert!(
-            error.starts_with("failed to resolve 127.0.0.1: "),
+            error.starts_with("\"127.0.0.1\" is no address: "),
             "{error}"
         );
         let error = listen("192.0.2.1:1").await.unwrap_err().to_string();
@@ -306,20 +342,46 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn no_answer_is_a_timeout() {
-        // A listener whose backlog is full drops further connections without a word.
+    /// A listener whose backlog is full drops further connections without a word.
+    async fn silent() -> (SocketAddr, impl Sized) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(1).unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
+        let addr = listener.local_addr().unwrap();
         let mut kept = Vec::new();
-        let error = loop {
-            match dial(&addr, Duration::from_millis(200)).await {
-                Ok(stream) => kept.push(stream),
-                Err(error) => break error,
-            }
-        };
+        while let Ok(dialled) = timeout(SECOND / 5, dial_one(addr)).await {
+            kept.push(dialled);
+        }
+        (addr, (listener, kept))
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_a_timeout() {
+        let (addr, _kept) = silent().await;
+        let error = dial(&addr.to_string(), SECOND / 5).await.unwrap_err();
         assert!(matches!(error, NetError::Timeout { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn of_a_names_addresses_the_first_that_answers_counts() {
+        let refused = {
+            let gone = listen("127.0.0.1:0").await.unwrap();
+            gone.local_addr().unwrap()
+        };
+        let (silent, _kept) = silent().await;
+        let listener = listen("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        for targets in [
+            vec![good, silent],
+            vec![silent, good],
+            vec![refused, silent, silent, good, refused],
+        ] {
+            let dialled = dial_any(targets.clone().into_iter()).await;
+            assert_eq!(dialled.unwrap().peer_addr().unwrap(), good, "{targets:?}");
+        }
+        let error = dial_any([refused, refused].into_iter()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let error = dial_any(std::iter::empty()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

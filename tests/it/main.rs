@@ -15,6 +15,7 @@ mod hdfs;
 mod links;
 mod live;
 mod merged;
+mod names;
 mod person;
 mod post;
 mod real_writers;
