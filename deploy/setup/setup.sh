@@ -94,7 +94,7 @@ look_for_console_packages() {
 look_for_servers() {
     have nginx || [ -x /usr/sbin/nginx ] || ask_for nginx-light
     have logrotate || [ -x /usr/sbin/logrotate ] || ask_for logrotate
-    need curl curl; need wrk wrk; need setpriv util-linux
+    need curl curl; need wrk wrk; need setpriv util-linux; need fincore util-linux-extra
     have ip || [ -x /usr/sbin/ip ] || ask_for iproute2
     have chromium || have google-chrome || ask_for chromium
     # javac: the tests run small programs from their source.

@@ -133,3 +133,32 @@ fn a_limit_that_leaves_no_room_is_refused() {
     let told = |fault: &String| fault.contains("open_files") && fault.contains("16 to 1000000");
     assert!(faults.iter().any(told), "{faults:?}");
 }
+
+/// How many bytes of a file are in memory.
+fn in_memory(path: &Path) -> u64 {
+    let mut asks = std::process::Command::new("fincore");
+    let said = asks.args(["--bytes", "--noheadings", "--output", "RES"]);
+    let said = said.arg(path).output().unwrap();
+    let text = String::from_utf8(said.stdout).unwrap();
+    text.trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_writer_has_in_memory_stays_there_when_it_was_read() {
+    let place = Place::new().await;
+    let wanted = lines("kept", 50_000);
+    append(&place.log("a.log"), &wanted);
+    // Nobody drives out what is not on the disk yet.
+    fs::File::open(place.log("a.log"))
+        .unwrap()
+        .sync_all()
+        .unwrap();
+    let before = in_memory(&place.log("a.log"));
+    let size = fs::metadata(place.log("a.log")).unwrap().len();
+    assert!(before >= size, "{before} of {size} bytes");
+    let agent = place.start("*.log");
+    place.bus.expect(&wanted).await;
+    assert_eq!(in_memory(&place.log("a.log")), before, "while it is open");
+    agent.stop().await;
+    assert_eq!(in_memory(&place.log("a.log")), before, "after a stop");
+}
