@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -29,10 +30,42 @@ const MAX_ENTRIES: usize = 50_000;
 /// Files of an earlier life that so many looks have not found, and for so long, are given up.
 const GIVE_UP_LOOKS: u64 = 3;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
-/// The same, when not even their folder is there or can be read: it may be mounted later.
+/// The same, when not even their folder is there: it may be mounted later.
 const GIVE_UP_FOLDER_AFTER: Duration = Duration::from_secs(600);
 /// A file that was renamed while it was closed is looked for this long after it was missed.
 const HUNT_AFTER: Duration = Duration::from_millis(500);
+
+/// What has become of the folder that a file was in. A file that is missing is not deleted unless its
+/// folder is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Folder {
+    Here,
+    /// There is none, or another one in its place: a mount that is away.
+    Away,
+    /// It may not be read, or does not answer: nothing is known.
+    Unknown,
+}
+
+impl Folder {
+    /// By the device of what is there, and that of the file (0: not known).
+    fn of(there: &io::Result<u64>, device: u64) -> Self {
+        match there {
+            Ok(there) if device != 0 && *there != device => Self::Away,
+            Ok(_) => Self::Here,
+            Err(error) if is_absence(error) => Self::Away,
+            Err(_) => Self::Unknown,
+        }
+    }
+
+    /// How long a file that is missing is awaited; for ever when nothing is known of it.
+    fn patience(self) -> Option<Duration> {
+        match self {
+            Self::Here => Some(GIVE_UP_AFTER),
+            Self::Away => Some(GIVE_UP_FOLDER_AFTER),
+            Self::Unknown => None,
+        }
+    }
+}
 
 /// What is in folders, by inode number; read once however many files are looked for.
 #[derive(Debug, Default)]
@@ -213,27 +246,20 @@ impl Reader {
         if looks < GIVE_UP_LOOKS {
             return false;
         }
-        let after = if self.folder_is_away(stream, at) {
-            GIVE_UP_FOLDER_AFTER
-        } else {
-            GIVE_UP_AFTER
-        };
-        since.elapsed() >= after
+        let patience = self.look_at_folder(stream, at).patience();
+        patience.is_some_and(|after| since.elapsed() >= after)
     }
 
-    /// Whether the folder of a file cannot be seen, or is another one's: a mount that is away. A
-    /// file that is missing from it is not deleted then.
-    fn folder_is_away(&self, stream: usize, at: usize) -> bool {
+    /// What has become of the folder of a file.
+    fn look_at_folder(&self, stream: usize, at: usize) -> Folder {
         let known = self.streams.get(stream);
         let Some(tail) = known.and_then(|known| known.tails.get(at)) else {
-            return false;
+            return Folder::Here;
         };
         let folder = folder_of(tail.real_path());
-        if far::entries(folder).is_err() {
-            return true;
-        }
-        let device = handle::glance(folder).map_or(tail.device, |glance| glance.device);
-        tail.device != 0 && device != tail.device
+        let device = far::entries(folder)
+            .map(|_entries| handle::glance(folder).map_or(tail.device, |glance| glance.device));
+        Folder::of(&device, tail.device)
     }
 
     /// The path of a hidden file names nothing. True when that is because its folder is away: the
@@ -246,11 +272,43 @@ impl Reader {
         let unknown = path
             .and_then(|path| handle::glance(&path).err())
             .is_some_and(|error| !is_absence(&error));
-        let away = unknown || self.folder_is_away(stream, at);
+        let away = unknown || self.look_at_folder(stream, at) != Folder::Here;
         if away && let Some(tail) = self.tail(stream, at) {
             tail.place = Place::Awaited(now);
             self.any_awaited = true;
         }
         away
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_a_folder_that_says_nothing_is_never_given_up() {
+        let error = |kind| Err(io::Error::from(kind));
+        let cases = [
+            (Ok(7), Folder::Here, Some(GIVE_UP_AFTER)),
+            (Ok(8), Folder::Away, Some(GIVE_UP_FOLDER_AFTER)),
+            (
+                error(io::ErrorKind::NotFound),
+                Folder::Away,
+                Some(GIVE_UP_FOLDER_AFTER),
+            ),
+            (
+                error(io::ErrorKind::PermissionDenied),
+                Folder::Unknown,
+                None,
+            ),
+            (error(io::ErrorKind::TimedOut), Folder::Unknown, None),
+            (Err(io::Error::from_raw_os_error(5)), Folder::Unknown, None),
+        ];
+        for (there, folder, patience) in cases {
+            assert_eq!(Folder::of(&there, 7), folder, "{there:?}");
+            assert_eq!(folder.patience(), patience, "{there:?}");
+        }
+        // A checkpoint of an earlier version knows no device.
+        assert_eq!(Folder::of(&Ok(8), 0), Folder::Here);
     }
 }
