@@ -150,6 +150,12 @@ static DESTINATION: Kind = Kind::OneOf {
                     "{}",
                     "Settings of librdkafka, such as \"security.protocol\"; with verbatim it only looks into the cluster. And, of ours, \"sasl.oauthbearer.token.file\": a file with the token for OAUTHBEARER, read again for each connection.",
                 ),
+                Key::default(
+                    "partition_rate",
+                    Kind::rate("1KB/s", "100GB/s"),
+                    "1MB/s",
+                    "The slow streams of a topic share one of its partitions for each so many bytes a second of lines that they bring to this node together, so that small batches meet and are merged; fast ones, and records with keys, go to all. A stream keeps its partition.",
+                ),
                 Key::optional_table("groups", &groups::GROUPS),
             ],
         ),
@@ -348,6 +354,7 @@ enum RawKind {
         bootstrap: Vec<String>,
         producer: Option<String>,
         options: BTreeMap<String, String>,
+        partition_rate: u64,
         groups: Option<groups::RawGroups>,
     },
     File {
@@ -564,6 +571,7 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
             bootstrap,
             producer,
             options,
+            partition_rate,
             groups,
         } => {
             let (options, twice) = kafka::by_one_name(options);
@@ -608,6 +616,7 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
                 options,
                 producer,
                 groups,
+                partition_rate,
             }))
         }
         RawKind::File { path } => {

@@ -47,6 +47,11 @@ impl Done {
             .is_some_and(|seqs| seqs.contains(batch.seq))
     }
 
+    /// Whether the destination has anything of a stream.
+    pub(crate) fn knows(&self, destination: DestinationNo, stream: StreamId) -> bool {
+        self.streams.contains_key(&(destination, stream))
+    }
+
     /// Notes sequence numbers `[start, end)` of one life; `minute` is now.
     pub(crate) fn insert(
         &mut self,

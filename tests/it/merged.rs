@@ -1,6 +1,7 @@
-//! Many slow files: their small batches reach Kafka merged, each line once, in order.
+//! Many slow files: their small batches meet in one partition of many and reach Kafka merged, each line
+//! once, in order.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
 use tributary_tests::{
@@ -10,7 +11,7 @@ use tributary_tests::{
     writer::Writer,
 };
 
-const PARTITIONS: i32 = 2;
+const PARTITIONS: i32 = 8;
 const FILES: u32 = 60;
 const ROUNDS: u64 = 60;
 /// A few lines of each file at a time: a batch for each.
@@ -18,7 +19,8 @@ const LINES: u64 = 2;
 /// The class's own linger, so that every round is a batch of each file.
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// The broker is killed twice while lines flow; what was on its way then is sent again as it was merged.
+/// The broker is killed twice while lines flow; what was on its way then is sent again as it was merged. The
+/// bus is killed between, and its next life gives each file the partition that it had.
 #[test]
 fn small_batches_are_merged_and_a_killed_broker_loses_and_doubles_none() -> Result<()> {
     let mut kafka = Kafka::start(&scratch::create("kafka-merged")?)?;
@@ -42,6 +44,9 @@ fn small_batches_are_merged_and_a_killed_broker_loses_and_doubles_none() -> Resu
                 kafka.kill()?;
                 kafka.restart()?;
             }
+            if round == ROUNDS / 2 {
+                cluster.bus.kill_and_start()?;
+            }
             std::thread::sleep(PAUSE);
         }
         let written: Vec<_> = writers.iter().map(|one| one.written().clone()).collect();
@@ -58,14 +63,17 @@ fn small_batches_are_merged_and_a_killed_broker_loses_and_doubles_none() -> Resu
             "{small} batches were merged to {merged}"
         );
         cluster.stop()?;
-        must_be_clean(&kafka, &topic)
+        let records = kafka.read_all(&topic)?;
+        let used: BTreeSet<i32> = records.iter().map(|record| record.partition).collect();
+        ensure!(used.len() == 1, "slow files lie in partitions {used:?}");
+        must_be_clean(&kafka, &topic, &used)
     })
 }
 
 /// Kafka's own tools open every batch and every record.
-fn must_be_clean(kafka: &Kafka, topic: &str) -> Result<()> {
+fn must_be_clean(kafka: &Kafka, topic: &str, partitions: &BTreeSet<i32>) -> Result<()> {
     let (mut batches, mut begins) = (0, 0);
-    for partition in 0..PARTITIONS {
+    for &partition in partitions {
         let dump = kafka.dump_log(topic, partition)?;
         let is_batch = |line: &&str| line.starts_with("baseOffset:");
         let valid = |line: &str| line.contains("isvalid: true");

@@ -28,8 +28,10 @@ use tributary_common::{
 
 /// The first bytes of a journal.
 pub(crate) const MAGIC: [u8; 4] = *b"TRBJ";
-/// The version that this build writes and reads.
-pub(crate) const VERSION: u16 = 1;
+/// The version that this build writes.
+pub(crate) const VERSION: u16 = 2;
+/// The oldest version that this build reads. 1 has no [`Record::Pinned`].
+const OLDEST: u16 = 1;
 /// Bytes before the first frame.
 pub(crate) const FILE_HEADER_BYTES: usize = 8;
 /// Bytes before a frame's body.
@@ -46,7 +48,7 @@ pub(crate) enum FormatError {
     #[error("is not a journal: it begins with {0:02x?}, not \"TRBJ\"")]
     Magic(Vec<u8>),
     /// Another version of Tributary wrote it. Never overwrite it.
-    #[error("has journal version {0}; this build reads version {VERSION}")]
+    #[error("has journal version {0}; this build reads versions {OLDEST} to {VERSION}")]
     Version(u16),
 }
 
@@ -125,6 +127,13 @@ pub(crate) enum Record {
         /// The target's number.
         target: u32,
     },
+    /// These streams have these partitions of a topic.
+    Pinned {
+        /// The target's number.
+        target: u32,
+        /// Each stream with its partition.
+        pins: Vec<(StreamId, i32)>,
+    },
 }
 
 /// A destination has a batch.
@@ -180,15 +189,15 @@ pub(crate) struct Scan {
     pub(crate) damage: Vec<(usize, usize)>,
 }
 
-/// Checks the first bytes of a file. A file that ends within them was torn at its birth: `Ok(false)`.
+/// The version that a file says it has. One that ends within its first bytes was torn at its birth: `None`.
 ///
 /// # Errors
 /// [`FormatError`]: leave the file alone.
-pub(crate) fn check_header(bytes: &[u8]) -> Result<bool, FormatError> {
-    let wanted = file_header();
+pub(crate) fn version(bytes: &[u8]) -> Result<Option<u16>, FormatError> {
     let Some(head) = bytes.get(..FILE_HEADER_BYTES) else {
-        return match wanted.starts_with(bytes) {
-            true => Ok(false),
+        let begun = bytes.len().min(MAGIC.len());
+        return match MAGIC.starts_with(&bytes[..begun]) {
+            true => Ok(None),
             false => Err(FormatError::Magic(bytes.to_vec())),
         };
     };
@@ -196,7 +205,7 @@ pub(crate) fn check_header(bytes: &[u8]) -> Result<bool, FormatError> {
         return Err(FormatError::Magic(head[..4].to_vec()));
     }
     match u16::from_be_bytes([head[4], head[5]]) {
-        VERSION => Ok(true),
+        known @ OLDEST..=VERSION => Ok(Some(known)),
         other => Err(FormatError::Version(other)),
     }
 }
@@ -207,7 +216,7 @@ pub(crate) fn check_header(bytes: &[u8]) -> Result<bool, FormatError> {
 /// [`FormatError`]: leave the file alone.
 pub(crate) fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
     let mut scan = Scan::default();
-    if !check_header(bytes)? {
+    if version(bytes)?.is_none() {
         return Ok(scan);
     }
     let mut at = FILE_HEADER_BYTES;
@@ -303,6 +312,10 @@ pub(crate) mod tests {
             Record::Mark { number: 4 },
             Record::Told { number: 4 },
             Record::Resolved { target: 1 },
+            Record::Pinned {
+                target: 1,
+                pins: vec![(StreamId(7), 3), (StreamId(8), 0)],
+            },
         ]
     }
 
@@ -331,7 +344,7 @@ pub(crate) mod tests {
         };
         check(
             b"TRBJ\0\x09\0\0",
-            "has journal version 9; this build reads version 1",
+            "has journal version 9; this build reads versions 1 to 2",
         );
         check(
             b"hello there",
@@ -343,11 +356,24 @@ pub(crate) mod tests {
     /// The bytes that version 1 wrote on its first day: every later reader must read them.
     #[test]
     fn the_first_versions_bytes_are_still_read() {
-        let (bytes, _ends) = file(&[delivered(1)]);
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        const KEPT: &str = "5452424a00010000b70000001216b26ecc020106c8019003070801037765620109640a";
-        assert_eq!(hex, KEPT);
+        let hex = |records: &[Record]| {
+            let (bytes, _ends) = file(records);
+            let hex = bytes.iter().map(|byte| format!("{byte:02x}"));
+            hex.collect::<String>()
+        };
+        const FIRST: &str =
+            "5452424a00010000b70000001216b26ecc020106c8019003070801037765620109640a";
+        let (mut bytes, _ends) = file(&[delivered(1)]);
+        bytes[5] = 1;
+        let first: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(first, FIRST);
         assert_eq!(scan(&bytes).unwrap().records, [delivered(1)]);
+        let pinned = Record::Pinned {
+            target: 1,
+            pins: vec![(StreamId(7), 3)],
+        };
+        const SECOND: &str = "5452424a00020000b700000005eceedb3b0b01010706";
+        assert_eq!(hex(std::slice::from_ref(&pinned)), SECOND);
     }
 
     proptest! {

@@ -100,7 +100,7 @@ pub fn inspect(path: &Path) -> anyhow::Result<Inspection> {
         });
     }
     Ok(Inspection {
-        version: format::VERSION,
+        version: format::version(&bytes)?.unwrap_or_default(),
         bytes: bytes.len(),
         records: found.records.len(),
         torn_bytes: bytes.len() - found.valid_bytes,

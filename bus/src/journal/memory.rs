@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use tributary_common::ids::{BatchId, Epoch, Name};
+use tributary_common::ids::{BatchId, Epoch, Name, StreamId};
 
 use super::format::{Delivered, Record};
 use crate::done::{DestinationNo, Done};
@@ -16,6 +16,9 @@ use crate::done::{DestinationNo, Done};
 /// The most delivered batches whose facts are kept for a manager that does not answer; the agents
 /// keep theirs, so what falls off here is told by them.
 const MAX_UNTOLD: usize = 100_000;
+
+/// So many pins are in one record at most: far below the longest body.
+const PINS_A_RECORD: usize = 10_000;
 
 /// Where a partition or file stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,6 +47,8 @@ pub(crate) struct Target {
     pub(crate) open: bool,
     /// Per partition.
     pub(crate) positions: BTreeMap<i32, Position>,
+    /// Which partition streams have, where they were given one.
+    pub(crate) pins: HashMap<StreamId, i32>,
     /// The minute of the last delivery.
     pub(crate) touched: u32,
     /// Its `Target` record stands in the present file.
@@ -106,6 +111,7 @@ impl Memory {
             name,
             open: false,
             positions: BTreeMap::new(),
+            pins: HashMap::new(),
             touched: 0,
             written: false,
         });
@@ -205,6 +211,9 @@ impl Memory {
                     .values_mut()
                     .for_each(|position| position.floor = None);
             }),
+            Record::Pinned { target, pins } => {
+                self.with(*target, |target| target.pins.extend(pins.iter().copied()));
+            }
         }
     }
 
@@ -246,6 +255,23 @@ impl Memory {
         }
     }
 
+    /// The records that say which partitions streams have; those of streams that were forgotten are, too.
+    fn pins(&mut self) -> Vec<Record> {
+        let mut records = Vec::new();
+        for (&no, target) in &mut self.targets {
+            let (done, destination) = (&self.done, target.destination);
+            let pins = &mut target.pins;
+            pins.retain(|&stream, _partition| done.knows(destination, stream));
+            let pins: Vec<(StreamId, i32)> = pins.iter().map(|(&at, &pin)| (at, pin)).collect();
+            let some = pins.chunks(PINS_A_RECORD);
+            records.extend(some.map(|pins| Record::Pinned {
+                target: no,
+                pins: pins.to_vec(),
+            }));
+        }
+        records
+    }
+
     /// The records that make this state from nothing; marks every target as written.
     pub(crate) fn snapshot(&mut self, now: u32) -> Vec<Record> {
         self.done.prune(now);
@@ -274,6 +300,7 @@ impl Memory {
                 });
             }
         }
+        records.extend(self.pins());
         for (destination, stream, done) in self.done.iter() {
             let Some(name) = self.destinations.get(usize::from(destination)) else {
                 continue;
@@ -295,7 +322,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tributary_common::ids::{StreamId, Topic};
+    use tributary_common::ids::Topic;
 
     use super::*;
 
@@ -360,6 +387,10 @@ mod tests {
             ),
             target.clone().prop_map(|target| Record::Opened { target }),
             target.clone().prop_map(|target| Record::Closed { target }),
+            (target.clone(), 7u64..9, 0i32..4).prop_map(|(target, stream, at)| Record::Pinned {
+                target,
+                pins: vec![(StreamId(stream), at)]
+            }),
             target.prop_map(|target| Record::Forgotten { target }),
             (1u64..4).prop_map(|number| Record::Mark { number }),
             (1u64..4).prop_map(|number| Record::Told { number }),

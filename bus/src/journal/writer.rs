@@ -246,7 +246,8 @@ fn target_of(record: &Record) -> Option<u32> {
         | Record::Opened { target }
         | Record::Closed { target }
         | Record::Forgotten { target }
-        | Record::Resolved { target } => Some(*target),
+        | Record::Resolved { target }
+        | Record::Pinned { target, .. } => Some(*target),
         Record::Life { .. }
         | Record::Target { .. }
         | Record::Done { .. }

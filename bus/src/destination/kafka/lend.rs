@@ -257,12 +257,12 @@ mod tests {
     async fn lines_are_kept_until_the_last_of_them_has_its_answer_and_then_used_again() {
         let rig = tests::start(ProducerKind::Rdkafka, TempDir::new().unwrap(), NOWHERE);
         let topic = Arc::new(Topic::new("web".into(), 0, 4, HashMap::new()));
-        topic.entered();
         let lines: Vec<String> = (0..500)
             .map(|no| format!("{no} {}", "x".repeat(no)))
             .collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let batch = accepted(batch("web", 1, 1, &lines)).await;
+        topic.entered(&batch.header);
         let decoded = batch.open(&mut Decoder::new()).unwrap();
         let (told, outcome) = mpsc::channel();
         let job = Job {

@@ -156,7 +156,7 @@ impl Shared {
             return Some(work);
         }
         let Work { topic, job, .. } = work;
-        topic.left();
+        topic.left(&job.batch.header);
         let place = self.nowhere(&topic, &job.batch.header);
         job.done.tell(Ok(place));
         None

@@ -19,7 +19,7 @@
 //! A batch that failed may be there in part; its topic is closed and looked through again before
 //! anything more is produced.
 //!
-//! Rooms: [`settings`], [`topic`], [`open`], [`readback`], [`letters`], [`owner`], [`lend`], [`keyed`], [`pace`],
+//! Rooms: [`settings`], [`topic`], [`subset`], [`open`], [`readback`], [`letters`], [`owner`], [`lend`], [`keyed`], [`pace`],
 //! [`produced`], [`watch`]; [`verbatim`]; [`groups`].
 
 pub(crate) mod groups;
@@ -32,6 +32,7 @@ mod pace;
 mod produced;
 mod readback;
 mod settings;
+mod subset;
 mod topic;
 mod verbatim;
 mod watch;
@@ -210,6 +211,8 @@ pub(super) struct Shared {
     bearer: Option<Bearer>,
     /// What it will never take.
     mail: Arc<Mail>,
+    /// What a partition is for, in bytes a second of slow streams.
+    partition_rate: u64,
 }
 
 /// The present producer.
@@ -360,7 +363,7 @@ impl Shared {
     /// A batch is in its topic, and all of it was before: notes it.
     fn note(&self, topic: &Topic, job: Job, place: Place) {
         let id = job.batch.header.id();
-        topic.left();
+        topic.left(&job.batch.header);
         self.end_replayed();
         note_and_tell(&self.journal, topic.target, job, place);
         self.resolved(topic, id);
@@ -386,14 +389,19 @@ impl Shared {
 }
 
 impl Topics {
+    fn new(producers: Producers, openers: Vec<ToOpen>) -> Self {
+        Self {
+            known: HashMap::new(),
+            producers,
+            openers,
+        }
+    }
+
     /// Gives a batch to the owner of its partition. Called under the lock, which keeps the order.
     fn give(&mut self, topic: &Arc<Topic>, job: Job) {
-        let header = &job.batch.header;
-        let partition = match header.keyed {
-            true => KEYED,
-            false => topic.partition_of(header.stream),
-        };
-        topic.entered();
+        let header = Arc::clone(&job.batch.header);
+        let partition = topic.entered(&header);
+        let partition = if header.keyed { KEYED } else { partition };
         let work = Work {
             topic: Arc::clone(topic),
             partition,
@@ -401,7 +409,7 @@ impl Topics {
         };
         if !self.producers.give(work) {
             // The destination is closed; the job was dropped, which answers it.
-            topic.left();
+            topic.left(&header);
         }
     }
 }
@@ -417,6 +425,8 @@ pub struct KafkaConfig {
     pub producer: ProducerKind,
     /// Its brokers by class, where topics are kept apart.
     pub groups: Option<Groups>,
+    /// Slow streams of a topic share a partition for each so many bytes a second of their lines.
+    pub partition_rate: u64,
 }
 
 /// The destination.
@@ -452,11 +462,7 @@ impl Kafka {
         let grouped = Grouped::of(name, cluster, memory).transpose()?;
         let (openers, to_open) = openers(grouped.as_ref());
         let (producers, owners, unstarted) = producers(cluster.producer);
-        let topics = Topics {
-            known: HashMap::new(),
-            producers,
-            openers,
-        };
+        let topics = Topics::new(producers, openers);
         let shared = Arc::new(Shared {
             name: name.clone(),
             no,
@@ -470,6 +476,7 @@ impl Kafka {
             grouped,
             bearer: tokens(options)?,
             mail: Arc::new(Mail::new(letters)),
+            partition_rate: cluster.partition_rate,
         });
         let failed = || format!("failed to start destination {name}: check its options");
         let producer = Arc::new(Slot::default());

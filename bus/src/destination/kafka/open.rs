@@ -23,6 +23,7 @@ use super::{
     super::{Failure, which},
     Shared, Slot,
     readback::{self, FoundBatches},
+    subset::Subset,
     topic::Topic,
     verbatim::admin::Disobeyed,
 };
@@ -180,6 +181,7 @@ impl Opener {
             let no = memory.target(self.shared.no, name);
             (no, memory.get(no).cloned())
         };
+        let pins = known.as_ref().map(|target| target.pins.clone());
         let known = known.filter(|target| target.open);
         let looked = match known {
             Some(target) => {
@@ -207,7 +209,9 @@ impl Opener {
         match self.shared.journal.commit_and_wait(records) {
             Ok(()) => {
                 let topic = Topic::new(Arc::clone(name), target, partitions, found);
-                Attempt::Ready(Box::new(topic))
+                let (rate, pins) = (self.shared.partition_rate, pins.unwrap_or_default());
+                let subset = Subset::new(name, partitions, rate, pins, Instant::now());
+                Attempt::Ready(Box::new(topic.sharing(subset)))
             }
             Err(error) => Attempt::Later(error.to_string()),
         }

@@ -240,6 +240,6 @@ fn refused(error: RDKafkaErrorCode) -> Failure {
 
 /// Answers a batch that was not given to a producer.
 pub(super) fn give_back(work: Work, failure: Failure) {
-    work.topic.left();
+    work.topic.left(&work.job.batch.header);
     work.job.done.tell(Err(failure));
 }

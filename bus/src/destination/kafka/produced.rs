@@ -240,7 +240,7 @@ impl Flight {
             (ended.job.take(), ended.failure.take().or(behind))
         };
         let Some(job) = job else { return true };
-        self.topic.left();
+        self.topic.left(&self.header);
         let lives = failure.is_none() && self.dead.load(Ordering::Relaxed) == 0;
         if let Some(replay) = self.replay.filter(|_replay| lives) {
             self.shared.replayed(replay.letter);
@@ -294,8 +294,9 @@ impl Flight {
                 floor: known.and_then(|known| known.floor),
             }
         });
-        let positions = positions.collect();
-        note_all_and_tell(&self.shared.journal, target, job, place, positions);
+        let records = positions.chain(self.topic.unnoted(&self.header));
+        let records = records.collect();
+        note_all_and_tell(&self.shared.journal, target, job, place, records);
     }
 }
 

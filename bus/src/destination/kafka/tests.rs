@@ -63,6 +63,7 @@ pub(super) fn start(producer: ProducerKind, dir: TempDir, bootstrap: &str) -> Ri
         options: BTreeMap::new(),
         producer,
         groups: None,
+        partition_rate: 1_000_000,
     };
     let letters = Letters::open(&dir.path().join("dead"), &name, 64 << 20, false).unwrap();
     let own = (&Arc::new(letters), &journal);

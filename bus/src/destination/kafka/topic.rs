@@ -12,13 +12,17 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tributary_common::ids::{BatchId, StreamId};
-use xxhash_rust::xxh3::xxh3_64;
+use tributary_common::{
+    header::BatchHeader,
+    ids::{BatchId, StreamId},
+};
 
 use super::{
     keyed::Convoy,
     readback::{Found, FoundBatches},
+    subset::{self, Subset},
 };
+use crate::journal::format::Record;
 
 /// A topic with batches on their way and no answer for this long is stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
@@ -40,6 +44,8 @@ pub(super) struct Topic {
     closed: AtomicBool,
     opened_at: Instant,
     found: Mutex<FoundBatches>,
+    /// Which partition each stream has; none where all may have any.
+    subset: Option<Mutex<Subset>>,
     /// Its keyed batches.
     pub(super) convoy: Convoy,
     watch: Mutex<Watch>,
@@ -60,6 +66,7 @@ impl Topic {
             closed: AtomicBool::new(false),
             opened_at: Instant::now(),
             found: Mutex::new(found),
+            subset: None,
             convoy: Convoy::default(),
             watch: Mutex::new(Watch {
                 since: Instant::now(),
@@ -67,25 +74,52 @@ impl Topic {
         }
     }
 
+    /// Slow streams share partitions from now on.
+    pub(super) fn sharing(mut self, subset: Subset) -> Self {
+        self.subset = Some(Mutex::new(subset));
+        self
+    }
+
+    fn subset(&self) -> Option<MutexGuard<'_, Subset>> {
+        let subset = self.subset.as_ref()?;
+        Some(subset.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// How many partitions it has.
     pub(super) fn partitions(&self) -> i32 {
         self.partitions
     }
 
-    /// The partition of a stream.
+    /// The partition of a stream that shares none.
     pub(super) fn partition_of(&self, stream: StreamId) -> i32 {
-        let count = u64::from(self.partitions.max(1).unsigned_abs());
-        i32::try_from(xxh3_64(&stream.0.to_le_bytes()) % count).unwrap_or_default()
+        subset::own_partition(stream, self.partitions)
     }
 
-    /// A batch was given.
-    pub(super) fn entered(&self) {
+    /// A batch was given: the partition that it goes to, unless its records have keys.
+    pub(super) fn entered(&self, header: &BatchHeader) -> i32 {
         self.on_the_way.fetch_add(1, Ordering::Relaxed);
+        match self.subset().filter(|_subset| !header.keyed) {
+            Some(mut subset) => subset.enter(header.stream, header.raw_bytes, Instant::now()),
+            None => self.partition_of(header.stream),
+        }
     }
 
     /// A batch was answered.
-    pub(super) fn left(&self) {
+    pub(super) fn left(&self, header: &BatchHeader) {
         self.on_the_way.fetch_sub(1, Ordering::Relaxed);
+        if let Some(mut subset) = self.subset().filter(|_subset| !header.keyed) {
+            subset.leave(header.stream);
+        }
+    }
+
+    /// What the journal is to know of a batch's stream: the partition that it has, once.
+    pub(super) fn unnoted(&self, header: &BatchHeader) -> Option<Record> {
+        let mut subset = self.subset().filter(|_subset| !header.keyed)?;
+        let partition = subset.unnoted(header.stream)?;
+        Some(Record::Pinned {
+            target: self.target,
+            pins: vec![(header.stream, partition)],
+        })
     }
 
     /// A record was acknowledged.
@@ -169,7 +203,7 @@ mod tests {
         let topic = Topic::new("t".into(), 0, 1, HashMap::new());
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(topic.stalled(), None);
-        topic.entered();
+        topic.entered(&crate::testing::header_of("t"));
         tokio::time::advance(Duration::from_millis(2_900)).await;
         assert_eq!(topic.stalled(), None);
         tokio::time::advance(Duration::from_millis(100)).await;

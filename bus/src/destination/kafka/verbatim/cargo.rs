@@ -312,7 +312,7 @@ mod tests {
         };
         let records = packed.sealed.records();
         let whose = (kafka.shared(), topic);
-        topic.entered();
+        topic.entered(&job.batch.header);
         let flight = Flight::new(whose, (2, None), records, std::iter::empty(), job);
         (Cargo::parcel(&flight, topic, 2, packed), outcome, id)
     }

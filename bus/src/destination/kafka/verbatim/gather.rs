@@ -20,7 +20,7 @@ use super::lane::Parcel;
 
 /// A batch of fewer bytes before compression is merged. Above, its share of a broker's work is less than
 /// what opening and compressing it would cost here.
-const SMALL_BYTES: usize = 64 << 10;
+pub(in super::super) const SMALL_BYTES: usize = 64 << 10;
 /// Batches in a run, at most.
 const MAX_BATCHES: usize = 1024;
 /// What frames a record at most where it has no headers, in bytes.

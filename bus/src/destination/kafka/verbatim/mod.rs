@@ -45,6 +45,7 @@ use std::{collections::BTreeMap, sync::Arc, thread::JoinHandle};
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
+pub(super) use self::gather::SMALL_BYTES;
 use self::{
     engine::{Engine, Order},
     security::Security,
