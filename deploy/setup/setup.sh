@@ -48,6 +48,7 @@ look_for_compilers() {
     need cc gcc; need c++ g++; need make make; need pkg-config pkg-config
     [ -e /usr/include/zlib.h ] || ask_for zlib1g-dev
     [ -e /usr/include/openssl/ssl.h ] || ask_for libssl-dev
+    [ -e /usr/include/sasl/sasl.h ] || ask_for libsasl2-dev
     need python3 python3
 }
 
@@ -96,6 +97,11 @@ look_for_servers() {
     have logrotate || [ -x /usr/sbin/logrotate ] || ask_for logrotate
     need curl curl; need wrk wrk; need setpriv util-linux; need fincore util-linux-extra
     have ip || [ -x /usr/sbin/ip ] || ask_for iproute2
+    # Kerberos: nothing of it is started but by a test.
+    need kinit krb5-user
+    [ -x /usr/sbin/krb5kdc ] || ask_for krb5-kdc
+    [ -x /usr/sbin/kadmin.local ] || ask_for krb5-admin-server
+    compgen -G '/usr/lib/*/sasl2/libgssapiv2.so' >/dev/null || ask_for libsasl2-modules-gssapi-mit
     have chromium || have google-chrome || ask_for chromium
     # javac: the tests run small programs from their source.
     local found name

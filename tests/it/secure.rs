@@ -13,6 +13,7 @@ use tributary_tests::{
         self, Kafka, free_port,
         secured::{PASSWORD, USER},
     },
+    kerberos::{Kdc, REALM},
     ledger, poll,
     product::{Node, Part},
     scratch,
@@ -412,5 +413,41 @@ fn lines_come_into_a_secured_kafka_by_every_way_and_a_wrong_password_is_said() -
                 })
         })?;
         Ok(())
+    })
+}
+
+/// By librdkafka, which gets its tickets with the keys of a file: somebody else's first.
+#[test]
+fn lines_come_into_a_kafka_behind_kerberos_and_who_has_no_ticket_is_said() -> Result<()> {
+    let topic = "kerberos";
+    scratch::scenario(topic, |folder| {
+        let kdc = Kdc::start(&folder.join("kdc"))?;
+        let (kafka, door) = Kafka::start_with_kerberos(&folder.join("kafka"), &kdc)?;
+        kafka.create_topic(topic, 2)?;
+        let (keys, others) = (kdc.keytab("bus")?, kdc.keytab("somebody")?);
+        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        writer.write(2_000)?;
+        let layout = |keys: &Path| {
+            let options = [
+                "\"security.protocol\" = \"SASL_PLAINTEXT\"".to_owned(),
+                "\"sasl.mechanism\" = \"GSSAPI\"".to_owned(),
+                "\"sasl.kerberos.service.name\" = \"kafka\"".to_owned(),
+                format!("\"sasl.kerberos.principal\" = \"bus@{REALM}\""),
+                format!("\"sasl.kerberos.keytab\" = {keys:?}"),
+            ];
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            Layout::new(folder, topic)
+                .delivers_to(&door, &options)
+                .bus_environment(kdc.environment(&folder.join("tickets")))
+                .agent(&[glob_of(&writer)])
+        };
+        let mut cluster = layout(&others).start()?;
+        let state = || Ok(cluster.bus.status()?["destinations"][0].clone());
+        let down = |seen: &Value| seen["state"] != "up" && seen.to_string().contains("ticket");
+        poll::until_seen("the bus to say that it has no ticket", LIMIT, state, down)?;
+        cluster.stop()?;
+        let mut cluster = layout(&keys).start()?;
+        cluster.must_deliver(&kafka, &[writer.written().clone()])?;
+        cluster.stop()
     })
 }

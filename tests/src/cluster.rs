@@ -35,6 +35,7 @@ pub struct Layout {
     agent_extra: String,
     task_extra: String,
     bus_extra: String,
+    bus_environment: Vec<(&'static str, String)>,
     branch_extra: String,
     buses: usize,
 }
@@ -54,6 +55,7 @@ impl Layout {
             agent_extra: none.clone(),
             task_extra: none.clone(),
             bus_extra: none.clone(),
+            bus_environment: Vec::new(),
             branch_extra: none,
             buses: 1,
         };
@@ -93,6 +95,16 @@ impl Layout {
              options = {{ {options} }}\n",
             hdfs.url()
         );
+        self
+    }
+
+    /// Shows the HDFS of [`Layout::delivers_to_hdfs`] tickets of Kerberos, got with the keys of a file.
+    #[must_use]
+    pub fn shows_tickets(mut self, principal: &str, keytab: &Path) -> Self {
+        let protection = "options = { \"dfs.data.transfer.protection\" = \"privacy\", ";
+        self.destination = self.destination.replace("options = { ", protection);
+        self.destination +=
+            &format!("kerberos = {{ principal = {principal:?}, keytab = {keytab:?} }}\n");
         self
     }
 
@@ -174,6 +186,13 @@ impl Layout {
         self
     }
 
+    /// Variables in the environment of the bus.
+    #[must_use]
+    pub fn bus_environment(mut self, variables: Vec<(&'static str, String)>) -> Self {
+        self.bus_environment = variables;
+        self
+    }
+
     /// Starts all of it.
     ///
     /// # Errors
@@ -245,7 +264,9 @@ impl Layout {
              [[route]]\ntopic = \"*\"\nto = [{{ destination = {DESTINATION:?}{} }}]\n",
             self.bus_extra, self.destination, self.branch_extra
         );
-        Node::new(Part::Bus, &folder, admin, &config)
+        let mut node = Node::new(Part::Bus, &folder, admin, &config)?;
+        node.set_environment(self.bus_environment.clone());
+        Ok(node)
     }
 
     fn agent_config(

@@ -50,11 +50,13 @@ pub struct Kafka {
     process: Child,
 }
 
-/// What one broker has beside the others: lines of its properties, arguments of its formatting.
+/// What one broker has beside the others: lines of its properties, arguments of its formatting, flags.
 #[derive(Debug, Default)]
 struct Extra {
     lines: String,
     format: Vec<String>,
+    /// Of its Java machine.
+    flags: String,
 }
 
 /// The broker that all scenarios share which do not break it; started on first use, ended with the
@@ -140,6 +142,7 @@ impl Kafka {
         // What comes later counts.
         let properties = properties(folder, id, (port, controller), advertised) + &extra.lines;
         fs::write(folder.join("server.properties"), properties)?;
+        fs::write(folder.join("flags"), &extra.flags)?;
         fs::write(folder.join("log4j2.properties"), LOG4J)?;
         // The tools print their answers; a log would stand between them.
         fs::write(
@@ -284,7 +287,7 @@ fn launch(folder: &Path) -> Result<Child> {
             "-Xmx256m",
             "-Dlog4j2.configurationFile=log4j2.properties",
         ])
-        .args(["kafka.Kafka", "server.properties"]);
+        .args(["@flags", "kafka.Kafka", "server.properties"]);
     let said = fs::metadata(&log).map_or(0, |meta| meta.len());
     let mut process = Child::start("kafka", &plan, &log)?;
     poll::until("Kafka to start", START_LIMIT, || {

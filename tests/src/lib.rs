@@ -16,6 +16,7 @@
 //! | [`writer`], [`oracle`] | stamped lines, and the verdict over what arrived |
 //! | [`ledger`] | what the manager says of the same lines |
 //! | [`certs`] | an authority that signs certificates |
+//! | [`kerberos`] | a real key distribution centre |
 //! | [`guard`] | a door with TLS and credentials before a server that has neither |
 //! | [`proxy`] | a TCP hop that breaks on command |
 //! | [`netns`] | sites in network namespaces, and links between them that are cut |
@@ -36,6 +37,7 @@ pub mod hdfs;
 pub mod http;
 pub mod java;
 pub mod kafka;
+pub mod kerberos;
 pub mod ledger;
 pub mod netns;
 pub mod nginx;

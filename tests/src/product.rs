@@ -115,6 +115,7 @@ pub struct Node {
     process: Option<Child>,
     strict: bool,
     stop_at: Option<&'static str>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Node {
@@ -133,6 +134,7 @@ impl Node {
             process: None,
             strict: false,
             stop_at: None,
+            environment: Vec::new(),
         })
     }
 
@@ -168,6 +170,11 @@ impl Node {
     /// Even when the rig runs as root, it must obey the permissions of files from its next start on.
     pub fn obey_permissions(&mut self) {
         self.strict = true;
+    }
+
+    /// From its next start on it has these variables in its environment.
+    pub fn set_environment(&mut self, variables: Vec<(&'static str, String)>) {
+        self.environment = variables;
     }
 
     /// From its next start on it stands still at a named point of its work, and says so in its log. Only
@@ -214,6 +221,9 @@ impl Node {
         let mut plan = Plan::new(program(self.part.program())?)
             .args(["--config", "config.toml"])
             .folder(&self.folder);
+        for (key, value) in &self.environment {
+            plan = plan.env(key, value);
+        }
         if self.strict {
             plan = plan.obeys_permissions();
         }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::{Extra, Kafka, free_port};
-use crate::certs::Authority;
+use crate::{certs::Authority, kerberos::Kdc};
 
 /// Who may log in by SCRAM, and by PLAIN.
 pub const USER: &str = "alice";
@@ -115,10 +115,47 @@ impl Kafka {
                 "--add-scram".to_owned(),
                 user("SCRAM-SHA-512"),
             ],
+            flags: String::new(),
         };
         let advertised = format!("127.0.0.1:{port}");
         let kafka = Self::start_node(folder, 1, (port, controller), &advertised, &extra)?;
         Ok((kafka, doors))
+    }
+}
+
+impl Kafka {
+    /// [`Kafka::start`] with a further door (the address that is given) for who has a ticket of this realm.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn start_with_kerberos(folder: &Path, kdc: &Kdc) -> Result<(Self, String)> {
+        let principal = "kafka/127.0.0.1";
+        let keytab = kdc.keytab(principal)?;
+        let (port, controller) = (free_port()?, free_port()?);
+        let door = format!("127.0.0.1:{}", free_port()?);
+        let open = format!("PLAINTEXT://127.0.0.1:{port},TICKET://{door}");
+        let lines = [
+            format!("listeners={open},CONTROLLER://127.0.0.1:{controller}"),
+            format!("advertised.listeners={open}"),
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,TICKET:SASL_PLAINTEXT"
+                .to_owned(),
+            "listener.name.ticket.sasl.enabled.mechanisms=GSSAPI".to_owned(),
+            "listener.name.ticket.sasl.kerberos.service.name=kafka".to_owned(),
+            format!(
+                "listener.name.ticket.gssapi.sasl.jaas.config=com.sun.security.auth.module.Krb5LoginModule \
+                 required useKeyTab=true storeKey=true keyTab=\"{}\" principal=\"{principal}@{}\";",
+                keytab.display(),
+                crate::kerberos::REALM
+            ),
+        ];
+        let extra = Extra {
+            lines: lines.join("\n") + "\n",
+            format: Vec::new(),
+            flags: format!("-Djava.security.krb5.conf={}\n", kdc.config().display()),
+        };
+        let advertised = format!("127.0.0.1:{port}");
+        let kafka = Self::start_node(folder, 1, (port, controller), &advertised, &extra)?;
+        Ok((kafka, door))
     }
 }
 
