@@ -19,7 +19,7 @@ use tributary_common::{
 };
 
 pub use crate::destination::{
-    hdfs::{Compression, HdfsConfig, Roll},
+    hdfs::{Compression, HdfsConfig, Kerberos, Roll},
     kafka::{KafkaConfig, ProducerKind, groups::Groups},
     search::{Document, SearchConfig, TemplateKind},
 };

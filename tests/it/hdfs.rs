@@ -3,10 +3,13 @@
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 use tributary_tests::{
     cluster::{Cluster, Layout, SETTLE_LIMIT, for_each_seed, glob_of, topic_name},
     hdfs::{self, Hdfs},
-    http, ledger,
+    http,
+    kerberos::{Kdc, REALM},
+    ledger,
     oracle::Verdict,
     poll, scratch,
     writer::{Background, Rotation, Schedule, Writer, Written},
@@ -118,7 +121,7 @@ fn slow_topics_share_files_that_say_whose_the_lines_are() -> Result<()> {
         written.sort();
         // Read only when nothing is under way any more: a file that is being written is no whole one.
         let look = || Ok(cluster.bus.status()?["spill"]["destinations"][0].clone());
-        let empty = |spill: &serde_json::Value| spill["batches"] == 0;
+        let empty = |spill: &Value| spill["batches"] == 0;
         poll::until_seen("an empty spill", SETTLE_LIMIT, look, empty)?;
         let files = hdfs.files("/hdfs-slow")?;
         let (shared, own): (Vec<_>, Vec<_>) = files
@@ -239,7 +242,7 @@ fn a_full_quota_is_said_and_waited_for() -> Result<()> {
 }
 
 /// The bus's one destination, by its `/status`.
-fn destination(cluster: &Cluster) -> Result<serde_json::Value> {
+fn destination(cluster: &Cluster) -> Result<Value> {
     Ok(cluster.bus.status()?["destinations"][0].clone())
 }
 
@@ -408,6 +411,40 @@ fn a_name_service_that_fails_over_costs_nothing() -> Result<()> {
         let writer = writer.finish()?;
         must_deliver(&cluster, &hdfs, writer.written())?;
         until_state(&cluster, "up")?;
+        cluster.stop()
+    })
+}
+
+/// Somebody else's keys first; then those of the bus, and what it sends to the DataNodes is hidden.
+#[test]
+fn lines_come_into_an_hdfs_behind_kerberos_and_who_is_not_let_in_is_said() -> Result<()> {
+    let topic = "hdfs-kerberos";
+    scratch::scenario(topic, |folder| {
+        let kdc = Kdc::start(&folder.join("kdc"))?;
+        let hdfs = Hdfs::start_with_kerberos(&folder.join("hdfs"), &kdc)?;
+        let (keys, others) = (kdc.keytab("bus")?, kdc.keytab("somebody")?);
+        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        writer.write(2_000)?;
+        let layout = |keys: &Path| {
+            Layout::new(folder, topic)
+                .delivers_to_hdfs(&hdfs)
+                .shows_tickets(&format!("bus@{REALM}"), keys)
+                .bus_environment(kdc.environment(&folder.join("no-tickets")))
+                .agent(&[glob_of(&writer)])
+        };
+        let mut cluster = layout(&others).start()?;
+        let state = || Ok(cluster.bus.status()?["destinations"][0].clone());
+        let words = "HDFS does not let this node in";
+        let down = |seen: &Value| seen["state"] != "up" && seen.to_string().contains(words);
+        poll::until_seen(
+            "the bus to say that it is not let in",
+            POINT_LIMIT,
+            state,
+            down,
+        )?;
+        cluster.stop()?;
+        let mut cluster = layout(&keys).start()?;
+        must_deliver(&cluster, &hdfs, writer.written())?;
         cluster.stop()
     })
 }

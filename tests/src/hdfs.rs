@@ -19,6 +19,7 @@ use crate::{
     child::{Child, Plan},
     http,
     kafka::free_port,
+    kerberos::{Kdc, REALM},
     oracle::Place,
     packed, poll, scratch,
 };
@@ -36,6 +37,8 @@ pub struct Hdfs {
     namenode: Child,
     standby: Option<Child>,
     datanodes: Vec<Datanode>,
+    /// Of the tools that read back.
+    environment: Vec<(&'static str, String)>,
 }
 
 /// A DataNode, with the ports that it has in each of its lives.
@@ -105,6 +108,30 @@ impl Hdfs {
         Ok(hdfs)
     }
 
+    /// As [`Hdfs::start`], for who has a ticket of this realm; what goes to its DataNodes is hidden.
+    ///
+    /// # Errors
+    /// As [`Hdfs::start`].
+    pub fn start_with_kerberos(folder: &Path, kdc: &Kdc) -> Result<Self> {
+        let ports = [(free_port()?, free_port()?)];
+        fs::create_dir_all(folder)?;
+        let secure = secure_site(kdc)?;
+        fs::write(folder.join("flags"), flags(kdc))?;
+        let mut hdfs = Self::start_site(folder, &ports, &secure)?;
+        // The tools that read back have tickets of their own.
+        let keytab = kdc.keytab("reader")?;
+        let mut environment = kdc.environment(&folder.join("tickets"));
+        let mut kinit = Plan::new("kinit").args(["-k", "-t"]);
+        kinit = kinit.args([keytab.display().to_string(), "reader".to_owned()]);
+        for (key, value) in &environment {
+            kinit = kinit.env(key, value);
+        }
+        kinit.output()?;
+        hdfs.environment.append(&mut environment);
+        hdfs.until_ready(DATANODES)?;
+        Ok(hdfs)
+    }
+
     /// As [`Hdfs::start`], with a second NameNode that stands by.
     ///
     /// # Errors
@@ -128,12 +155,28 @@ impl Hdfs {
     }
 
     fn start_first(folder: &Path, ports: &[(u16, u16)]) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("flags"), "")?;
+        Self::start_site(folder, ports, &[])
+    }
+
+    fn start_site(
+        folder: &Path,
+        ports: &[(u16, u16)],
+        secure: &[(&'static str, String)],
+    ) -> Result<Self> {
         fs::create_dir_all(folder.join("conf"))?;
         for page in ["hdfs", "datanode"] {
             fs::create_dir_all(folder.join("web/webapps").join(page))?;
         }
-        fs::write(folder.join("conf/core-site.xml"), core_site(folder, ports))?;
-        fs::write(folder.join("conf/hdfs-site.xml"), hdfs_site(folder, ports))?;
+        fs::write(
+            folder.join("conf/core-site.xml"),
+            core_site(folder, ports, secure),
+        )?;
+        fs::write(
+            folder.join("conf/hdfs-site.xml"),
+            hdfs_site(folder, ports, secure),
+        )?;
         fs::write(folder.join("conf/log4j.properties"), LOG4J)?;
         // They wait for the NameNode, and take as long to start as it takes to be formatted.
         let datanodes = (0..DATANODES).map(|number| Datanode::start(folder, number));
@@ -150,6 +193,7 @@ impl Hdfs {
             namenode: launch_namenode(folder, first)?,
             standby: None,
             datanodes,
+            environment: Vec::new(),
         })
     }
 
@@ -296,8 +340,11 @@ impl Hdfs {
     /// # Errors
     /// When it fails, with what it says.
     pub fn shell(&self, args: &[&str]) -> Result<String> {
-        java(&self.folder)?
-            .args(["org.apache.hadoop.fs.FsShell"])
+        let plan = self.environment.iter();
+        let plan = plan.fold(java(&self.folder)?, |plan, (key, value)| {
+            plan.env(key, value)
+        });
+        plan.args(["org.apache.hadoop.fs.FsShell"])
             .args(args.iter().copied())
             .output()
     }
@@ -435,9 +482,12 @@ fn java(folder: &Path) -> Result<Plan> {
     ];
     // Its web servers leave folders behind.
     let temporary = format!("-Djava.io.tmpdir={}", folder.display());
-    let plan = Plan::new("java")
-        .args(flags)
-        .args([temporary, "-cp".to_owned(), path]);
+    let plan = Plan::new("java").args(flags).args([
+        temporary,
+        "@flags".to_owned(),
+        "-cp".to_owned(),
+        path,
+    ]);
     Ok(plan.env("HADOOP_USER_NAME", "tributary").folder(folder))
 }
 
@@ -511,17 +561,49 @@ fn service(ports: &[(u16, u16)]) -> Vec<(String, String)> {
     keys
 }
 
-fn core_site(folder: &Path, ports: &[(u16, u16)]) -> String {
-    site(&[
+/// The flags of a Java machine that knows a realm.
+fn flags(kdc: &Kdc) -> String {
+    format!("-Djava.security.krb5.conf={}\n", kdc.config().display())
+}
+
+/// What every part has to know where tickets are asked for.
+fn secure_site(kdc: &Kdc) -> Result<Vec<(&'static str, String)>> {
+    let server = "hdfs/127.0.0.1";
+    let principal = format!("{server}@{REALM}");
+    let (keys, pages) = (kdc.keytab(server)?, kdc.keytab("HTTP/127.0.0.1")?);
+    let (keys, pages) = (keys.display().to_string(), pages.display().to_string());
+    Ok(vec![
+        ("hadoop.security.authentication", "kerberos".to_owned()),
+        ("hadoop.security.token.service.use_ip", "true".to_owned()),
+        ("dfs.block.access.token.enable", "true".to_owned()),
+        ("dfs.data.transfer.protection", "privacy".to_owned()),
+        ("dfs.namenode.kerberos.principal", principal.clone()),
+        ("dfs.namenode.keytab.file", keys.clone()),
+        ("dfs.datanode.kerberos.principal", principal),
+        ("dfs.datanode.keytab.file", keys),
+        (
+            "dfs.web.authentication.kerberos.principal",
+            format!("HTTP/127.0.0.1@{REALM}"),
+        ),
+        ("dfs.web.authentication.kerberos.keytab", pages),
+        // Their ports are above 1023, and their pages are without TLS.
+        ("ignore.secure.ports.for.testing", "true".to_owned()),
+    ])
+}
+
+fn core_site(folder: &Path, ports: &[(u16, u16)], secure: &[(&'static str, String)]) -> String {
+    let mut keys = vec![
         ("fs.defaultFS", url(ports)),
         ("hadoop.tmp.dir", folder.join("tmp").display().to_string()),
         // A DataNode that waits for its NameNode asks more often.
         ("ipc.client.connect.retry.interval", "200".to_owned()),
         ("ipc.client.connect.max.retries", "600".to_owned()),
-    ])
+    ];
+    keys.extend_from_slice(secure);
+    site(&keys)
 }
 
-fn hdfs_site(folder: &Path, ports: &[(u16, u16)]) -> String {
+fn hdfs_site(folder: &Path, ports: &[(u16, u16)], secure: &[(&str, String)]) -> String {
     let local = |name: &str| format!("file://{}", folder.join(name).display());
     let mut keys = service(ports);
     let mut set = |key: &str, value: String| keys.push((key.to_owned(), value));
@@ -556,6 +638,10 @@ fn hdfs_site(folder: &Path, ports: &[(u16, u16)]) -> String {
     ];
     for (key, value) in rest {
         set(key, value.to_owned());
+    }
+    // Here as well: what is said by default for HDFS goes before what stands in the other file.
+    for (key, value) in secure {
+        set(key, value.clone());
     }
     site(&keys)
 }

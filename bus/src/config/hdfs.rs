@@ -6,9 +6,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
-use tributary_common::config::{Checker, Key, Kind, Schema, Variant};
+use tributary_common::{
+    config::{Checker, Key, Kind, Schema, Variant},
+    disk,
+};
 
-use super::{Compression, HdfsConfig, Raw, RawKind, Roll, check_template};
+use super::{Compression, HdfsConfig, Kerberos, Raw, RawKind, Roll, check_template};
 use crate::template::Template;
 
 static ROLL: Schema = Schema::new(
@@ -63,6 +66,7 @@ static KEYS: &[Key] = &[
         "tributary",
         "Whose the files are, where HDFS does not ask for Kerberos.",
     ),
+    Key::optional_table("kerberos", &KERBEROS),
     Key::default(
         "options",
         Kind::Map(&Kind::Text),
@@ -70,6 +74,23 @@ static KEYS: &[Key] = &[
         "Keys of Hadoop's client configuration, such as \"dfs.nameservices\", \"dfs.ha.namenodes.ns1\" and \"dfs.namenode.rpc-address.ns1.nn1\". \"dfs.client.socket-timeout\" (ms, 60000 when left out) is how long a call may take.",
     ),
 ];
+
+/// The form of the table within it.
+static KERBEROS: Schema = Schema::new(
+    "Who writes, where HDFS asks for Kerberos. Where it asks DataNodes' clients, too, \"dfs.data.transfer.protection\" in options has to be as it is there. Without it, and with \"hadoop.security.authentication\" = \"kerberos\" in options, the process's own tickets are shown (KRB5CCNAME). MIT's libgssapi_krb5 has to be installed; KRB5_CONFIG names another krb5.conf.",
+    &[
+        Key::required(
+            "principal",
+            Kind::Text,
+            "Such as \"tributary@EXAMPLE.COM\".",
+        ),
+        Key::required(
+            "keytab",
+            Kind::Path,
+            "The file with its keys; tickets are got by them when they are needed.",
+        ),
+    ],
+);
 
 /// The form of the table.
 pub(super) const VARIANT: Variant = Variant::new(
@@ -87,6 +108,7 @@ pub(super) struct RawHdfs {
     merge_below: u64,
     compression: Compression,
     user: String,
+    kerberos: Option<Kerberos>,
     options: BTreeMap<String, String>,
 }
 
@@ -138,6 +160,16 @@ impl RawHdfs {
                 format!("\"dfs.client.socket-timeout\" is {limit:?}; it is a number of ms above 0");
             checker.fault(&key("options"), why);
         }
+        if let Some(Kerberos { principal, keytab }) = &self.kerberos {
+            if principal.is_empty() || principal.ends_with('@') || principal.starts_with('@') {
+                let why =
+                    format!("{principal:?} is no principal; one is like tributary@EXAMPLE.COM");
+                checker.fault(&key("kerberos.principal"), why);
+            }
+            if let Err(error) = disk::open_read(keytab) {
+                checker.fault(&key("kerberos.keytab"), error);
+            }
+        }
         Some(HdfsConfig {
             url: self.url,
             path,
@@ -148,6 +180,7 @@ impl RawHdfs {
             merge_below: self.merge_below,
             compression: self.compression,
             user: self.user,
+            kerberos: self.kerberos,
             options: self.options,
         })
     }

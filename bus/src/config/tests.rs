@@ -249,6 +249,17 @@ fn files_in_hdfs_are_named_and_rolled_as_the_configuration_says() {
         "url = \"hdfs://nn1:8020/logs\"\npath = \"/x\"\n",
         "folders belong into path",
     );
+    let kerberos = |keys: &str| format!("{url}path = \"/x\"\nkerberos = {{ {keys} }}\n");
+    let who = "principal = \"bus@EXAMPLE.COM\"";
+    check(&kerberos(who), "keytab");
+    check(
+        &kerberos(&format!("{who}, keytab = \"/nowhere/bus.keytab\"")),
+        "/nowhere/bus.keytab",
+    );
+    check(
+        &kerberos("principal = \"@EXAMPLE.COM\", keytab = \"/dev/null\""),
+        "is no principal",
+    );
     let bad = format!("{url}path = \"/x\"\nroll = {{ after = \"1ms\" }}\n");
     check(&bad, "roll.after");
     check(

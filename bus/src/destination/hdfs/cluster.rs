@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions, file::FileWriter};
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{HdfsConfig, manifest::MAX_BYTES};
+use super::{HdfsConfig, Kerberos, manifest::MAX_BYTES};
 
 /// Hadoop's key for how long a call may take, in ms; and how long it may where that is not said: a
 /// NameNode that starts anew makes its clients wait for half a minute.
@@ -22,6 +22,9 @@ const FAILOVER: [(&str, &str); 3] = [
     ("dfs.client.failover.sleep.base.millis", "200"),
     ("dfs.client.failover.sleep.max.millis", "1000"),
 ];
+/// Hadoop's key for how clients say who they are.
+const AUTHENTICATION: &str = "hadoop.security.authentication";
+const KERBEROS: &str = "kerberos";
 /// Looking whether it is there may take so long.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
@@ -52,13 +55,25 @@ impl Cluster {
                 .entry(key.to_owned())
                 .or_insert_with(|| value.to_owned());
         }
-        let client = ClientBuilder::new()
+        if config.kerberos.is_some() {
+            let key = AUTHENTICATION.to_owned();
+            options.entry(key).or_insert_with(|| KERBEROS.to_owned());
+        }
+        let has_tickets = options.get(AUTHENTICATION).is_some_and(|by| by == KERBEROS);
+        let mut client = ClientBuilder::new()
             .with_url(&config.url)
-            .with_user(&config.user)
             .with_config(options)
-            .with_io_runtime(runtime.clone())
-            .build();
-        let client = client.map_err(|error| {
+            .with_io_runtime(runtime.clone());
+        if !has_tickets {
+            // Beside a ticket it would be somebody else, for whom the ticket's owner acts.
+            client = client.with_user(&config.user);
+        }
+        if let Some(Kerberos { principal, keytab }) = &config.kerberos {
+            client = client
+                .with_kerberos_principal(principal)
+                .with_kerberos_keytab(keytab.display().to_string());
+        }
+        let client = client.build().map_err(|error| {
             anyhow::anyhow!(
                 "{} cannot be used: {error}; a name service needs the options \
                  \"dfs.ha.namenodes.NAME\" and \"dfs.namenode.rpc-address.NAME.NODE\"",
@@ -243,6 +258,9 @@ fn meaning(said: &str) -> &'static str {
         () if has("could only be written to") => "no DataNode has room for it: ",
         () if has("Connection refused") || has("Connection reset") => {
             "a NameNode or DataNode is not there: "
+        }
+        () if has("RPC listener disconnected") => {
+            "the NameNode ended the connection (one that asks for Kerberos does, where \"kerberos\" is not set): "
         }
         () if has("No valid SASL mechanism") || has("GSSAPI") || has("SASL") => {
             "HDFS does not let this node in: "

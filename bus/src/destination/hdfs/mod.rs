@@ -51,6 +51,7 @@ mod worker;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -94,8 +95,19 @@ pub struct HdfsConfig {
     pub compression: Compression,
     /// Who writes, where there is no Kerberos.
     pub user: String,
+    /// Who writes, where there is.
+    pub kerberos: Option<Kerberos>,
     /// Keys of Hadoop's configuration.
     pub options: BTreeMap<String, String>,
+}
+
+/// Who writes to an HDFS behind Kerberos.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Kerberos {
+    /// The principal.
+    pub principal: String,
+    /// The file with its keys.
+    pub keytab: PathBuf,
 }
 
 /// When a file is complete.

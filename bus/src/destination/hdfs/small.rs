@@ -143,6 +143,7 @@ mod tests {
             merge_below: below,
             compression: Compression::None,
             user: String::new(),
+            kerberos: None,
             options: BTreeMap::new(),
         })
     }
