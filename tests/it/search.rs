@@ -199,7 +199,7 @@ fn a_data_stream_behind_tls_and_credentials_has_every_line_once() -> Result<()> 
             authority.ca()
         );
         let mut cluster = layout(folder, "guarded", search, &extra, "{topic}")
-            .behind(&guard.url())
+            .behind(&[guard.url()])
             .start()?;
         let mut writer = Writer::new(&folder.join("logs"), 0, 7)?;
         writer.write(300)?;
@@ -229,6 +229,47 @@ fn a_data_stream_behind_tls_and_credentials_has_every_line_once() -> Result<()> 
         ensure!(streams["data_streams"][0]["name"] == "guarded", "{streams}");
         cluster.stop()
     })
+}
+
+/// Three nodes, of which one is killed and comes back, then another: lines go on by way of those that are
+/// there, without a restart of anything.
+#[test]
+fn a_cluster_that_loses_a_node_and_then_another_has_every_line_once() -> Result<()> {
+    let folder = scratch::create("opensearch-three")?;
+    let mut nodes = OpenSearch::start_three(&folder)?;
+    scratch::scenario("search-nodes", |folder| {
+        let urls = nodes
+            .each_ref()
+            .map(|node| format!("http://{}", node.address()));
+        let index = "nodes-{topic}-{date}";
+        let extra = "request = \"64KiB\"\nconnections = 4\ntemplate = \"index\"";
+        let mut cluster = layout(folder, "nodes", &nodes[0], extra, index)
+            .behind(&urls)
+            .start()?;
+        let mut writer = Writer::new(&folder.join("logs"), 0, 7)?;
+        let mut go_on = |cluster: &Cluster| {
+            writer.write(1_500)?;
+            let written = writer.written().clone();
+            let manager = cluster.manager.admin();
+            ledger::must_agree(manager, "nodes", written.lines(), LIMIT)?;
+            anyhow::Ok(written)
+        };
+        go_on(&cluster)?;
+        for gone in [0, 1] {
+            nodes[gone].kill()?;
+            let written = go_on(&cluster)?;
+            must_have(&nodes[2], "nodes-nodes-*", &[written])?;
+            nodes[gone].restart()?;
+            let green = "/_cluster/health?wait_for_status=green&wait_for_nodes=3&timeout=60s";
+            nodes[2].ask("GET", green, &Value::Null)?;
+            go_on(&cluster)?;
+        }
+        let written = go_on(&cluster)?;
+        must_have(&nodes[0], "nodes-nodes-*", &[written])?;
+        cluster.stop()
+    })?;
+    fs::remove_dir_all(folder)?;
+    Ok(())
 }
 
 /// Keeps the server busy with requests of eight others while `body` runs; gives how many of these it

@@ -142,11 +142,11 @@ impl Layout {
         self
     }
 
-    /// Reaches the search server of [`Layout::searches`] by another URL.
+    /// Reaches the search server of [`Layout::searches`] by other URLs.
     #[must_use]
-    pub fn behind(mut self, url: &str) -> Self {
+    pub fn behind(mut self, urls: &[String]) -> Self {
         let (_own, rest) = self.destination.split_once("\"]").unwrap_or_default();
-        self.destination = format!("kind = \"elasticsearch\"\nurls = [\"{url}\"]{rest}");
+        self.destination = format!("kind = \"elasticsearch\"\nurls = {urls:?}{rest}");
         self
     }
 

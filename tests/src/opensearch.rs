@@ -1,4 +1,4 @@
-//! A real OpenSearch (2.19.1) as a child process: one node, no security.
+//! A real OpenSearch (2.19.1) as child processes: one node, or three; no security.
 //!
 //! Its jars come from `make setup`; the program that starts it is run from its source. [`shared`] is one
 //! for all scenarios that do not break it.
@@ -33,6 +33,8 @@ const PAGE: usize = 5_000;
 pub struct OpenSearch {
     folder: PathBuf,
     port: u16,
+    /// Where other nodes reach it.
+    transport: u16,
     settings: Vec<String>,
     heap_mib: u32,
     process: Child,
@@ -71,18 +73,63 @@ impl OpenSearch {
     /// # Errors
     /// As [`OpenSearch::start`].
     pub fn start_with(folder: &Path, settings: &[&str], heap_mib: u32) -> Result<Self> {
+        let settings = settings.iter().map(|&one| one.to_owned()).collect();
+        let mut node = Self::launch(folder, free_port()?, settings, heap_mib)?;
+        node.until_ready()?;
+        Ok(node)
+    }
+
+    /// Three nodes of one cluster, of which any one may fail.
+    ///
+    /// # Errors
+    /// As [`OpenSearch::start`].
+    pub fn start_three(folder: &Path) -> Result<[Self; 3]> {
+        let transports = [free_port()?, free_port()?, free_port()?];
+        let hosts = transports.map(|port| format!("127.0.0.1:{port}")).join(",");
+        let start = |number: usize, transport: u16| {
+            let settings = vec![
+                "discovery.type=zen".to_owned(),
+                format!("discovery.seed_hosts={hosts}"),
+                "cluster.initial_cluster_manager_nodes=n1,n2,n3".to_owned(),
+                format!("node.name=n{number}"),
+                // Other people's files on this disk are no reason to move shards.
+                "cluster.routing.allocation.disk.threshold_enabled=false".to_owned(),
+            ];
+            let folder = folder.join(format!("n{number}"));
+            Self::launch(&folder, transport, settings, HEAP_MIB)
+        };
+        let [one, two, three] = transports;
+        let mut nodes = [start(1, one)?, start(2, two)?, start(3, three)?];
+        nodes.iter_mut().try_for_each(Self::until_ready)?;
+        Ok(nodes)
+    }
+
+    fn launch(folder: &Path, transport: u16, settings: Vec<String>, heap_mib: u32) -> Result<Self> {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("log4j2.properties"), LOG4J)?;
         let port = free_port()?;
-        let settings: Vec<String> = settings.iter().map(|&one| one.to_owned()).collect();
-        let process = launch(folder, port, &settings, heap_mib)?;
+        let process = launch(folder, (port, transport), &settings, heap_mib)?;
         Ok(Self {
             folder: folder.to_owned(),
             port,
+            transport,
             settings,
             heap_mib,
             process,
         })
+    }
+
+    /// Waits until it serves, and its cluster has each index at least once.
+    fn until_ready(&mut self) -> Result<()> {
+        let (address, process) = (self.address(), &mut self.process);
+        poll::until("OpenSearch to start", START_LIMIT, || {
+            process.must_run()?;
+            let health = "/_cluster/health?wait_for_status=yellow&timeout=1s";
+            let answer = http::get(&address, health).ok();
+            Ok(answer.filter(|answer| answer.status == 200))
+        })
+        .with_context(|| self.process.log_tail())
+        .map(drop)
     }
 
     /// `host:port`.
@@ -104,8 +151,9 @@ impl OpenSearch {
     /// # Errors
     /// When it does not come up.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = launch(&self.folder, self.port, &self.settings, self.heap_mib)?;
-        Ok(())
+        let ports = (self.port, self.transport);
+        self.process = launch(&self.folder, ports, &self.settings, self.heap_mib)?;
+        self.until_ready()
     }
 
     /// A request with a JSON body, which must succeed.
@@ -173,7 +221,12 @@ impl OpenSearch {
     }
 }
 
-fn launch(folder: &Path, port: u16, settings: &[String], heap_mib: u32) -> Result<Child> {
+fn launch(
+    folder: &Path,
+    (port, transport): (u16, u16),
+    settings: &[String],
+    heap_mib: u32,
+) -> Result<Child> {
     let jars = scratch::repository().join(".tools/opensearch/lib");
     ensure!(
         jars.join("opensearch-2.19.1.jar").is_file(),
@@ -196,19 +249,10 @@ fn launch(folder: &Path, port: u16, settings: &[String], heap_mib: u32) -> Resul
             source.display().to_string(),
         ])
         .args([folder.display().to_string(), port.to_string()])
-        .args([free_port()?.to_string()])
+        .args([transport.to_string()])
         .args(settings.iter().cloned())
         .folder(folder);
-    let mut process = Child::start("opensearch", &plan, &folder.join("opensearch.log"))?;
-    let address = format!("127.0.0.1:{port}");
-    poll::until("OpenSearch to start", START_LIMIT, || {
-        process.must_run()?;
-        let health = "/_cluster/health?wait_for_status=yellow&timeout=1s";
-        let answer = http::get(&address, health).ok();
-        Ok(answer.filter(|answer| answer.status == 200))
-    })
-    .with_context(|| process.log_tail())?;
-    Ok(process)
+    Child::start("opensearch", &plan, &folder.join("opensearch.log"))
 }
 
 const LOG4J: &str = "status = error

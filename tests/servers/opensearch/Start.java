@@ -1,5 +1,6 @@
 // An OpenSearch node of the tests: Start DIR PORT TRANSPORT-PORT [setting=value ...]. HTTP on PORT, its own protocol
-// on. Not for anything else: no security, one node.
+// on. Not for anything else: no security; one node where the
+// settings say nothing of others.
 
 import java.nio.file.Files;
 import java.nio.file.Path;
