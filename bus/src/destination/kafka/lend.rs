@@ -29,7 +29,10 @@ use tributary_common::{
     ids::BatchId,
 };
 
-use super::produced::{Flight, Producer};
+use super::{
+    careful::Answer,
+    produced::{Flight, Producer},
+};
 
 /// Opened batches that a thread keeps for the next ones.
 const SPARES: usize = 4;
@@ -58,17 +61,34 @@ impl Spares {
 /// A batch whose lines are lent: it lives until librdkafka has answered each of them.
 pub(super) struct Lent {
     pub(super) flight: Arc<Flight>,
+    lines: Lines,
+    /// Where its answers go, when it is a piece of a batch.
+    pub(super) piece: Option<Sender<Answer>>,
+}
+
+/// Whose the lines are.
+enum Lines {
     /// Always there until the drop.
-    lines: Option<Decoded>,
-    spares: Spares,
+    Own(Option<Decoded>, Spares),
+    /// Those of a batch, of which this is a piece.
+    Of(Arc<Lent>),
 }
 
 impl Lent {
     pub(super) fn new(flight: Arc<Flight>, lines: Decoded, spares: &Spares) -> Arc<Self> {
         Arc::new(Self {
             flight,
-            lines: Some(lines),
-            spares: spares.clone(),
+            lines: Lines::Own(Some(lines), spares.clone()),
+            piece: None,
+        })
+    }
+
+    /// A piece of a batch: what becomes of its records is told there.
+    pub(super) fn piece(of: &Arc<Self>, tell: Sender<Answer>) -> Arc<Self> {
+        Arc::new(Self {
+            flight: Arc::clone(&of.flight),
+            lines: Lines::Of(Arc::clone(of)),
+            piece: Some(tell),
         })
     }
 
@@ -78,14 +98,19 @@ impl Lent {
     }
 
     fn lines(&self) -> &Decoded {
-        self.lines.as_ref().expect("they are there until the drop")
+        match &self.lines {
+            Lines::Own(lines, _spares) => lines.as_ref().expect("they are there until the drop"),
+            Lines::Of(batch) => batch.lines(),
+        }
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(lines) = self.lines.take() {
-            match self.spares.give.try_send(lines) {
+        if let Lines::Own(lines, spares) = &mut self.lines
+            && let Some(lines) = lines.take()
+        {
+            match spares.give.try_send(lines) {
                 // There are enough, or their thread has ended.
                 Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
             }

@@ -10,7 +10,7 @@
 //! batch that was produced behind it; so after a kill it is found behind the journal's word, and is
 //! not sent twice.
 //!
-//! Not for: which answers are final (see [`super::verbatim::meaning`]), the file (see [`crate::dead`]).
+//! Not for: which answers are final (see [`super::verbatim::meaning`], [`super::careful`]), the file (see [`crate::dead`]).
 
 use std::{
     collections::HashMap,

@@ -19,9 +19,10 @@
 //! A batch that failed may be there in part; its topic is closed and looked through again before
 //! anything more is produced.
 //!
-//! Rooms: [`settings`], [`topic`], [`subset`], [`open`], [`readback`], [`letters`], [`owner`], [`lend`], [`keyed`], [`pace`],
+//! Rooms: [`settings`], [`topic`], [`subset`], [`open`], [`readback`], [`letters`], [`owner`], [`lend`], [`keyed`], [`pace`], [`careful`],
 //! [`produced`], [`watch`]; [`verbatim`]; [`groups`].
 
+mod careful;
 pub(crate) mod groups;
 mod keyed;
 mod lend;
@@ -59,6 +60,7 @@ use tributary_common::{
 };
 
 use self::{
+    careful::{Careful, Settler},
     groups::{Groups, grouped::Grouped},
     lend::Spares,
     letters::Mail,
@@ -172,6 +174,36 @@ fn start_replays(
     Ok(replays)
 }
 
+/// Starts what gives librdkafka its records, where it is the producer.
+fn start_owners(
+    owners: Vec<Owner>,
+    (shared, producer): (&Arc<Shared>, &Arc<Slot>),
+    start: &mut impl FnMut(&str, Box<dyn FnOnce() + Send>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    // Bounded by the byte permits that the batches carry.
+    let (careful, cases) = crossbeam_channel::unbounded();
+    if !owners.is_empty() {
+        let settler = Settler {
+            shared: Arc::clone(shared),
+            producer: Arc::clone(producer),
+            incoming: cases,
+        };
+        start("careful", Box::new(|| settler.run()))?;
+    }
+    for (own, incoming) in owners {
+        let worker = Worker {
+            shared: Arc::clone(shared),
+            producer: Arc::clone(producer),
+            incoming,
+            own,
+            spares: Spares::new(),
+            careful: careful.clone(),
+        };
+        start("owner", Box::new(|| worker.run()))?;
+    }
+    Ok(())
+}
+
 /// A queue of topics to open; or one for each group, so that none waits for brokers of another.
 fn openers(grouped: Option<&Grouped>) -> (Vec<ToOpen>, Vec<Receiver<Arc<str>>>) {
     let classes: Vec<Option<Class>> = match grouped {
@@ -211,6 +243,8 @@ pub(super) struct Shared {
     bearer: Option<Bearer>,
     /// What it will never take.
     mail: Arc<Mail>,
+    /// Batches of librdkafka's that go piece by piece.
+    careful: Careful,
     /// What a partition is for, in bytes a second of slow streams.
     partition_rate: u64,
 }
@@ -476,6 +510,7 @@ impl Kafka {
             grouped,
             bearer: tokens(options)?,
             mail: Arc::new(Mail::new(letters)),
+            careful: Careful::default(),
             partition_rate: cluster.partition_rate,
         });
         let failed = || format!("failed to start destination {name}: check its options");
@@ -488,16 +523,7 @@ impl Kafka {
             threads.push(thread.spawn(work).context("failed to start a thread")?);
             anyhow::Ok(())
         };
-        for (own, incoming) in owners {
-            let worker = Worker {
-                shared: Arc::clone(&shared),
-                producer: Arc::clone(&producer),
-                incoming,
-                own,
-                spares: Spares::new(),
-            };
-            start("owner", Box::new(|| worker.run()))?;
-        }
+        start_owners(owners, (&shared, &producer), &mut start)?;
         for incoming in to_open {
             let opener = Opener {
                 shared: Arc::clone(&shared),

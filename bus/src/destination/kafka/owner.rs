@@ -16,6 +16,7 @@ use tributary_common::{
 use super::{
     super::{Failure, Job},
     Shared, Slot,
+    careful::Case,
     keyed::Spread,
     lend::{Lender, Lent, Spares},
     letters::{Alive, without},
@@ -56,6 +57,8 @@ pub(super) struct Worker {
     pub(super) own: Sender<Message>,
     /// Memory of batches that came back.
     pub(super) spares: Spares,
+    /// To who sends batches piece by piece.
+    pub(super) careful: Sender<Case>,
 }
 
 impl Worker {
@@ -165,6 +168,17 @@ impl Worker {
         let mut first = Some(id);
         let lent = Lent::new(flight, decoded, &self.spares);
         let records = without(lent.records(), &dead).skip(skip as usize);
+        if self.shared.careful.has(id) {
+            let places = records.map(|(place, _record)| place).collect();
+            let case = Case {
+                topic,
+                partition,
+                lent: Arc::clone(&lent),
+                places,
+            };
+            // A thread that is gone has panicked; the case was dropped then, and stands still.
+            return drop(self.careful.send(case));
+        }
         let records = records.map(|(_place, record)| (record, partition, first.take()));
         self.send(&topic, records, left, &lent);
     }
@@ -204,32 +218,43 @@ impl Worker {
         &self,
         topic: &Topic,
         records: impl Iterator<Item = (Record<'a>, i32, Option<BatchId>)>,
-        mut left: u32,
+        left: u32,
         lent: &Arc<Lent>,
     ) {
-        let flight = &lent.flight;
-        let Some(producer) = self.producer.get() else {
-            let gone = Failure::Unavailable("the producer is gone".to_owned());
-            return flight.failed(gone, left);
-        };
-        let lender = match Lender::new(&producer, &topic.name) {
-            Ok(lender) => lender,
-            Err(error) => return flight.failed(refused(error), left),
-        };
-        for (record, partition, id) in records {
-            while let Err(error) = lender.lend(lent, (&record, partition), id) {
-                let full = error == RDKafkaErrorCode::QueueFull;
-                if !full || topic.is_closed() || self.shared.is_closing() {
-                    return flight.failed(refused(error), left);
-                }
-                std::thread::sleep(QUEUE_PAUSE);
-            }
-            left -= 1;
+        if let Err((error, given)) = lend_all((&self.shared, &self.producer), topic, records, lent)
+        {
+            lent.flight.failed(refused(error), left - given);
         }
     }
 }
 
-fn refused(error: RDKafkaErrorCode) -> Failure {
+/// Gives librdkafka records with their partitions, and the batch id where one that does not have it shall.
+///
+/// # Errors
+/// Why not all were given, and how many were.
+pub(super) fn lend_all<'a>(
+    (shared, producer): (&Shared, &Slot),
+    topic: &Topic,
+    records: impl Iterator<Item = (Record<'a>, i32, Option<BatchId>)>,
+    lent: &Arc<Lent>,
+) -> Result<(), (RDKafkaErrorCode, u32)> {
+    // None while it is being replaced.
+    let producer = producer.get().ok_or((RDKafkaErrorCode::BrokerDestroy, 0))?;
+    let lender = Lender::new(&producer, &topic.name).map_err(|error| (error, 0))?;
+    for ((record, partition, id), given) in records.zip(0..) {
+        while let Err(error) = lender.lend(lent, (&record, partition), id) {
+            let full = error == RDKafkaErrorCode::QueueFull;
+            if !full || topic.is_closed() || shared.is_closing() {
+                return Err((error, given));
+            }
+            std::thread::sleep(QUEUE_PAUSE);
+        }
+    }
+    Ok(())
+}
+
+/// What it means that a record was not given, or not taken.
+pub(super) fn refused(error: RDKafkaErrorCode) -> Failure {
     match error {
         RDKafkaErrorCode::QueueFull => {
             Failure::Unavailable("the queue to Kafka is full".to_owned())

@@ -136,16 +136,16 @@ impl Pace {
         }
     }
 
-    /// The request was too large for its topic. True where its batches may fit one by one, in which
-    /// they are given from now on.
-    pub(super) fn too_large(&self) -> bool {
+    /// The request was refused for its records. True where there were several batches in it: they may be
+    /// taken one by one, in which they are given from now on.
+    pub(super) fn were_joined(&self) -> bool {
         let joined = self.joined.load(Ordering::SeqCst);
         if joined && !self.alone.swap(true, Ordering::SeqCst) {
             let (target, partition) = self.key;
             tracing::info!(
                 target,
                 partition,
-                "a request of several batches was too large for its topic: they go one by one from now on"
+                "a request of several batches was refused by its topic: they go one by one from now on"
             );
         }
         joined
@@ -370,7 +370,7 @@ mod tests {
         }
         let given = give(&mut line);
         assert_eq!(given.len(), 4);
-        assert!(given[0].1.too_large(), "each of them may fit");
+        assert!(given[0].1.were_joined(), "each of them may fit");
         given.into_iter().for_each(answer);
         for _batch in 0..4 {
             line.push(work(&topic, 1_000).await);
@@ -378,7 +378,7 @@ mod tests {
         let mut given = give(&mut line);
         assert_eq!(given.len(), 1);
         let (work, pace) = given.remove(0);
-        assert!(!pace.too_large(), "it does not fit by itself");
+        assert!(!pace.were_joined(), "it does not fit by itself");
         answer((work, pace));
         assert_eq!(give(&mut line).len(), 1);
     }

@@ -10,7 +10,7 @@ use std::{
     error::Error,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
     },
 };
 
@@ -31,6 +31,7 @@ use tributary_common::{
 use super::{
     super::{Failure, Job, Replay, note_all_and_tell},
     Shared,
+    careful::{self, is_unfit},
     lend::Lent,
     pace::{self, Pace},
     readback::token,
@@ -57,6 +58,8 @@ pub(super) struct Flight {
     left: AtomicU32,
     /// Records that became dead letters.
     dead: AtomicU32,
+    /// Some record of it has landed, which was not there before.
+    has_landed: AtomicBool,
     lot: Lot,
     outcome: Mutex<Ended>,
 }
@@ -108,6 +111,8 @@ impl Lot {
 struct Ended {
     job: Option<Job>,
     failure: Option<Failure>,
+    /// A record of it is never taken, whichever.
+    unfit: bool,
 }
 
 impl Flight {
@@ -145,10 +150,12 @@ impl Flight {
             bytes,
             left: AtomicU32::new(records),
             dead: AtomicU32::new(0),
+            has_landed: AtomicBool::new(false),
             lot,
             outcome: Mutex::new(Ended {
                 job: Some(job),
                 failure: None,
+                unfit: false,
             }),
         })
     }
@@ -169,8 +176,9 @@ impl Flight {
     }
 
     /// A record is at an offset.
-    fn landed(&self, partition: i32, offset: i64) {
+    pub(super) fn landed(&self, partition: i32, offset: i64) {
         self.lot.landed(partition, offset, offset + 1);
+        self.has_landed.store(true, Ordering::Relaxed);
         self.count(1);
     }
 
@@ -188,18 +196,21 @@ impl Flight {
         self.count(records);
     }
 
-    /// What an error of a record means. A request of several batches that is too large says nothing of
+    /// A record was not taken. A request of several batches that is refused for a record says nothing of
     /// each of them.
-    fn meaning(&self, error: &KafkaError) -> Failure {
+    fn refused(&self, error: &KafkaError) {
         let failure = failure_of(error);
-        match &failure {
-            Failure::Rejected(RefuseReason::TooLarge, why)
-                if self.pace.as_ref().is_some_and(|pace| pace.too_large()) =>
-            {
-                Failure::Unavailable(format!("{why}: its batches go one by one now"))
-            }
-            _ => failure,
+        let unfit = error.rdkafka_error_code().is_some_and(is_unfit);
+        let joined = unfit && self.pace.as_ref().is_some_and(|pace| pace.were_joined());
+        if joined {
+            let why = format!("{failure:?}: its batches go one by one now");
+            return self.failed(Failure::Unavailable(why), 1);
         }
+        {
+            let mut ended = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.unfit |= unfit;
+        }
+        self.failed(failure, 1);
     }
 
     /// `records` will not land.
@@ -235,11 +246,19 @@ impl Flight {
     /// Ends the batch, which has all its answers. `behind` says that it has to come again whatever
     /// they are. False when it does.
     pub(super) fn end(&self, behind: Option<Failure>) -> bool {
-        let (job, failure) = {
+        let (job, failure, unfit) = {
             let mut ended = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-            (ended.job.take(), ended.failure.take().or(behind))
+            let failure = ended.failure.take().or(behind);
+            (ended.job.take(), failure, ended.unfit)
         };
         let Some(job) = job else { return true };
+        let failure = match failure {
+            Some(_refused) if unfit && self.comes_carefully() => {
+                let why = "a record of it is never taken: it goes piece by piece".to_owned();
+                Some(Failure::Unavailable(why))
+            }
+            failure => failure,
+        };
         self.topic.left(&self.header);
         let lives = failure.is_none() && self.dead.load(Ordering::Relaxed) == 0;
         if let Some(replay) = self.replay.filter(|_replay| lives) {
@@ -266,6 +285,13 @@ impl Flight {
                 !comes_again
             }
         }
+    }
+
+    /// Whether the batch is to come again and go piece by piece, now that it was refused alone: not where
+    /// some of it has landed, or its records go where their keys say, or it is a letter.
+    fn comes_carefully(&self) -> bool {
+        let may = matches!(self.lot, Lot::One { .. }) && self.replay.is_none();
+        may && !self.has_landed.load(Ordering::Relaxed) && self.shared.careful.insert(self.id())
     }
 
     /// Where the batch is: its first part.
@@ -313,6 +339,7 @@ pub(super) fn failure_of(error: &KafkaError) -> Failure {
             | RDKafkaErrorCode::ClusterAuthorizationFailed
             | RDKafkaErrorCode::InvalidTopic
             | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::InvalidDifferentRecord
             | RDKafkaErrorCode::InvalidMessage
             | RDKafkaErrorCode::InvalidTimestamp
             | RDKafkaErrorCode::PolicyViolation
@@ -380,12 +407,19 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, lent: Arc<Lent>) {
         let flight = &lent.flight;
-        match result {
-            Ok(message) => {
-                flight.topic.progressed();
-                flight.landed(message.partition(), message.offset());
+        if result.is_ok() {
+            flight.topic.progressed();
+        }
+        match (result, &lent.piece) {
+            (Ok(message), None) => flight.landed(message.partition(), message.offset()),
+            (Ok(message), Some(to)) => {
+                careful::tell(to, Ok((message.partition(), message.offset())));
             }
-            Err((error, _message)) => flight.failed(flight.meaning(error), 1),
+            (Err((error, _message)), None) => flight.refused(error),
+            (Err((error, _message)), Some(to)) => {
+                let code = error.rdkafka_error_code();
+                careful::tell(to, Err(code.unwrap_or(RDKafkaErrorCode::Unknown)));
+            }
         }
     }
 }
