@@ -54,7 +54,7 @@ use rdkafka::{ClientConfig, error::KafkaResult};
 use tokio::time::Instant;
 use tributary_common::{
     header::BatchHeader,
-    ids::{BatchId, Class, Name},
+    ids::{BatchId, Class, Name, StreamId},
     report::DestinationHealth,
     wire::Place,
 };
@@ -220,6 +220,8 @@ fn openers(grouped: Option<&Grouped>) -> (Vec<ToOpen>, Vec<Receiver<Arc<str>>>) 
 /// Topics, and the ways to the threads.
 struct Topics {
     known: HashMap<Arc<str>, Known>,
+    /// Where streams of topics are that were closed, of which the journal does not know it yet.
+    pins: HashMap<Arc<str>, HashMap<StreamId, i32>>,
     producers: Producers,
     /// Bounded by the byte permits that the jobs carry. One; or one for each group, by its class.
     openers: Vec<ToOpen>,
@@ -363,6 +365,7 @@ impl Shared {
             && Arc::ptr_eq(known, topic)
         {
             topics.known.remove(&topic.name);
+            topics.keep_pins(topic);
         }
     }
 
@@ -426,9 +429,16 @@ impl Topics {
     fn new(producers: Producers, openers: Vec<ToOpen>) -> Self {
         Self {
             known: HashMap::new(),
+            pins: HashMap::new(),
             producers,
             openers,
         }
+    }
+
+    /// What the journal does not know yet of where a topic's streams are outlives its closing.
+    fn keep_pins(&mut self, topic: &Topic) {
+        self.pins
+            .insert(Arc::clone(&topic.name), topic.unnoted_pins());
     }
 
     /// Gives a batch to the owner of its partition. Called under the lock, which keeps the order.

@@ -210,7 +210,9 @@ impl Opener {
             Ok(()) => {
                 let topic = Topic::new(Arc::clone(name), target, partitions, found);
                 let (rate, pins) = (self.shared.partition_rate, pins.unwrap_or_default());
-                let subset = Subset::new(name, partitions, rate, pins, Instant::now());
+                let mut subset = Subset::new(name, partitions, rate, pins, Instant::now());
+                let unnoted = self.shared.topics().pins.remove(name);
+                subset.take_unnoted(unnoted.unwrap_or_default(), Instant::now());
                 Attempt::Ready(Box::new(topic.sharing(subset)))
             }
             Err(error) => Attempt::Later(error.to_string()),

@@ -119,13 +119,15 @@ impl Subset {
         }
         self.turn(now);
         let count = i32::try_from(self.order.len()).unwrap_or(i32::MAX);
-        let own = own_partition(stream, count);
-        let shared = best(stream, self.shared());
+        // Both are asked for a few times in a stream's life.
+        let (order, used) = (&self.order, self.used);
+        let own = || own_partition(stream, count);
+        let shared = || best(stream, order.get(..used).unwrap_or(order));
         let (slow_below, rate) = (self.rate / SLOW_PART, self.rate);
         let known = self.known.get(&stream).copied();
         let is_small = bytes < SMALL_BYTES as u64;
         let pin = self.streams.entry(stream).or_insert_with(|| Pin {
-            partition: known.unwrap_or(if is_small { shared } else { own }),
+            partition: known.unwrap_or_else(|| if is_small { shared() } else { own() }),
             on_the_way: 0,
             is_slow: is_small,
             calm: 0,
@@ -144,14 +146,14 @@ impl Subset {
                 0
             };
             (pin.bytes, pin.since) = (0, now);
-            let is_shared = self.order[..self.used].contains(&pin.partition);
+            let is_shared = order.iter().take(used).any(|&at| at == pin.partition);
             if brought >= rate && is_shared {
-                next = own;
+                next = own();
             } else if pin.calm >= CALM_PERIODS && !is_shared {
-                next = shared;
+                next = shared();
             }
         } else if pin.is_slow && self.crowded.contains(&pin.partition) {
-            next = shared;
+            next = shared();
         }
         if pin.on_the_way == 0 && next != pin.partition {
             (pin.partition, pin.noted) = (next, false);
@@ -174,6 +176,33 @@ impl Subset {
         }
     }
 
+    /// Where streams are of which the journal does not know it yet.
+    pub(super) fn all_unnoted(&self) -> HashMap<StreamId, i32> {
+        let unnoted = self.streams.iter().filter(|(_stream, pin)| !pin.noted);
+        unnoted
+            .map(|(&stream, pin)| (stream, pin.partition))
+            .collect()
+    }
+
+    /// Takes over where streams are of which the journal does not know it yet.
+    pub(super) fn take_unnoted(&mut self, pins: HashMap<StreamId, i32>, now: Instant) {
+        let there = pins
+            .into_iter()
+            .filter(|(_stream, at)| self.order.contains(at));
+        self.streams.extend(there.map(|(stream, partition)| {
+            let pin = Pin {
+                partition,
+                on_the_way: 0,
+                is_slow: true,
+                calm: 0,
+                noted: false,
+                bytes: 0,
+                since: now,
+            };
+            (stream, pin)
+        }));
+    }
+
     /// The partition of a stream, where the journal does not know it yet. From now on it does.
     pub(super) fn unnoted(&mut self, stream: StreamId) -> Option<i32> {
         let pin = self.streams.get_mut(&stream).filter(|pin| !pin.noted)?;
@@ -183,6 +212,7 @@ impl Subset {
     }
 
     /// The partitions that slow streams share.
+    #[cfg(test)]
     fn shared(&self) -> &[i32] {
         self.order.get(..self.used).unwrap_or(&self.order)
     }
@@ -307,6 +337,13 @@ mod tests {
             }
             assert_eq!(next.unnoted(stream), None);
         }
+        // The topic is opened anew before anything of a stream was delivered.
+        let mut before = of(8, HashMap::new(), now);
+        let at = pass(&mut before, 7, BIG, now);
+        let mut after = of(8, HashMap::new(), now);
+        after.take_unnoted(before.all_unnoted(), now);
+        assert_eq!(pass(&mut after, 7, 100, now), at);
+        assert_eq!(after.unnoted(StreamId(7)), Some(at));
         // The topic was made anew, with fewer.
         let mut fewer = of(2, known.clone(), now);
         assert!(

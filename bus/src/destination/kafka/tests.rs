@@ -12,7 +12,7 @@ use rdkafka::{
     error::KafkaError,
 };
 use tempfile::TempDir;
-use tributary_common::{batch::ID_HEADER, wire::Place};
+use tributary_common::{batch::ID_HEADER, ids::StreamId, wire::Place};
 
 use super::{
     super::{Accepted, Done, Outcome},
@@ -259,8 +259,7 @@ async fn keyed_batches(producer: ProducerKind) {
     elsewhere.kafka.close(Duration::from_secs(5));
     let of = |key: Option<&str>| match key {
         Some(key) => partition_of_key(key.as_bytes(), PARTITIONS),
-        None => Topic::new("t".into(), 0, PARTITIONS, HashMap::new())
-            .partition_of(tributary_common::ids::StreamId(1)),
+        None => Topic::new("t".into(), 0, PARTITIONS, HashMap::new()).partition_of(StreamId(1)),
     };
     let begun: Vec<i32> = keys.iter().take(9).map(|key| of(*key)).collect();
     produce_part(&bootstrap, &topic, &all[2], &begun);

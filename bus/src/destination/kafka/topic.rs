@@ -4,6 +4,7 @@
 //! (see [`super::open`]).
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -127,6 +128,12 @@ impl Topic {
         self.progress.store(true, Ordering::Relaxed);
     }
 
+    /// Where streams are of which the journal does not know it yet.
+    pub(super) fn unnoted_pins(&self) -> HashMap<StreamId, i32> {
+        let subset = self.subset();
+        subset.map_or_else(HashMap::new, |subset| subset.all_unnoted())
+    }
+
     /// Nothing more is produced to it; it is opened anew.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
@@ -182,8 +189,6 @@ impl Topic {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     #[test]

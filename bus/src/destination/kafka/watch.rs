@@ -367,10 +367,12 @@ impl Watcher {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
-        self.shared
-            .topics()
+        let mut topics_now = self.shared.topics();
+        topics.iter().for_each(|topic| topics_now.keep_pins(topic));
+        topics_now
             .known
             .retain(|_name, known| matches!(known, Known::Opening(_)));
+        drop(topics_now);
         match self.shared.producer() {
             Ok(producer) => {
                 *self.producer.lock() = Some(Arc::new(producer));
