@@ -63,6 +63,12 @@ impl Reader {
         let copy = find_copy(&path, (prefix, &marks), |info| {
             info.key != key && !self.by_key.contains_key(&(channel, info.key))
         });
+        tracing::debug!(
+            path = shown(&path),
+            read_to = marks.last().map_or(0, |mark| mark.offset),
+            has_copy = copy.is_some(),
+            "a file was cut off"
+        );
         self.cut_off.push(CutOff {
             channel,
             stream,

@@ -156,7 +156,8 @@ pub(super) fn like_beginning(tail: &Tail, file: &LogFile, info: &FileInfo) -> io
     let cut_off = read_to > 0 && original.extent()?.size < read_to;
     if cut_off && !(all.prefix && all.mark) {
         let known = tail.evidence.prefix;
-        let prefix = info.size >= known.len && prefix_of(file, known.len)? == known;
+        // A copy is whole before its original is cut off, also one that was under way when it was seen.
+        let prefix = file.extent()?.size >= known.len && prefix_of(file, known.len)? == known;
         return Ok(Match {
             reaches: true,
             prefix,

@@ -27,6 +27,7 @@ use crate::{
     handle::{self, FileInfo, FileKey},
     identify::{Evidence, Fate, Match, Newcomer, compare_with_copy, newcomer},
     path::LogPath,
+    shown::shown,
     tail::{FirstBytes, Form, Place, Tail},
 };
 
@@ -57,6 +58,7 @@ pub(super) struct Reborn {
 }
 
 /// What a newcomer is.
+#[derive(Debug)]
 enum Judgement {
     /// A file of its own.
     New,
@@ -98,7 +100,14 @@ impl Reader {
         if self.look_at_originals(channel, &path, &info, now) {
             return;
         }
-        match self.judge(channel, &path, &file, &info, None) {
+        let judgement = self.judge(channel, &path, &file, &info, None);
+        tracing::debug!(
+            path = shown(&path),
+            size = info.size,
+            ?judgement,
+            "a file is new here"
+        );
+        match judgement {
             Judgement::New => self.new_file(channel, &path, &info, now),
             Judgement::Copy(stream, generation) => {
                 self.adopt(stream, generation, Copy { path, file, info }, now);
@@ -189,7 +198,14 @@ impl Reader {
         }
         let grew = (seen.size, seen.mtime_ns) != (info.size, info.mtime_ns);
         let was = reborn.as_ref().map(|reborn| reborn.was);
-        match self.judge(channel, &path, &file, &seen, was) {
+        let judgement = self.judge(channel, &path, &file, &seen, was);
+        tracing::debug!(
+            path = shown(&path),
+            size = seen.size,
+            ?judgement,
+            "a file that waited is judged"
+        );
+        match judgement {
             Judgement::Copy(stream, generation) => {
                 self.adopt(
                     stream,
