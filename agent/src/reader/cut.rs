@@ -28,7 +28,7 @@ use crate::{
     clock,
     content::Content,
     frame::{Carry, Framed, Source, Tail as Unfinished, text::Label},
-    identify::{MARK_BYTES, Mark, PREFIX_BYTES, prefix_of},
+    identify::{MARK_BYTES, Mark, PREFIX_BYTES, mark_at, prefix_of},
     limit::{BATCH_OVERHEAD_BYTES, Permit},
     recipe::Compiled,
     send::Outgoing,
@@ -537,12 +537,15 @@ pub(super) fn grow_prefix(tail: &mut Tail) -> bool {
         return false;
     }
     let file = tail.file.as_ref().and_then(Content::as_file);
-    match file.map(|file| prefix_of(file, offset)) {
-        Some(Ok(prefix)) => {
+    // The file may have been written anew since the block was read: then the beginning is not that of
+    // what was read. Looked at behind the beginning, so that both are of the same content.
+    let seen = file.map(|file| Ok((prefix_of(file, offset)?, mark_at(file, offset)?)));
+    match seen {
+        Some(Ok((prefix, Some(mark)))) if mark == tail.evidence.mark => {
             tail.evidence.prefix = prefix;
             true
         }
-        Some(Err(_)) | None => false,
+        Some(Ok(_) | Err::<_, std::io::Error>(_)) | None => false,
     }
 }
 
@@ -593,5 +596,42 @@ pub(super) fn header(
         content_sum: encoded.content_sum,
         file,
         keyed: encoded.keyed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{far::open_file, identify::Prefix, tail::Tail};
+
+    #[test]
+    fn the_beginning_grows_only_with_what_was_read() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("a.log");
+        let (first, next) = ("first line\n".repeat(300), "another\n".repeat(900));
+        fs::write(&path, &first).unwrap();
+        let read = first.len() as u64;
+        let info = open_file(&path).unwrap().info().unwrap();
+        let tail = || {
+            let now = Instant::now();
+            let mut tail = Tail::new(info.key, info.inode, 0, path.clone().into(), now);
+            let file = open_file(&path).unwrap();
+            tail.file = Some(Content::File(file));
+            tail
+        };
+        let mark = mark_at(&open_file(&path).unwrap(), read).unwrap().unwrap();
+        let mut same = tail();
+        same.advance(mark, Carry::default(), Instant::now());
+        assert!(grow_prefix(&mut same) && same.evidence.prefix.len > 0);
+        // In place, as copytruncate does: shorter than what was read, and longer.
+        for content in ["", next.as_str()] {
+            fs::write(&path, content).unwrap();
+            let mut anew = tail();
+            anew.advance(mark, Carry::default(), Instant::now());
+            assert!(!grow_prefix(&mut anew));
+            assert_eq!(anew.evidence.prefix, Prefix::default());
+        }
     }
 }
