@@ -154,7 +154,7 @@ static DESTINATION: Kind = Kind::OneOf {
                     "partition_rate",
                     Kind::rate("1KB/s", "100GB/s"),
                     "1MB/s",
-                    "The slow streams of a topic share one of its partitions for each so many bytes a second of lines that they bring to this node together, so that small batches meet and are merged; fast ones, and records with keys, go to all. A stream keeps its partition.",
+                    "The slow streams of a topic share one of its partitions for each so many bytes a second of lines that they bring to this node together, so that small batches meet and are merged; fast ones, and records with keys, go to all. A stream keeps its partition, also over a restart, unless its rate changes for long (ADR 0039).",
                 ),
                 Key::optional_table("groups", &groups::GROUPS),
             ],

@@ -33,7 +33,8 @@ use crate::dead::{Dead, alone};
 
 /// Whether the destination closes is looked at so often while an answer is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// More are not remembered: that many batches with bad records at a time are a fault of another kind.
+/// So many are remembered. Some never come again, as their agents are gone: at this they are forgotten, and
+/// whichever is refused once more is remembered anew.
 const MAX: usize = 10_000;
 
 /// Whether a topic never takes a record that it refuses with this code, or one beside it.
@@ -56,14 +57,13 @@ impl Careful {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers one; false when there are too many.
-    pub(super) fn insert(&self, batch: BatchId) -> bool {
+    /// Remembers one.
+    pub(super) fn insert(&self, batch: BatchId) {
         let mut of = self.lock();
         if of.len() >= MAX {
-            return false;
+            of.clear();
         }
         of.insert(batch);
-        true
     }
 
     pub(super) fn has(&self, batch: BatchId) -> bool {
@@ -97,7 +97,7 @@ pub(super) struct Settler {
 /// How a piece went.
 enum Went {
     Landed,
-    /// These records of it, by their places, are never taken, for this reason.
+    /// These records of it, by their places, ascending, are never taken, for this reason.
     Unfit(Vec<u32>, Code),
     /// Some record of it is never taken.
     Divide,
@@ -132,7 +132,7 @@ impl Settler {
                     }
                     flight.died(count(&places));
                     // What is left of the piece goes before anything behind it.
-                    left.retain(|at| !places.contains(at));
+                    left.retain(|at| places.binary_search(at).is_err());
                     most = piece.len().saturating_mul(2);
                 }
                 Went::Failed(failure) => return flight.failed(failure, count(&left)),
@@ -178,7 +178,7 @@ impl Settler {
         let header = case.lent.flight.header();
         let unfit = (0..)
             .zip(case.lent.records())
-            .filter(|(at, _record)| places.contains(at));
+            .filter(|(at, _record)| places.binary_search(at).is_ok());
         let dead = unfit.map(|(at, record)| {
             Ok(Dead {
                 header: Arc::clone(header),

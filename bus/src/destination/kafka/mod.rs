@@ -4,7 +4,7 @@
 //! Idempotent, acks=all, no timeout that drops: what was given to a producer stays on its way until
 //! Kafka has it, bounded by the permits that the batches carry. A batch is acknowledged when Kafka
 //! has every record of it. Batches of a stream keep their order; a stream keeps its partition, unless
-//! its records have keys: then they choose (see [`keyed`]).
+//! its rate changes for long (see [`subset`]) or its records have keys: then they choose (see [`keyed`]).
 //!
 //! # Operation
 //! ```text

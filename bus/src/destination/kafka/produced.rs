@@ -253,7 +253,8 @@ impl Flight {
         };
         let Some(job) = job else { return true };
         let failure = match failure {
-            Some(_refused) if unfit && self.comes_carefully() => {
+            Some(_refused) if unfit && self.may_come_carefully() => {
+                self.shared.careful.insert(self.id());
                 let why = "a record of it is never taken: it goes piece by piece".to_owned();
                 Some(Failure::Unavailable(why))
             }
@@ -287,11 +288,11 @@ impl Flight {
         }
     }
 
-    /// Whether the batch is to come again and go piece by piece, now that it was refused alone: not where
+    /// Whether the batch may come again and go piece by piece, now that it was refused alone: not where
     /// some of it has landed, or its records go where their keys say, or it is a letter.
-    fn comes_carefully(&self) -> bool {
+    fn may_come_carefully(&self) -> bool {
         let may = matches!(self.lot, Lot::One { .. }) && self.replay.is_none();
-        may && !self.has_landed.load(Ordering::Relaxed) && self.shared.careful.insert(self.id())
+        may && !self.has_landed.load(Ordering::Relaxed)
     }
 
     /// Where the batch is: its first part.
