@@ -13,12 +13,18 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::Kafka;
+use crate::poll;
 
 const PRODUCE: i16 = 0;
 const VERSION: i16 = 7;
 const CORRELATION: i32 = 7;
 const ACKS_ALL: i16 = -1;
 const TIMEOUT_MS: i32 = 10_000;
+/// What a broker says of a partition of which it has not heard yet from the controller, which has
+/// answered already: unknown topic, no leader, another one's.
+const NOT_YET: [i16; 3] = [3, 5, 6];
+/// By then it has heard.
+const HEARD_WITHIN: Duration = Duration::from_secs(30);
 
 /// The broker's word on a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +36,19 @@ pub struct Produced {
 }
 
 impl Kafka {
-    /// Gives one RecordBatch to one partition.
+    /// Gives one RecordBatch to one partition, as soon as the broker knows of that.
     ///
     /// # Errors
-    /// When the broker cannot be reached or its answer makes no sense. A refusal is no error here.
+    /// When the broker cannot be reached, its answer makes no sense, or it never hears of the
+    /// partition. Any other refusal is no error here.
     pub fn produce_batch(&self, topic: &str, partition: i32, batch: &[u8]) -> Result<Produced> {
+        poll::until("the broker to know the partition", HEARD_WITHIN, || {
+            let produced = self.try_batch(topic, partition, batch)?;
+            Ok((!NOT_YET.contains(&produced.error)).then_some(produced))
+        })
+    }
+
+    fn try_batch(&self, topic: &str, partition: i32, batch: &[u8]) -> Result<Produced> {
         let mut stream = TcpStream::connect(self.bootstrap())?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         stream.write_all(&request(topic, partition, batch)?)?;
