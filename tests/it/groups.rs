@@ -16,7 +16,7 @@ use tributary_tests::{
 /// By then the cluster has done what it was told, also on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Small enough that the batches of one group could take all of it.
-const NODE: &str = "[limits]\nmemory = \"16MiB\"\n[spill]\nmin_free = \"0%\"\n";
+const NODE: &str = "[limits]\nmemory = \"16MiB\"\n";
 
 /// Three brokers, the first of which is the controller and must not hang.
 fn brokers() -> Result<(Kafka, Kafka, Kafka)> {

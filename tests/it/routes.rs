@@ -94,7 +94,8 @@ fn routes_and_destinations_change_under_load_and_every_line_arrives_once() -> Re
             "options = { \"socket.timeout.ms\" = \"20000\"",
         );
         ensure!(elsewhere != good && others != good, "{good}");
-        let slowly = format!("{others}[spill]\nmax = \"1GiB\"\n");
+        let slowly = others.replace("[spill]\n", "[spill]\nmax = \"1GiB\"\n");
+        ensure!(slowly != others, "{others}");
         for config in [&elsewhere, &good, &others, &slowly, &elsewhere, &good] {
             reload(&mut cluster.bus, config)?;
             std::thread::sleep(Duration::from_millis(300));

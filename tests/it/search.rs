@@ -29,11 +29,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 fn layout(folder: &Path, topic: &str, search: &OpenSearch, extra: &str, index: &str) -> Layout {
     Layout::new(folder, topic)
         .searches(&search.address(), extra, index)
-        .extra(
-            "",
-            "shape = \"headers\"\nlabels = { app = \"shop\" }",
-            "[spill]\nmin_free = \"0%\"\n",
-        )
+        .extra("", "shape = \"headers\"\nlabels = { app = \"shop\" }", "")
         .agent(&[format!("{}/logs/*", folder.display())])
 }
 

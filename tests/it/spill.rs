@@ -56,7 +56,7 @@ fn layout(folder: &Path, topic: &str, away: &Away, seed: u64, spill: &str) -> La
     };
     layout
         .class(if seed % 4 < 2 { "P0" } else { "P2" })
-        .extra("", "", &format!("[spill]\nmin_free = \"0%\"\n{spill}\n"))
+        .extra("", "", &format!("[spill]\n{spill}\n"))
         .agent(&[format!("{}/logs/app-*", folder.display())])
 }
 

@@ -125,17 +125,17 @@ impl Node {
     /// When its folder cannot be written.
     pub fn new(part: Part, folder: &Path, admin: &str, config: &str) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        fs::write(folder.join("config.toml"), config)?;
-        let (folder, admin) = (folder.to_owned(), admin.to_owned());
-        Ok(Self {
+        let node = Self {
             part,
-            folder,
-            admin,
+            folder: folder.to_owned(),
+            admin: admin.to_owned(),
             process: None,
             strict: false,
             stop_at: None,
             environment: Vec::new(),
-        })
+        };
+        node.configure(config)?;
+        Ok(node)
     }
 
     /// Where it answers `/healthz`; for a manager, where its API is.
@@ -150,11 +150,19 @@ impl Node {
         &self.folder
     }
 
-    /// Replaces its configuration; the next start reads it.
+    /// Replaces its configuration; the next start reads it. A bus whose configuration does not say
+    /// how much of the disk it leaves alone leaves nothing: what else fills the disk of the machine
+    /// that tests is no reason to refuse lines.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn configure(&self, config: &str) -> Result<()> {
+        const NOTHING: &str = "[spill]\nmin_free = \"0%\"\n";
+        let config = match self.part == Part::Bus && !config.contains("min_free") {
+            true if config.contains("[spill]\n") => config.replace("[spill]\n", NOTHING),
+            true => format!("{config}\n{NOTHING}"),
+            false => config.to_owned(),
+        };
         Ok(fs::write(self.folder.join("config.toml"), config)?)
     }
 
