@@ -188,6 +188,7 @@ fn agent_toml(watches: &[Watch], places: &Places) -> String {
     text
 }
 
+/// A person's own machine is often fuller than a server may be: what is left alone is little.
 fn bus_toml(places: &Places, kafka: Option<&str>) -> String {
     let destination = match kafka {
         Some(bootstrap) => {
@@ -204,7 +205,8 @@ fn bus_toml(places: &Places, kafka: Option<&str>) -> String {
     };
     format!(
         "zone = \"local\"\ncluster = \"local\"\nnode = \"local\"\nlisten = {}\nadmin = {}\ndata_dir = {}\n\n\
-         [manager]\nurl = {}\n\n[[destination]]\nname = \"main\"\n{destination}\n\
+         [manager]\nurl = {}\n\n[spill]\nmin_free = \"1%\"\n\n\
+         [[destination]]\nname = \"main\"\n{destination}\n\
          [[route]]\ntopic = \"*\"\nto = [{{ destination = \"main\" }}]\n",
         quoted(&places.bus),
         quoted(&places.bus_admin),
