@@ -43,20 +43,6 @@ pub(crate) fn name() -> String {
         .into_owned()
 }
 
-/// Gives memory that was freed back to the host: the allocator keeps it otherwise, up to as much as
-/// was ever used at once. Takes a millisecond or a few; a matter for quiet moments.
-#[expect(
-    unsafe_code,
-    reason = "nothing else has malloc_trim; it takes a number and touches free memory only"
-)]
-pub(crate) fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: the call has no preconditions, and may come from any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// How many log files may be open at once where `wanted` are asked for; the process's limit is raised
 /// to what it may be. Warns when that is too low.
 pub(crate) fn open_files(wanted: u64) -> usize {

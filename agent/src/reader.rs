@@ -41,6 +41,7 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 use tributary_common::{
     batch::{Codec, Encoder, TARGET_BYTES},
+    heap,
     ids::{AgentId, Class, Epoch, GenerationId, StreamId, Topic},
 };
 
@@ -553,7 +554,7 @@ impl Reader {
         let figures = &mut self.next_figures;
         if figures.untrimmed && now >= figures.trim_at {
             (figures.untrimmed, figures.trim_at) = (false, now + TRIM_EVERY);
-            host::give_back_memory();
+            heap::give_back();
         }
     }
 

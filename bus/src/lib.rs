@@ -37,7 +37,6 @@ pub mod dead;
 mod dedupe;
 mod destination;
 mod done;
-pub mod host;
 pub mod journal;
 mod lines;
 mod listen;

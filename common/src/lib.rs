@@ -39,6 +39,7 @@ pub mod daemon;
 pub mod disk;
 pub mod even;
 pub mod header;
+pub mod heap;
 pub mod http;
 pub mod ids;
 pub mod metrics;
