@@ -312,6 +312,62 @@ fn safe_mode_between_two_files(folder: &Path, hdfs: &Hdfs) -> Result<()> {
     cluster.stop()
 }
 
+/// Behind the address is another HDFS than before, as far as the bus can see, while a file is being named:
+/// nothing is written there, it is said how to go on, and no line is lost or doubled.
+#[test]
+fn an_hdfs_that_is_another_one_than_before_is_not_written_to() -> Result<()> {
+    scratch::scenario("hdfs-other", |folder| {
+        let hdfs = hdfs::shared()?;
+        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let mut cluster = Layout::new(folder, "hdfs-other")
+            .delivers_to_hdfs(hdfs)
+            .merges_below("hdfs-other", "1KiB")
+            .agent(&[glob_of(&writer)])
+            .start()?;
+        let mark = format!("/hdfs-other/{}", hdfs::MARK);
+        writer.write(500)?;
+        until_files(&cluster, 1)?;
+        let id = hdfs.shell(&["-cat", &mark])?;
+        let id = id.trim();
+        cluster.bus.kill()?;
+        start_and_stop_at(&mut cluster, "described", &mut writer)?;
+        let before = hdfs.files_named("/hdfs-other")?;
+
+        let other = folder.join("other");
+        fs::write(&other, "00112233445566778899aabbccddeeff\n")?;
+        let other = other.display().to_string();
+        hdfs.shell(&["-put", "-f", &other, &mark])?;
+        cluster.bus.go_on()?;
+        let why = until_state(&cluster, "refused")?;
+        let said = format!("is cluster 00112233445566778899aabbccddeeff now, and was cluster {id}");
+        ensure!(why.contains(&said), "{why}");
+        writer.write(500)?;
+        cluster.bus.kill()?;
+        cluster.bus.stop_at(None);
+        cluster.bus.start()?;
+        let why = until_state(&cluster, "refused")?;
+        ensure!(why.contains(&said), "{why}");
+        ensure!(
+            hdfs.files_named("/hdfs-other")? == before,
+            "something was written, or taken away"
+        );
+
+        hdfs.shell(&["-rm", "-skipTrash", &mark])?;
+        let seen = poll::until_seen(
+            "the word on the file that is gone",
+            SETTLE_LIMIT,
+            || destination(&cluster),
+            |seen| seen["detail"].to_string().contains("put the file back"),
+        )?;
+        ensure!(seen["detail"].to_string().contains(id), "{seen}");
+        fs::write(&other, format!("{id}\n"))?;
+        hdfs.shell(&["-put", &other, &mark])?;
+        until_state(&cluster, "up")?;
+        must_deliver(&cluster, hdfs, writer.written())?;
+        cluster.stop()
+    })
+}
+
 /// Another client takes the lease of a file that is written; the NameNode hangs for longer than a call may
 /// take, and then carries out what it was asked for. Each is said, and none costs a line.
 #[test]

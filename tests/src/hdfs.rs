@@ -363,6 +363,17 @@ impl Hdfs {
             .collect())
     }
 
+    /// The paths of all files below a folder, whole or not.
+    ///
+    /// # Errors
+    /// When Hadoop's shell does not list them.
+    pub fn files_named(&self, path: &str) -> Result<Vec<String>> {
+        let listed = self.shell(&["-ls", "-R", path])?;
+        let files = listed.lines().filter(|line| line.starts_with('-'));
+        let names = files.filter_map(|line| line.split_whitespace().last());
+        Ok(names.map(str::to_owned).collect())
+    }
+
     /// [`Self::records`], file by file, with the topics that the manifests say.
     ///
     /// # Errors
@@ -398,13 +409,14 @@ fn name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// All files of each folder, by name. Files of other clients' checksums are none.
+/// All files of each folder, by name, but for the one that says which HDFS it is.
 fn collect(folder: &Path, folders: &mut BTreeMap<PathBuf, Vec<PathBuf>>) -> Result<()> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         match path.is_dir() {
             true => collect(&path, folders)?,
+            false if name(&path) == MARK => {}
             false => files.push(path),
         }
     }
@@ -464,6 +476,8 @@ fn topics(manifest: &Manifest, lines: &[Vec<u8>]) -> Result<Vec<String>> {
     Ok(topics)
 }
 
+/// Where a bus leaves an HDFS's id.
+pub const MARK: &str = ".tributary-cluster";
 const NAMENODE: &str = "org.apache.hadoop.hdfs.server.namenode.NameNode";
 const DATANODE: &str = "org.apache.hadoop.hdfs.server.datanode.DataNode";
 

@@ -3,7 +3,7 @@
 //!
 //! A wrong address would otherwise spread a topic over two clusters, and what the journal says of the
 //! first one's offsets would be taken for the second one's. Pure. Not for: asking (see
-//! [`super::kafka`], [`super::search`]).
+//! [`super::kafka`], [`super::search`], [`super::hdfs`]).
 
 use tributary_common::ids::Name;
 
@@ -24,10 +24,7 @@ pub(super) fn same(
     (name, destination): (&Name, DestinationNo),
     id: &str,
 ) -> Result<Record, String> {
-    let known = memory.targets_of(destination).into_iter();
-    let known =
-        known.filter_map(|(_no, target)| Some(target.name.strip_prefix(PREFIX)?.to_owned()));
-    if let Some(before) = known.into_iter().find(|known| known != id) {
+    if let Some(before) = known(memory, destination).filter(|known| known != id) {
         return Err(format!(
             "{name} is cluster {id} now, and was cluster {before} before: is the address right? Give \
              another cluster another name"
@@ -39,6 +36,12 @@ pub(super) fn same(
         end: 0,
         floor: None,
     })
+}
+
+/// The id that a destination had before.
+pub(super) fn known(memory: &Memory, destination: DestinationNo) -> Option<String> {
+    let mut targets = memory.targets_of(destination).into_iter();
+    targets.find_map(|(_no, target)| Some(target.name.strip_prefix(PREFIX)?.to_owned()))
 }
 
 #[cfg(test)]

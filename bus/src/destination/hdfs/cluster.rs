@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions, file::FileWriter};
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{HdfsConfig, Kerberos, manifest::MAX_BYTES};
+use super::{HdfsConfig, Kerberos, manifest::MAX_BYTES, mark::Mark};
 
 /// Hadoop's key for how long a call may take, in ms; and how long it may where that is not said: a
 /// NameNode that starts anew makes its clients wait for half a minute.
@@ -25,13 +25,16 @@ const FAILOVER: [(&str, &str); 3] = [
 /// Hadoop's key for how clients say who they are.
 const AUTHENTICATION: &str = "hadoop.security.authentication";
 const KERBEROS: &str = "kerberos";
-/// Looking whether it is there may take so long.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
+/// What tells a file from another one under its path: its time in ms, its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp(u64, usize);
 
 /// An HDFS.
 #[derive(Debug)]
 pub(super) struct Cluster {
     client: Client,
+    mark: Mark,
     url: String,
     limit: Duration,
 }
@@ -47,7 +50,7 @@ impl Cluster {
     ///
     /// # Errors
     /// Settings that make no address.
-    pub(super) fn new(config: &HdfsConfig, runtime: &Handle) -> anyhow::Result<Self> {
+    pub(super) fn new(config: &HdfsConfig, mark: Mark, runtime: &Handle) -> anyhow::Result<Self> {
         let mut options: BTreeMap<String, String> = config.options.clone();
         let limit = options.get(LIMIT_KEY).and_then(|ms| ms.parse().ok());
         for (key, value) in FAILOVER {
@@ -82,6 +85,7 @@ impl Cluster {
         })?;
         Ok(Self {
             client,
+            mark,
             url: config.url.trim_end_matches('/').to_owned(),
             limit: limit.map_or(CALL_LIMIT, Duration::from_millis),
         })
@@ -97,18 +101,40 @@ impl Cluster {
         full.strip_prefix(&self.url)
     }
 
-    /// Whether the NameNode answers.
+    /// Whether the NameNode answers within `limit`, and is of the HDFS that it was.
     ///
     /// # Errors
     /// Why not.
-    pub(super) async fn look(&self) -> Result<(), String> {
-        let asked = timeout(LOOK_LIMIT, self.client.get_file_info("/")).await;
-        match asked {
-            Ok(Ok(_root)) => Ok(()),
-            Ok(Err(error)) => Err(sentence("be asked for its root", &error)),
+    pub(super) async fn check(&self, limit: Duration) -> Result<(), String> {
+        // Its future takes many KiB, and each file has one.
+        Box::pin(self.mark.check(self, limit)).await
+    }
+
+    /// Whether it was another HDFS when it was checked last.
+    pub(super) fn is_other(&self) -> bool {
+        self.mark.is_other()
+    }
+
+    /// [`Self::check`], with as much time as any call has.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) async fn check_in_time(&self) -> Result<(), String> {
+        self.check(self.limit).await
+    }
+
+    /// A file that is there; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the NameNode does not say it within `limit`.
+    pub(super) async fn look(&self, path: &str, limit: Duration) -> Result<Option<Stamp>, String> {
+        match timeout(limit, self.client.get_file_info(path)).await {
+            Ok(Ok(file)) => Ok(Some(Stamp(file.modification_time, file.length))),
+            Ok(Err(HdfsError::FileNotFound(_))) => Ok(None),
+            Ok(Err(error)) => Err(sentence("look for a file", &error)),
             Err(_elapsed) => Err(format!(
                 "the NameNode has not answered for {} s",
-                LOOK_LIMIT.as_secs()
+                limit.as_secs_f32()
             )),
         }
     }
@@ -236,6 +262,17 @@ pub(super) fn sentence(doing: &str, error: &HdfsError) -> String {
     let said = said.lines().next().unwrap_or_default();
     let meaning = meaning(said);
     format!("failed to {doing}: {meaning}{said}")
+}
+
+/// Whether a failure, in words, is one that only a person changes: a file that may not be written.
+pub(super) fn is_for_good(why: &str) -> bool {
+    [
+        "QuotaExceeded",
+        "AccessControlException",
+        "AuthorizationException",
+    ]
+    .iter()
+    .any(|word| why.contains(word))
 }
 
 /// What a server's words mean, for whoever does not know them.

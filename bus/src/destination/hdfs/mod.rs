@@ -28,6 +28,7 @@
 //! | `worker` | the thread: which batch goes into which file, when a file is complete, and the journal; `chain`: the files of a folder |
 //! | `upload` | the way of one file through HDFS, as a task that only waits |
 //! | `watch` | whether HDFS is there |
+//! | `mark` | whether it is the HDFS that it was |
 //! | `cluster` | calls to HDFS with a time limit, and their failures in words |
 //! | `encode`, `manifest`, `names` | the bytes of a file, of its manifest, and their names |
 //! | `small` | which topics are so slow that they share files |
@@ -39,6 +40,7 @@
 mod cluster;
 mod encode;
 mod manifest;
+mod mark;
 mod names;
 mod points;
 mod settled;
@@ -144,6 +146,8 @@ struct Trouble {
 struct Shared {
     /// Why the NameNode cannot be asked.
     absent: Mutex<Option<String>>,
+    /// It is there, and another one than it was.
+    other: AtomicBool,
     /// Why the files of an earlier life are not settled yet.
     recovering: Mutex<Option<String>>,
     /// Folders that take nothing. At most one for each folder that was tried and has batches.
@@ -307,6 +311,7 @@ impl HdfsSink {
 
     pub(crate) fn condition(&self) -> Condition {
         match (self.gone(), lock(&self.shared.troubles).is_empty()) {
+            (Some(_), _) if self.shared.other.load(Ordering::Relaxed) => Condition::Refused,
             (Some(_), _) => Condition::Down,
             (None, false) => Condition::HalfDead,
             (None, true) => Condition::Up,

@@ -79,6 +79,7 @@ impl Upload {
         let given_up = || GIVEN_UP.to_owned();
         let (cluster, names) = (&self.cluster, &self.names);
         pass(Point::Begun).await;
+        cluster.check_in_time().await?;
         let mut writer = cluster.create(&names.temporary()).await?;
         pass(Point::Created).await;
         let manifest = loop {
@@ -97,6 +98,7 @@ impl Upload {
         cluster.put(&names.manifest(), manifest).await?;
         pass(Point::Described).await;
         turn.await.map_err(|_dropped| given_up())?;
+        cluster.check_in_time().await?;
         cluster.rename(&names.temporary(), &names.path()).await?;
         pass(Point::Renamed).await;
         Ok(())
@@ -129,6 +131,8 @@ impl Upload {
 /// # Errors
 /// When that cannot be said now.
 async fn is_complete(cluster: &Cluster, names: &Names) -> Result<bool, String> {
+    // In another HDFS it would not be there, either.
+    cluster.check_in_time().await?;
     // In this order: without the temporary file no rename can be carried out any more.
     cluster.delete(&names.temporary()).await?;
     if cluster.length(&names.path()).await?.is_some() {

@@ -1,8 +1,11 @@
 //! Asks again and again whether HDFS is there, and says when that changes.
 //!
-//! Reading is asked for only: whether a folder takes files its own file finds out.
+//! Whether it takes files a folder's own file finds out.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::sleep;
 use tributary_common::ids::Name;
@@ -11,12 +14,15 @@ use super::{Shared, cluster::Cluster, lock};
 
 /// How often the NameNode is asked whether it is there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Its answer may take so long.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Does so until its runtime ends.
 pub(super) async fn watch(name: Name, cluster: Arc<Cluster>, shared: Arc<Shared>) {
     let mut first = true;
     loop {
-        let found = cluster.look().await.err();
+        let found = cluster.check(LOOK_LIMIT).await.err();
+        shared.other.store(cluster.is_other(), Ordering::Relaxed);
         let before = std::mem::replace(&mut *lock(&shared.absent), found.clone());
         match (&found, before) {
             (None, Some(_)) => tracing::info!(destination = %name, "HDFS is there"),

@@ -33,6 +33,7 @@ use super::{
     encode::Encoder,
     lock,
     manifest::{Batches, Draft},
+    mark::Mark,
     names::Names,
     points::{Point, pass_in_thread},
     settled::Settled,
@@ -129,7 +130,8 @@ impl Worker {
             .enable_all()
             .build()
             .context("failed to start a thread")?;
-        let cluster = Cluster::new(config, runtime.handle())
+        let mark = Mark::new((name, no), journal, &config.path);
+        let cluster = Cluster::new(config, mark, runtime.handle())
             .with_context(|| format!("failed to start destination {name}"))?;
         let life = journal.memory().epoch;
         // Bounded by the byte permits that the jobs carry; the others are few.

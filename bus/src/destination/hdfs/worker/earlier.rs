@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tributary_common::ids::BatchId;
 
 use super::{
-    super::{lock, manifest::Batches, names::Names, upload::left_by_earlier_life},
+    super::{lock, manifest::Batches, mark::is_mark, names::Names, upload::left_by_earlier_life},
     FORGET_EVERY, Message, Worker,
 };
 use crate::{
@@ -120,7 +120,8 @@ impl Worker {
         let now = now_minute();
         let targets = self.journal.memory().targets_of(self.no).into_iter();
         let old = targets.filter(|(_no, target)| {
-            !target.open && now.saturating_sub(target.touched) >= FORGET_MINUTES
+            let is_old = now.saturating_sub(target.touched) >= FORGET_MINUTES;
+            !target.open && is_old && !is_mark(&target.name)
         });
         let records = old.map(|(no, _target)| Record::Forgotten { target: no });
         let records: Vec<Record> = records.collect();
