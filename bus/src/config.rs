@@ -174,6 +174,11 @@ static DESTINATION: Kind = Kind::OneOf {
         ),
         search::VARIANT,
         hdfs::VARIANT,
+        Variant::new(
+            "discard",
+            "Nowhere: what comes is checked, counted as delivered here, and gone. For topics that nobody wants, and to see what a bus takes in.",
+            &[],
+        ),
     ],
 };
 
@@ -363,6 +368,7 @@ enum RawKind {
     Hdfs(hdfs::RawHdfs),
     /// Boxed: it has many keys.
     Elasticsearch(Box<search::RawSearch>),
+    Discard,
 }
 
 impl RawKind {
@@ -372,6 +378,7 @@ impl RawKind {
             Self::File { .. } => "file",
             Self::Hdfs(_) => "hdfs",
             Self::Elasticsearch(_) => "elasticsearch",
+            Self::Discard => "discard",
         }
     }
 }
@@ -455,6 +462,8 @@ pub enum DestinationKind {
     Hdfs(HdfsConfig),
     /// Elasticsearch or OpenSearch.
     Search(SearchConfig),
+    /// Nowhere.
+    Discard,
 }
 
 /// The checked configuration.
@@ -629,6 +638,7 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
             let search = search.check(&format!("destination[{at}]"), checker);
             Some(DestinationKind::Search(search))
         }
+        RawKind::Discard => Some(DestinationKind::Discard),
     }
 }
 

@@ -232,7 +232,8 @@ fn stuck(routing: &Routing, old: &Config, new: &Config) -> Vec<(String, String)>
 fn goes_on(old: &DestinationKind, new: &DestinationKind) -> bool {
     match (old, new) {
         (DestinationKind::Kafka(_), DestinationKind::Kafka(_))
-        | (DestinationKind::Search(_), DestinationKind::Search(_)) => true,
+        | (DestinationKind::Search(_), DestinationKind::Search(_))
+        | (DestinationKind::Discard, DestinationKind::Discard) => true,
         (DestinationKind::File { path: old }, DestinationKind::File { path: new }) => old == new,
         (DestinationKind::Hdfs(old), DestinationKind::Hdfs(new)) => {
             (&old.url, &old.path) == (&new.url, &new.path)
@@ -240,7 +241,8 @@ fn goes_on(old: &DestinationKind, new: &DestinationKind) -> bool {
         (DestinationKind::Kafka(_), _)
         | (DestinationKind::File { .. }, _)
         | (DestinationKind::Hdfs(_), _)
-        | (DestinationKind::Search(_), _) => false,
+        | (DestinationKind::Search(_), _)
+        | (DestinationKind::Discard, _) => false,
     }
 }
 

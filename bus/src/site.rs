@@ -24,7 +24,8 @@ use crate::{
     config::{Config, DestinationConfig, DestinationKind},
     dead::Letters,
     destination::{
-        Condition, Destination, file::FileSink, hdfs::HdfsSink, kafka::Kafka, search::Search,
+        Condition, Destination, discard::Discard, file::FileSink, hdfs::HdfsSink, kafka::Kafka,
+        search::Search,
     },
     done::DestinationNo,
     journal::Journal,
@@ -272,6 +273,7 @@ impl Workshop {
             DestinationKind::Hdfs(hdfs) => {
                 HdfsSink::start(name, hdfs, &self.node, &self.journal).map(Destination::Hdfs)
             }
+            DestinationKind::Discard => Ok(Destination::Discard(Discard::new(name, &self.journal))),
             DestinationKind::Search(cluster) => {
                 Search::start(name, cluster, &open_letters()?, &self.journal)
                     .map(Destination::Search)

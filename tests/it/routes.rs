@@ -111,6 +111,32 @@ fn routes_and_destinations_change_under_load_and_every_line_arrives_once() -> Re
     })
 }
 
+/// What a topic that nobody wants brings is counted once at every hop, also when the bus is killed meanwhile, and
+/// is nowhere.
+#[test]
+fn a_topic_that_nobody_wants_is_counted_and_kept_nowhere() -> Result<()> {
+    scratch::scenario("nowhere", |folder| {
+        let writer = Writer::new(&folder.join("logs"), 1, 9)?;
+        let layout = Layout::new(folder, "nowhere").discards();
+        let mut cluster = layout.agent(&[glob_of(&writer)]).start()?;
+        let schedule = Schedule {
+            lines: 20_000,
+            per_second: 5_000,
+            rotations: Vec::new(),
+        };
+        let background = Background::start(writer, schedule);
+        std::thread::sleep(Duration::from_millis(1_500));
+        cluster.bus.kill_and_start()?;
+        let lines = background.finish()?.written().lines();
+        let counts = ledger::must_agree(cluster.manager.admin(), "nowhere", lines, SETTLE_LIMIT)?;
+        ensure!(counts.delivered == lines, "{counts:?}");
+        let status = cluster.bus.status()?;
+        let held = &status["spill"]["destinations"][0]["batches"];
+        ensure!(*held == 0, "{held} batches wait for nothing");
+        cluster.stop()
+    })
+}
+
 /// Writes a line every few ms until the bus says that the route uses a destination.
 fn write_until(cluster: &Cluster, writer: &mut Writer, uses: &str) -> Result<Value> {
     poll::until(&format!("the route to use {uses}"), SETTLE_LIMIT, || {

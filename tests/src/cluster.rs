@@ -98,6 +98,13 @@ impl Layout {
         self
     }
 
+    /// Delivers nowhere: what comes is counted.
+    #[must_use]
+    pub fn discards(mut self) -> Self {
+        "kind = \"discard\"\n".clone_into(&mut self.destination);
+        self
+    }
+
     /// Shows the HDFS of [`Layout::delivers_to_hdfs`] tickets of Kerberos, got with the keys of a file.
     #[must_use]
     pub fn shows_tickets(mut self, principal: &str, keytab: &Path) -> Self {

@@ -78,7 +78,7 @@ impl Known<'_> {
     ) -> Option<Template> {
         let kind = self.kind(no)?;
         let text = match kind {
-            RawKind::Kafka { .. } => &branch.topic,
+            RawKind::Kafka { .. } | RawKind::Discard => &branch.topic,
             RawKind::File { path } | RawKind::Hdfs(RawHdfs { path, .. }) => path,
             RawKind::Elasticsearch(search) => {
                 let index = branch.index.as_deref().unwrap_or("{topic}");

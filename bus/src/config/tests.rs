@@ -64,6 +64,26 @@ fn a_route_to_nowhere_names_what_there_is() {
 }
 
 #[test]
+fn what_keeps_nothing_has_no_keys() {
+    let with = |keys: &str| {
+        GOOD.replace(
+            "[[route]]\ntopic = \"web.*\"",
+            &format!("[[destination]]\nname = \"nowhere\"\nkind = \"discard\"\n{keys}[[route]]\ntopic = \"debug.*\"\nto = [{{ destination = \"nowhere\" }}]\n[[route]]\ntopic = \"web.*\""),
+        )
+    };
+    let config = parse(&with(""), "bus.toml").unwrap().value;
+    assert_eq!(config.destinations[2].kind, DestinationKind::Discard);
+    let topic = tributary_common::ids::Topic::new("debug.x").unwrap();
+    let to = config.routes.find(&topic).unwrap();
+    assert_eq!(to[0].target.render(&topic, 0), "debug.x");
+    let faults = faults(&with("path = \"/x\"\n"));
+    assert!(
+        faults.contains("destination[2]") && faults.contains("path"),
+        "{faults}"
+    );
+}
+
+#[test]
 fn a_standby_is_another_destination_of_the_same_kind() {
     let second =
         "[[destination]]\nname = \"kafka-b\"\nkind = \"kafka\"\nbootstrap = [\"b:9092\"]\n";
@@ -156,7 +176,8 @@ fn verbatim_is_the_producer_where_nothing_needs_librdkafka() {
             DestinationKind::Kafka(cluster) => cluster.producer,
             DestinationKind::File { .. }
             | DestinationKind::Hdfs(_)
-            | DestinationKind::Search(_) => {
+            | DestinationKind::Search(_)
+            | DestinationKind::Discard => {
                 unreachable!("the first destination is Kafka")
             }
         }

@@ -4,7 +4,8 @@
 //! - [`Destination::deliver`] takes a [`Job`] and answers it exactly once through [`Done`], from any
 //!   thread, also when the job is lost in a panic. It never waits; it is bounded by the byte permit
 //!   that the batch carries.
-//! - `Ok(place)` means: the batch is on the destination's stable storage, and the journal says so.
+//! - `Ok(place)` means: the batch is on the destination's stable storage, and the journal says so. (One that
+//!   is there to keep nothing answers when the journal says so.)
 //! - [`Failure::Unavailable`] means: come again. The destination may have a part of the batch or
 //!   all of it; when the same batch comes again, it finds out and adds only what is missing.
 //! - [`Failure::Rejected`] means: never, unless a person changes something.
@@ -18,6 +19,7 @@
 
 #[cfg(feature = "sim")]
 pub(crate) mod by_hand;
+pub(crate) mod discard;
 pub(crate) mod file;
 pub(crate) mod hdfs;
 pub(crate) mod kafka;
@@ -30,7 +32,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tributary_common::{
-    batch::{Decoded, Decoder, MAX_DECODED_BYTES},
+    batch::{Decoded, Decoder, MAX_DECODED_BYTES, Sealed},
     header::BatchHeader,
     report::DestinationHealth,
     wire::{Place, RefuseReason},
@@ -59,6 +61,20 @@ pub(crate) struct Accepted {
 }
 
 impl Accepted {
+    /// Checks a payload that stays closed: its form, its sum, how many records it says to have.
+    ///
+    /// # Errors
+    /// [`Failure::Rejected`] with [`RefuseReason::Corrupt`].
+    pub(crate) fn seal(&self) -> Result<Sealed, Failure> {
+        let corrupt = |why: String| Failure::Rejected(RefuseReason::Corrupt, why);
+        let sealed = Sealed::check(&self.payload).map_err(|error| corrupt(error.to_string()))?;
+        if sealed.records() == self.header.records {
+            return Ok(sealed);
+        }
+        let why = "the payload has another number of records than its header says";
+        Err(corrupt(why.to_owned()))
+    }
+
     /// Decodes the payload and compares it with what the header says.
     ///
     /// # Errors
@@ -200,6 +216,8 @@ pub(crate) enum Destination {
     Hdfs(hdfs::HdfsSink),
     /// Elasticsearch or OpenSearch.
     Search(search::Search),
+    /// Nowhere.
+    Discard(discard::Discard),
     /// Scripted, for tests.
     #[cfg(test)]
     Memory(memory::MemorySink),
@@ -216,6 +234,7 @@ impl Destination {
             Self::File(file) => file.no(),
             Self::Hdfs(hdfs) => hdfs.no(),
             Self::Search(search) => search.no(),
+            Self::Discard(discard) => discard.no(),
             #[cfg(test)]
             Self::Memory(memory) => memory.no(),
             #[cfg(feature = "sim")]
@@ -230,6 +249,7 @@ impl Destination {
             Self::File(file) => file.deliver(job),
             Self::Hdfs(hdfs) => hdfs.deliver(job),
             Self::Search(search) => search.deliver(job),
+            Self::Discard(discard) => discard.deliver(job),
             #[cfg(test)]
             Self::Memory(memory) => memory.deliver(job),
             #[cfg(feature = "sim")]
@@ -244,6 +264,7 @@ impl Destination {
             Self::File(file) => file.down(target),
             Self::Hdfs(hdfs) => hdfs.down(target),
             Self::Search(search) => search.down(target),
+            Self::Discard(_) => None,
             #[cfg(test)]
             Self::Memory(memory) => memory.down(),
             #[cfg(feature = "sim")]
@@ -258,6 +279,7 @@ impl Destination {
             Self::File(file) => file.gone(),
             Self::Hdfs(hdfs) => hdfs.gone(),
             Self::Search(search) => search.gone(),
+            Self::Discard(_) => None,
             #[cfg(test)]
             Self::Memory(memory) => memory.down(),
             #[cfg(feature = "sim")]
@@ -272,6 +294,7 @@ impl Destination {
             Self::File(_) => down_or_up(self.gone().is_some()),
             Self::Hdfs(hdfs) => hdfs.condition(),
             Self::Search(search) => search.condition(),
+            Self::Discard(_) => Condition::Up,
             #[cfg(test)]
             Self::Memory(_) => down_or_up(self.gone().is_some()),
             #[cfg(feature = "sim")]
@@ -286,6 +309,7 @@ impl Destination {
             Self::File(file) => file.health(),
             Self::Hdfs(hdfs) => hdfs.health(),
             Self::Search(search) => search.health(),
+            Self::Discard(discard) => discard.health(),
             #[cfg(test)]
             Self::Memory(memory) => memory.health(),
             #[cfg(feature = "sim")]
@@ -298,7 +322,7 @@ impl Destination {
     pub(crate) fn late(&self) -> Option<&hdfs::HdfsSink> {
         match self {
             Self::Hdfs(hdfs) => Some(hdfs),
-            Self::Kafka(_) | Self::File(_) | Self::Search(_) => None,
+            Self::Kafka(_) | Self::File(_) | Self::Search(_) | Self::Discard(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
             #[cfg(feature = "sim")]
@@ -312,7 +336,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => Some(kafka.replay(filter)),
             Self::Search(search) => Some(search.replay(filter)),
-            Self::File(_) | Self::Hdfs(_) => None,
+            Self::File(_) | Self::Hdfs(_) | Self::Discard(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
             #[cfg(feature = "sim")]
@@ -325,7 +349,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.replaying(),
             Self::Search(search) => search.replaying(),
-            Self::File(_) | Self::Hdfs(_) => 0,
+            Self::File(_) | Self::Hdfs(_) | Self::Discard(_) => 0,
             #[cfg(test)]
             Self::Memory(_) => 0,
             #[cfg(feature = "sim")]
@@ -337,7 +361,7 @@ impl Destination {
     pub(crate) fn grouped(&self) -> Option<&kafka::groups::grouped::Grouped> {
         match self {
             Self::Kafka(kafka) => kafka.grouped(),
-            Self::File(_) | Self::Hdfs(_) | Self::Search(_) => None,
+            Self::File(_) | Self::Hdfs(_) | Self::Search(_) | Self::Discard(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
             #[cfg(feature = "sim")]
@@ -352,6 +376,8 @@ impl Destination {
             Self::File(file) => file.close(grace),
             Self::Hdfs(hdfs) => hdfs.close(grace),
             Self::Search(search) => search.close(grace),
+            // What it was given the journal has.
+            Self::Discard(_) => {}
             #[cfg(test)]
             Self::Memory(memory) => memory.close(),
             #[cfg(feature = "sim")]

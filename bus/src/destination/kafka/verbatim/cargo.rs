@@ -253,11 +253,7 @@ pub(super) fn encode<'a>(
 /// # Errors
 /// [`Failure::Rejected`] with [`RefuseReason::Corrupt`].
 pub(super) fn seal(batch: &Accepted) -> Result<Packed, Failure> {
-    let sealed = Sealed::check(&batch.payload).map_err(corrupt)?;
-    if sealed.records() != batch.header.records {
-        let why = "the payload has another number of records than its header says".to_owned();
-        return Err(Failure::Rejected(RefuseReason::Corrupt, why));
-    }
+    let sealed = batch.seal()?;
     Ok(Packed {
         payload: batch.payload.clone(),
         sealed,
