@@ -7,6 +7,7 @@
 //! Not for: sockets (see [`crate::net`]), what is spoken inside. Called by agent, bus and manager.
 
 mod files;
+mod gulp;
 mod settings;
 mod stream;
 #[cfg(test)]
@@ -34,7 +35,7 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
-use self::files::Stamps;
+use self::{files::Stamps, gulp::Gulp};
 pub use self::{
     settings::{ACCEPTOR, AcceptorSettings, DIALER, DialerSettings},
     stream::Stream,
@@ -227,7 +228,7 @@ impl Dialer {
             || Stamps::of(self.ca.as_deref(), identity),
             || client_config(self.ca.as_deref(), identity),
         );
-        let connect = TlsConnector::from(config).connect(name, stream);
+        let connect = TlsConnector::from(config).connect(name, Gulp::new(stream));
         match timeout(HANDSHAKE_WITHIN, connect).await {
             Ok(Ok(stream)) => Ok(Stream::tls(stream.into())),
             Ok(Err(error)) => Err(TlsError::of(addr, error)),
@@ -327,6 +328,7 @@ impl Acceptor {
             });
         }
         // Who has said nothing yet holds no place.
+        let stream = Gulp::new(stream);
         let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream)
             .await
             .map_err(broken)?;

@@ -27,6 +27,11 @@ use super::{
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// A file that cannot be written is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Commits that come sooner than this after a write come often: the next ones are waited for, so that all
+/// share one write, and one waking of each thread that waits for them.
+const OFTEN: Duration = Duration::from_millis(1);
+/// So long they are waited for.
+const GATHER: Duration = Duration::from_micros(200);
 /// Commits that share one write at most.
 const GROUP: usize = 4096;
 /// A file below this many bytes is never compacted.
@@ -135,17 +140,22 @@ impl Writer {
     }
 
     fn take(&mut self, syncing: &SyncSender<Arc<Syncer>>) {
-        let mut last = false;
+        let (mut last, mut wrote) = (false, Instant::now());
         while !last {
             let group: Vec<_> = match self.incoming.recv_timeout(SYNC_EVERY) {
-                Ok(first) => std::iter::once(first)
-                    .chain(self.incoming.try_iter().take(GROUP))
-                    .collect(),
+                Ok(first) => {
+                    if !first.sync && wrote.elapsed() < OFTEN {
+                        std::thread::sleep(GATHER);
+                    }
+                    let others = self.incoming.try_iter().take(GROUP);
+                    std::iter::once(first).chain(others).collect()
+                }
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             last = group.iter().any(|commit| commit.last);
             self.write(group);
+            wrote = Instant::now();
             if self.failing.load(Ordering::Relaxed) {
                 std::thread::sleep(RETRY_AFTER);
             }

@@ -16,6 +16,8 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
+use super::gulp::Gulp;
+
 /// What somebody gets who speaks HTTP to a port with TLS.
 const NEEDS_TLS: &str = "this port speaks TLS; use https, or `[tls]` there\n";
 
@@ -27,7 +29,7 @@ pub struct Stream(Inner);
 enum Inner {
     Plain(TcpStream),
     /// Boxed: it is many times as large.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Gulp>>),
     #[cfg(feature = "sim")]
     Simulated(crate::sim::Stream),
 }
@@ -46,7 +48,7 @@ impl Stream {
         Self(Inner::Simulated(stream))
     }
 
-    pub(super) fn tls(stream: TlsStream<TcpStream>) -> Self {
+    pub(super) fn tls(stream: TlsStream<Gulp>) -> Self {
         Self(Inner::Tls(Box::new(stream)))
     }
 }

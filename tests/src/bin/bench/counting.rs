@@ -1,5 +1,5 @@
-//! What a bus costs in front of a broker that only counts: bytes, with TLS and without; many agents with
-//! little each; lines posted by a stock load generator.
+//! What a bus costs where everything is only counted: by itself and by a broker; bytes, with TLS and without;
+//! many agents with little each; lines posted by a stock load generator.
 //!
 //! Not for: what connections cost that say nothing (see [`crate::connections`]), a real Kafka (see
 //! [`crate::line`]).
@@ -33,7 +33,9 @@ const COMMON: Kind = Kind {
     codec: Codec::Zstd,
     lines: FULL_LINES,
 };
-const BATCHES: u64 = 140;
+const BATCHES: u64 = 280;
+/// Batches of each stream before that, so that memory is there.
+const WARM: u64 = 20;
 /// What an agent with little to say sends each second.
 const LITTLE: Kind = Kind {
     lines: 10,
@@ -48,27 +50,35 @@ const POSTED_LINES: u64 = 1_000;
 const POST_CONNECTIONS: u32 = 8;
 const POST_S: u32 = 10;
 
-/// Measures all, as a table. `z_per_gb` is the unit, in CPU seconds.
+/// Measures all, as a table. `unit` takes the unit, in CPU seconds: a row goes by the mean of before and after.
 ///
 /// # Errors
 /// When a bus does not come up.
-pub(crate) fn measure(folder: &Path, z_per_gb: f64) -> Result<String> {
+pub(crate) fn measure(folder: &Path, unit: &dyn Fn() -> Result<f64>) -> Result<String> {
     fs::create_dir_all(folder)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut rows = vec![
-        "| bus, to a broker that only counts | | |".to_owned(),
+        "| bus, where everything is counted and nothing kept | | |".to_owned(),
         "|---|---|---|".to_owned(),
     ];
-    for (what, secure, bar) in [("without TLS", false, "0.06"), ("mutual TLS", true, "0.1")] {
-        say(&format!("counting: bytes {what}"));
-        let folder = folder.join(if secure { "tls" } else { "plain" });
-        let (cpu_s, sent) = bytes(&runtime, &folder, secure)?;
+    let mut before = unit()?;
+    for (what, place, secure, bar) in [
+        ("without TLS", Place::Nowhere, false, "bar 0.06 z"),
+        ("mutual TLS", Place::Nowhere, true, "bar 0.1 z"),
+        ("to a broker that only counts", Place::Broker, false, ""),
+        ("to it, mutual TLS", Place::Broker, true, ""),
+    ] {
+        say(&format!("counting: bytes, {what}"));
+        let (cpu_s, sent) = bytes(&runtime, &folder.join(what), (place, secure))?;
         let gb = as_float(sent.raw_bytes) / 1e9;
+        let after = unit()?;
+        let z_per_gb = f64::midpoint(before, after);
+        before = after;
         let (z, rate) = (cpu_s / gb / z_per_gb, gb * 1e3 / sent.wall.as_secs_f64());
         rows.push(format!(
-            "| 750 KiB of lines a batch, {what} | {z:.3} z per GB of lines, {rate:.0} MB/s of lines | bar {bar} z |"
+            "| 750 KiB of lines a batch, {what} | {z:.3} z per GB of lines, {rate:.0} MB/s of lines | {bar} |"
         ));
-        if !secure {
+        if place == Place::Broker && !secure {
             let piece = usize::try_from(sent.payload_bytes / sent.batches)?;
             let z = floor::passed_on(sent.batches, piece)? / gb / z_per_gb;
             rows.push(format!(
@@ -83,17 +93,27 @@ pub(crate) fn measure(folder: &Path, z_per_gb: f64) -> Result<String> {
     Ok(rows.join("\n") + "\n")
 }
 
+/// Where the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Nowhere,
+    Broker,
+}
+
 /// CPU seconds of the bus, and what was sent.
-fn bytes(runtime: &Runtime, folder: &Path, secure: bool) -> Result<(f64, Sent)> {
+fn bytes(runtime: &Runtime, folder: &Path, (place, secure): (Place, bool)) -> Result<(f64, Sent)> {
     let broker = Broker::start(&["counted"])?;
-    let front = Front::start(folder, &broker.bootstrap(), secure)?;
+    let front = match place {
+        Place::Nowhere => Front::start_before(folder, "kind = \"discard\"\n", "", secure)?,
+        Place::Broker => Front::start(folder, &broker.bootstrap(), secure)?,
+    };
     runtime.block_on(async {
         let mut senders = Vec::new();
         for number in 0..STREAMS {
             senders.push(Sender::connect(&front.door, u32::try_from(number)?).await?);
         }
-        send(&mut senders, make(COMMON, 0..STREAMS, &(1..2))?).await?;
-        let streams = make(COMMON, 0..STREAMS, &(2..BATCHES + 2))?;
+        send(&mut senders, make(COMMON, 0..STREAMS, &(1..WARM + 1))?).await?;
+        let streams = make(COMMON, 0..STREAMS, &(WARM + 1..WARM + BATCHES + 1))?;
         let before = usage(front.bus.pid())?;
         let sent = send(&mut senders, streams).await?;
         let cpu = usage(front.bus.pid())?.since(before).cpu_s();
@@ -164,7 +184,7 @@ fn agents(runtime: &Runtime, folder: &Path) -> Result<String> {
         must_be_live(&front)?;
         let batches = AGENTS * u64::from(SECONDS);
         Ok(format!(
-            "| {AGENTS} agents, each a batch of 10 lines a second | {:.1} CPU s a million batches, {:.1} % of a core; {:.0} batches a second came, {busy} were put off | |",
+            "| {AGENTS} agents, each a batch of 10 lines a second, to that broker | {:.1} CPU s a million batches, {:.1} % of a core; {:.0} batches a second came, {busy} were put off | |",
             cpu * 1e6 / as_float(batches),
             100.0 * cpu / wall.as_secs_f64(),
             as_float(batches) / wall.as_secs_f64(),
@@ -216,7 +236,7 @@ fn posted(folder: &Path) -> Result<String> {
     must_be_live(&front)?;
     let lines = as_float(requests * POSTED_LINES);
     Ok(format!(
-        "| lines posted by `wrk`, {POSTED_LINES} a request, {POST_CONNECTIONS} connections | {:.0}k lines a CPU second, {:.0}k a second | bar 300k per core |",
+        "| lines posted by `wrk` to that broker, {POSTED_LINES} a request, {POST_CONNECTIONS} connections | {:.0}k lines a CPU second, {:.0}k a second | bar 300k per core |",
         lines / cpu / 1e3,
         lines / f64::from(POST_S) / 1e3,
     ))

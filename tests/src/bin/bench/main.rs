@@ -201,7 +201,7 @@ fn main() -> Result<()> {
         Part::Connections => connections::measure(&folder.join("connections"))?,
         Part::Spill => spill::measure(&folder.join("spill"), unit(&folder)?)?,
         Part::Drain => spill::measure_drain(&folder.join("drain"))?,
-        Part::Counting => counting::measure(&folder.join("counting"), unit(&folder)?)?,
+        Part::Counting => counting::measure(&folder.join("counting"), &|| unit(&folder))?,
         Part::Fleet => slow_fleet(&folder, &args)?,
         Part::Search => stores::search(&folder.join("search"))?,
         Part::Hdfs => stores::files(&folder.join("hdfs"), unit(&folder)?)?,
@@ -245,7 +245,10 @@ fn all(args: &Args, folder: &Path, missing: &mut Vec<&'static str>) -> Result<St
         "connections",
         connections::measure(&folder.join("connections")),
     );
-    let counting = part("counting", counting::measure(&folder.join("counting"), z));
+    let counting = part(
+        "counting",
+        counting::measure(&folder.join("counting"), &|| unit(folder)),
+    );
     let spill = part("spill", spill::measure(&folder.join("spill"), z));
     let drain = part("drain", spill::measure_drain(&folder.join("drain")));
     let fleet = part("fleet", slow_fleet(folder, args));
