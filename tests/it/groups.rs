@@ -197,9 +197,45 @@ fn one_hangs(kafka: &Kafka, hangs: &mut Kafka, names: (&str, &str), groups: &str
     })
 }
 
+/// The same where brokers belong to no groups: a topic that does not lie on the broker that hangs goes on, and none
+/// of it over the disk, whichever broker is asked meanwhile how the cluster is.
+fn one_hangs_without_groups(kafka: &Kafka, hangs: &mut Kafka) -> Result<()> {
+    let (flood, topic) = ("flood-away", "near");
+    scratch::scenario("groups-none", |folder| {
+        kafka.create_topic_on(flood, &[3])?;
+        kafka.create_topic_on(topic, &[1, 2])?;
+        let writer = Writer::new(&folder.join("logs"), 0, 1)?;
+        let mut cluster = Layout::new(folder, flood)
+            .delivers_to(&kafka.bootstrap(), &[])
+            .verbatim()
+            .agent(&[glob_of(&writer)])
+            .start()?;
+        let schedule = Schedule {
+            lines: 30_000,
+            per_second: 3_000,
+            rotations: Vec::new(),
+        };
+        let background = Background::start(writer, schedule);
+        post(&cluster, topic, "P2", "first\n")?;
+        hangs.pause()?;
+        slow(&cluster, (topic, "P2"), 60)?;
+        let status = cluster.bus.status()?;
+        hangs.resume()?;
+        let counts = &status["topics"][topic];
+        ensure!(
+            counts["delivered_records"] == 101 && counts["spilled_records"] == 0,
+            "{status:#}"
+        );
+        cluster.must_deliver(kafka, &[background.finish()?.written().clone()])?;
+        ensure!(kafka.read_all(topic)?.len() == 101, "posts were lost");
+        cluster.stop()
+    })
+}
+
 #[test]
 fn topics_lie_inside_their_group_and_one_that_hangs_spoils_no_other() -> Result<()> {
     let (first, _second, mut third) = brokers()?;
+    one_hangs_without_groups(&first, &mut third)?;
     topics_lie_inside(&first)?;
     one_hangs(&first, &mut third, ("P2", "P0"), "P0 = [1, 2], P2 = [3]")?;
     one_hangs(&first, &mut third, ("P0", "P2"), "P0 = [3], P2 = [1, 2]")

@@ -245,6 +245,16 @@ impl Kafka {
         self.create(&new)
     }
 
+    /// Creates a topic with a partition on each of these brokers, and nowhere else.
+    ///
+    /// # Errors
+    /// When it exists, or the broker does not answer.
+    pub fn create_topic_on(&self, topic: &str, brokers: &[i32]) -> Result<()> {
+        let replicas: Vec<&[i32]> = brokers.chunks(1).collect();
+        let places = TopicReplication::Variable(&replicas);
+        self.create(&NewTopic::new(topic, i32::try_from(brokers.len())?, places))
+    }
+
     /// Changes a setting of a topic; the others are what they are by default from now on.
     ///
     /// # Errors

@@ -54,6 +54,8 @@ pub(super) struct Topic {
 
 struct Watch {
     since: Instant,
+    /// When something was acknowledged last.
+    acknowledged: Option<Instant>,
 }
 
 impl Topic {
@@ -71,6 +73,7 @@ impl Topic {
             convoy: Convoy::default(),
             watch: Mutex::new(Watch {
                 since: Instant::now(),
+                acknowledged: None,
             }),
         }
     }
@@ -152,12 +155,32 @@ impl Topic {
     /// How long nothing was acknowledged although something is on its way, when that is too long.
     /// Called a few times a second.
     pub(super) fn stalled(&self) -> Option<Duration> {
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.progress.swap(false, Ordering::Relaxed) || self.on_the_way() == 0 {
+        let mut watch = self.watch();
+        let progressed = self.progress.swap(false, Ordering::Relaxed);
+        if progressed {
+            watch.acknowledged = Some(Instant::now());
+        }
+        if progressed || self.on_the_way() == 0 {
             watch.since = Instant::now();
         }
         let quiet = watch.since.elapsed();
         (quiet >= STALLED_AFTER).then_some(quiet)
+    }
+
+    /// Whether something was acknowledged so lately that the cluster cannot have stood still for as long as a
+    /// topic that is stalled.
+    pub(super) fn is_well(&self) -> bool {
+        let acknowledged = self.watch().acknowledged;
+        acknowledged.is_some_and(|at| at.elapsed() < STALLED_AFTER)
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something was acknowledged since [`Self::stalled`] was asked.
+    pub(super) fn has_progressed(&self) -> bool {
+        self.progress.load(Ordering::Relaxed)
     }
 
     fn found(&self) -> MutexGuard<'_, FoundBatches> {

@@ -234,11 +234,12 @@ impl Watcher {
                 if silence.heard(answer.is_ok()) && self.is_forsaken(suspect.as_deref()) {
                     self.give_up("the cluster answers a new client, and the producer asks nobody");
                 }
+                let goes_on = self.goes_on(answer.as_ref());
                 let gone = answer.err().map(|error| error.to_string());
                 // One that hangs may have been asked; its group is stalled, not the cluster.
                 let answers = |grouped: &Grouped| gone.is_some() && grouped.answers();
                 let answers = self.shared.grouped.as_ref().is_some_and(answers);
-                gone.filter(|_error| !answers)
+                gone.filter(|_error| !answers && !goes_on)
             } else if down && !all_stalled {
                 continue;
             } else {
@@ -246,6 +247,16 @@ impl Watcher {
             };
             self.decide(all_stalled, gone);
         }
+    }
+
+    /// Whether a question was not answered, and batches were meanwhile: the broker that was asked hangs, and
+    /// others do not. They are asked again.
+    fn goes_on(&self, answer: Result<&Metadata, &KafkaError>) -> bool {
+        let topics = self.shared.open_topics();
+        let goes_on =
+            answer.is_err_and(is_silence) && topics.iter().any(|one| one.has_progressed());
+        self.shared.health().look |= goes_on;
+        goes_on
     }
 
     /// A producer that stands still for no reason of the cluster's is replaced, as a broken one.
@@ -296,7 +307,7 @@ impl Watcher {
                     );
                     stalled.insert(topic.name.to_string(), text);
                 }
-                None if topic.on_the_way() > 0 => well += 1,
+                None if topic.on_the_way() > 0 || topic.is_well() => well += 1,
                 None => {}
             }
         }
@@ -403,11 +414,14 @@ fn asked_of(answer: Result<&Metadata, &KafkaError>, stalled: bool) -> Asked {
                 }
             })
         })),
-        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) => {
-            Asked::Silence
-        }
+        Err(error) if is_silence(error) => Asked::Silence,
         Err(_) => Asked::Nobody,
     }
+}
+
+/// Whether nobody answered in time.
+fn is_silence(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
 }
 
 /// Whether the cluster has a leader and all replicas of each partition.
