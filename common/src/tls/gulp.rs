@@ -1,7 +1,9 @@
 //! Large reads of a socket, for who asks for small ones.
 //!
 //! rustls asks for 4 KiB at a time: a batch of 150 KB is forty calls, each with its part of TCP's
-//! work. What is read too far is held until it is asked for; while nothing comes nothing is held.
+//! work. What is read too far is held until it is asked for; while nothing comes nothing is held. A
+//! connection may have to wait before its batch is asked for, and nobody counts what is held here: so
+//! reads begin small, and grow only where all that was read before was taken at once.
 
 use std::{
     io::{self, IoSlice},
@@ -14,8 +16,12 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Bytes that are read at a time: four records of TLS.
-const GULP_BYTES: usize = 64 << 10;
+/// The least that is read at a time, in bytes: what rustls asks for.
+const LEAST_BYTES: usize = 4 << 10;
+/// The most: four records of TLS.
+const MOST_BYTES: usize = 64 << 10;
+/// A read that is filled is followed by one so many times as large; another one by one so many times as small.
+const STEP: usize = 4;
 
 /// A socket with what was read too far.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub(super) struct Gulp {
     ahead: Vec<u8>,
     /// So many bytes of it were asked for.
     taken: usize,
+    /// So many are read next.
+    next: usize,
 }
 
 impl Gulp {
@@ -32,6 +40,7 @@ impl Gulp {
             stream,
             ahead: Vec::new(),
             taken: 0,
+            next: LEAST_BYTES,
         }
     }
 
@@ -57,9 +66,13 @@ impl AsyncRead for Gulp {
         if gulp.ahead.is_empty() {
             // Thousands of connections wait here.
             ready!(gulp.stream.poll_read_ready(context))?;
-            let mut ahead = Vec::with_capacity(GULP_BYTES);
+            let mut ahead = Vec::with_capacity(gulp.next);
             // It has no state of its own.
-            ready!(pin!(gulp.stream.read_buf(&mut ahead)).poll(context))?;
+            let read = ready!(pin!(gulp.stream.read_buf(&mut ahead)).poll(context))?;
+            gulp.next = match read >= gulp.next {
+                true => (gulp.next * STEP).min(MOST_BYTES),
+                false => (gulp.next / STEP).max(LEAST_BYTES),
+            };
             gulp.ahead = ahead;
         }
         gulp.give(buffer);
@@ -110,7 +123,7 @@ mod tests {
             .await
             .unwrap();
         let mut gulp = Gulp::new(listener.accept().await.unwrap().0);
-        let sent: Vec<u8> = (0..251).cycle().take(3 * GULP_BYTES + 77).collect();
+        let sent: Vec<u8> = (0..251).cycle().take(3 * MOST_BYTES + 77).collect();
         let send = async {
             for piece in sent.chunks(50_001) {
                 peer.write_all(piece).await.unwrap();

@@ -64,6 +64,16 @@ impl Authority {
     }
 }
 
+#[test]
+fn both_sides_want_the_cheapest_suite_and_have_the_others() {
+    let suites = PROVIDER.cipher_suites.iter().map(|suite| suite.suite());
+    let suites: Vec<CipherSuite> = suites.collect();
+    assert_eq!(suites.first(), Some(&CipherSuite::TLS13_AES_128_GCM_SHA256));
+    let all = aws_lc_rs::default_provider().cipher_suites;
+    assert_eq!(suites.len(), all.len());
+    assert!(all.iter().all(|suite| suites.contains(&suite.suite())));
+}
+
 /// What both sides see of one connection: the one who listens answers with what it got.
 async fn meet(
     acceptor: &Acceptor,
