@@ -37,6 +37,8 @@ struct Case {
     task: &'static str,
     /// One line in so many is not taken.
     every: u64,
+    /// The lines have so many keys in turns: order is asked for within each.
+    keys: u64,
     line: fn(u64, bool) -> String,
 }
 
@@ -49,14 +51,29 @@ fn noise(bytes: usize, seed: u64) -> String {
 const IN_2020: u64 = 1_577_836_800;
 const TIMES: &str = "time = { from = \"line\", pattern = \"%s\" }";
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 4] = [
     Case {
         name: "large",
         setting: ("max.message.bytes", "20000", "2000000"),
         reason: ["MessageTooLarge"; 2],
         task: "",
         every: 1_000,
+        keys: 1,
         line: |n, bad| format!("{n} {}", noise(if bad { 60_000 } else { 50 }, n)),
+    },
+    // Of a batch some partitions take their part, and others do not.
+    Case {
+        name: "large-keyed",
+        setting: ("max.message.bytes", "20000", "2000000"),
+        reason: ["MessageTooLarge"; 2],
+        task: "key = \"user=(?<key>[a-z])\"",
+        every: 1_000,
+        keys: 7,
+        line: |n, bad| {
+            let user = ['a', 'b', 'c', 'd', 'e', 'f', 'g'][(n % 7) as usize];
+            let noise = noise(if bad { 60_000 } else { 50 }, n);
+            format!("{n} user={user} {noise}")
+        },
     },
     Case {
         name: "late",
@@ -69,6 +86,7 @@ const CASES: [Case; 3] = [
         reason: ["InvalidTimestamp", "InvalidRecord"],
         task: TIMES,
         every: 100,
+        keys: 1,
         line: |n, bad| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let now = now.unwrap_or_default().as_secs();
@@ -81,6 +99,7 @@ const CASES: [Case; 3] = [
         reason: ["InvalidRecord"; 2],
         task: "key = \"user=(?<key>[a-z]+)\"",
         every: 3,
+        keys: 1,
         line: |n, bad| format!("{n} {}", if bad { "nobody" } else { "user=one" }),
     },
 ];
@@ -123,16 +142,20 @@ impl Case {
         Ok(all.iter().map(|one| number(&one.value)).collect())
     }
 
-    /// The good lines are there once, in order; of the others the first `replayed`, behind them.
+    /// The good lines are there once, those of a key in order; of the others the first `replayed`, behind them.
     fn must_have(&self, kafka: &Kafka, topic: &str, replayed: bool) -> Result<()> {
-        let mut arrived = self.arrived(kafka, topic)?;
-        let good: Vec<u64> = (0..LINES).filter(|&n| !self.is_bad(n)).collect();
-        let behind = arrived.split_off(good.len().min(arrived.len()));
-        ensure!(arrived == good, "{topic}: {arrived:?}");
-        let mut behind = behind;
-        behind.sort_unstable();
-        let bad: Vec<u64> = (0..LINES).filter(|&n| replayed && self.is_bad(n)).collect();
-        ensure!(behind == bad, "{topic}: {behind:?} behind the others");
+        let arrived = self.arrived(kafka, topic)?;
+        for key in 0..self.keys {
+            let is_of_key = |n: &u64| n % self.keys == key;
+            let mut arrived: Vec<u64> = arrived.iter().copied().filter(is_of_key).collect();
+            let all = (0..LINES).filter(is_of_key);
+            let (bad, good): (Vec<u64>, Vec<u64>) = all.partition(|&n| self.is_bad(n));
+            let mut behind = arrived.split_off(good.len().min(arrived.len()));
+            ensure!(arrived == good, "{topic}: {arrived:?} of key {key}");
+            behind.sort_unstable();
+            let bad = if replayed { bad } else { Vec::new() };
+            ensure!(behind == bad, "{topic}: {behind:?} behind the others");
+        }
         Ok(())
     }
 }
@@ -165,7 +188,8 @@ fn refuses(producer: &str, case: &Case) -> Result<()> {
     let topic = case.topic(producer);
     scratch::scenario(&topic, |folder| {
         let (key, strict, lenient) = case.setting;
-        kafka.create_topic_with(&topic, &[(key, strict)])?;
+        kafka.create_topic(&topic, if case.keys > 1 { 4 } else { 1 })?;
+        kafka.set_topic(&topic, key, strict)?;
         let logs = folder.join("logs");
         let layout = Layout::new(folder, &topic);
         let layout = match producer {
@@ -215,9 +239,9 @@ fn a_record_that_its_topic_never_takes_is_kept_and_the_rest_goes_on() -> Result<
         let runs = CASES
             .iter()
             .map(|case| scope.spawn(|| refuses("verbatim", case)));
-        // Batches with keys, librdkafka's stand still.
-        let others = CASES.iter().filter(|case| !case.task.starts_with("key"));
-        let others = others.map(|case| scope.spawn(|| refuses("rdkafka", case)));
+        let others = CASES
+            .iter()
+            .map(|case| scope.spawn(|| refuses("rdkafka", case)));
         let runs: Vec<_> = runs.chain(others).collect();
         runs.into_iter().try_for_each(|run| {
             let panicked = |_panic| anyhow::anyhow!("a case panicked");

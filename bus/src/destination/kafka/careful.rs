@@ -9,10 +9,10 @@
 //! # Operation
 //! A batch that is refused alone is remembered; its topic is looked through, and it comes again. Then its
 //! partition waits while one thread sends its records: all of them, half of them, … where the answer does not
-//! say which are meant. Not for: batches with keys, whose stream stands still as long.
+//! say which are meant. A batch with keys goes so one partition after the other.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -81,10 +81,10 @@ pub(super) type Answer = Result<(i32, i64), Code>;
 /// A batch that is to be sent piece by piece.
 pub(super) struct Case {
     pub(super) topic: Arc<Topic>,
-    pub(super) partition: i32,
     pub(super) lent: Arc<Lent>,
-    /// The records that are not in the topic, by their places in the batch.
-    pub(super) places: Vec<u32>,
+    /// The records that are not in the topic, by their places in the batch, ascending, and the partitions
+    /// where they go.
+    pub(super) parts: BTreeMap<i32, Vec<u32>>,
 }
 
 /// The thread's state.
@@ -115,12 +115,29 @@ impl Settler {
     }
 
     fn settle(&self, case: &Case) {
+        let mut rest: usize = case.parts.values().map(Vec::len).sum();
+        for (&partition, places) in &case.parts {
+            rest -= places.len();
+            if let Err((failure, left)) = self.settle_part(case, partition, places) {
+                let left = left.saturating_add(count(rest));
+                return case.lent.flight.failed(failure, left);
+            }
+        }
+    }
+
+    /// Settles what goes to one partition. The error is why not, and of how many of its records.
+    fn settle_part(
+        &self,
+        case: &Case,
+        partition: i32,
+        places: &[u32],
+    ) -> Result<(), (Failure, u32)> {
         let flight = &case.lent.flight;
-        let mut left = case.places.clone();
+        let mut left = places.to_vec();
         let mut most = left.len();
         while !left.is_empty() {
             let piece: Vec<u32> = left.iter().copied().take(most.max(1)).collect();
-            match self.pass(case, &piece) {
+            match self.pass(case, partition, &piece) {
                 Went::Landed => {
                     left.drain(..piece.len());
                     most = most.saturating_mul(2);
@@ -128,20 +145,21 @@ impl Settler {
                 Went::Divide => most = piece.len() / 2,
                 Went::Unfit(places, code) => {
                     if let Err(failure) = self.bury(case, &places, code) {
-                        return flight.failed(failure, count(&left));
+                        return Err((failure, count(left.len())));
                     }
-                    flight.died(count(&places));
+                    flight.died(count(places.len()));
                     // What is left of the piece goes before anything behind it.
                     left.retain(|at| places.binary_search(at).is_err());
                     most = piece.len().saturating_mul(2);
                 }
-                Went::Failed(failure) => return flight.failed(failure, count(&left)),
+                Went::Failed(failure) => return Err((failure, count(left.len()))),
             }
         }
+        Ok(())
     }
 
-    /// Sends a piece and waits for its answers.
-    fn pass(&self, case: &Case, piece: &[u32]) -> Went {
+    /// Sends a piece to its partition and waits for its answers.
+    fn pass(&self, case: &Case, partition: i32, piece: &[u32]) -> Went {
         let flight = &case.lent.flight;
         let (tell, told) = crossbeam_channel::unbounded();
         let lent = Lent::piece(&case.lent, tell);
@@ -150,7 +168,7 @@ impl Settler {
         let mut wanted = piece.iter().copied().peekable();
         let records = (0..).zip(lent.records());
         let records = records.filter(|(at, _record)| wanted.next_if_eq(at).is_some());
-        let records = records.map(|(_at, record)| (record, case.partition, first.take()));
+        let records = records.map(|(_at, record)| (record, partition, first.take()));
         if let Err((error, _left)) =
             lend_all((&self.shared, &self.producer), &case.topic, records, &lent)
         {
@@ -198,8 +216,8 @@ impl Settler {
     }
 }
 
-fn count(places: &[u32]) -> u32 {
-    u32::try_from(places.len()).unwrap_or(u32::MAX)
+fn count(records: usize) -> u32 {
+    u32::try_from(records).unwrap_or(u32::MAX)
 }
 
 /// What the answers to a piece mean for it, in the order of its records.

@@ -4,7 +4,11 @@
 //! A partition that has to wait (see [`super::pace`]) holds up no other.
 //! Not for: answers (see [`super::produced`]).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use crossbeam_channel::{Receiver, Sender};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -170,14 +174,7 @@ impl Worker {
         let records = without(lent.records(), &dead).skip(skip as usize);
         if self.shared.careful.has(id) {
             let places = records.map(|(place, _record)| place).collect();
-            let case = Case {
-                topic,
-                partition,
-                lent: Arc::clone(&lent),
-                places,
-            };
-            // A thread that is gone has panicked; the case was dropped then, and stands still.
-            return drop(self.careful.send(case));
+            return self.settle(topic, &lent, [(partition, places)].into());
         }
         let records = records.map(|(_place, record)| (record, partition, first.take()));
         self.send(&topic, records, left, &lent);
@@ -204,12 +201,32 @@ impl Worker {
             return flight.count(0);
         }
         let lent = Lent::new(flight, decoded, &self.spares);
-        let records = without(lent.records(), &dead).filter_map(|(_place, record)| {
-            let share = spread.next(&record);
+        let shares = without(lent.records(), &dead)
+            .map(|(place, record)| (place, record, spread.next(&record)))
+            .filter(|(_place, _record, share)| !share.is_there);
+        if self.shared.careful.has(id) {
+            let mut parts: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
+            for (place, _record, share) in shares {
+                parts.entry(share.partition).or_default().push(place);
+            }
+            return self.settle(topic, &lent, parts);
+        }
+        let records = shares.map(|(_place, record, share)| {
             let first = share.is_first.then_some(id);
-            (!share.is_there).then_some((record, share.partition, first))
+            (record, share.partition, first)
         });
         self.send(&topic, records, left, &lent);
+    }
+
+    /// Gives a batch to who sends it piece by piece.
+    fn settle(&self, topic: Arc<Topic>, lent: &Arc<Lent>, parts: BTreeMap<i32, Vec<u32>>) {
+        let case = Case {
+            topic,
+            lent: Arc::clone(lent),
+            parts,
+        };
+        // A thread that is gone has panicked; the case was dropped then, and stands still.
+        drop(self.careful.send(case));
     }
 
     /// Gives librdkafka `left` records with their partitions, and the batch id where a record that

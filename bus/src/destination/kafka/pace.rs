@@ -104,7 +104,7 @@ pub(super) struct Pace {
     given_bytes: AtomicU64,
     /// There are several batches in the request.
     joined: AtomicBool,
-    /// Its topic did not take a request of several batches.
+    /// Its topic did not take a request, for its records: one batch goes at a time.
     alone: AtomicBool,
     waiting: AtomicBool,
     owner: Sender<Message>,
@@ -137,10 +137,11 @@ impl Pace {
     }
 
     /// The request was refused for its records. True where there were several batches in it: they may be
-    /// taken one by one, in which they are given from now on.
-    pub(super) fn were_joined(&self) -> bool {
+    /// taken one by one. So they are given from now on: one that comes again piece by piece must have
+    /// nothing behind it on its way.
+    pub(super) fn refused(&self) -> bool {
         let joined = self.joined.load(Ordering::SeqCst);
-        if joined && !self.alone.swap(true, Ordering::SeqCst) {
+        if !self.alone.swap(true, Ordering::SeqCst) && joined {
             let (target, partition) = self.key;
             tracing::info!(
                 target,
@@ -370,7 +371,7 @@ mod tests {
         }
         let given = give(&mut line);
         assert_eq!(given.len(), 4);
-        assert!(given[0].1.were_joined(), "each of them may fit");
+        assert!(given[0].1.refused(), "each of them may fit");
         given.into_iter().for_each(answer);
         for _batch in 0..4 {
             line.push(work(&topic, 1_000).await);
@@ -378,8 +379,24 @@ mod tests {
         let mut given = give(&mut line);
         assert_eq!(given.len(), 1);
         let (work, pace) = given.remove(0);
-        assert!(!pace.were_joined(), "it does not fit by itself");
+        assert!(!pace.refused(), "it does not fit by itself");
         answer((work, pace));
+        assert_eq!(give(&mut line).len(), 1);
+    }
+
+    /// It comes again piece by piece: what joined it then would be in the log before its pieces.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_joins_a_batch_that_was_refused_alone() {
+        let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
+        let (owner, _calls) = crossbeam_channel::unbounded();
+        let mut line = Line::new((0, 0), limits("zstd"), owner);
+        line.push(work(&topic, 1_000).await);
+        let mut given = give(&mut line);
+        let (refused, pace) = given.remove(0);
+        assert!(!pace.refused(), "it was alone");
+        answer((refused, pace));
+        line.push(work(&topic, 1_000).await);
+        line.push(work(&topic, 1_000).await);
         assert_eq!(give(&mut line).len(), 1);
     }
 

@@ -6,7 +6,7 @@
 //! in each of its partitions. Called on librdkafka's polling thread.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
     sync::{
         Arc, Mutex, PoisonError,
@@ -58,8 +58,6 @@ pub(super) struct Flight {
     left: AtomicU32,
     /// Records that became dead letters.
     dead: AtomicU32,
-    /// Some record of it has landed, which was not there before.
-    has_landed: AtomicBool,
     lot: Lot,
     outcome: Mutex<Ended>,
 }
@@ -67,23 +65,59 @@ pub(super) struct Flight {
 /// Where the records of a batch land.
 enum Lot {
     /// All in the flight's partition, between these offsets.
-    One { first: AtomicI64, end: AtomicI64 },
-    /// Where their keys say, between these offsets of each partition.
-    Keyed(Mutex<BTreeMap<i32, (i64, i64)>>),
+    One {
+        first: AtomicI64,
+        end: AtomicI64,
+        /// Some record has landed there that was not there before.
+        fresh: AtomicBool,
+    },
+    /// Where their keys say.
+    Keyed(Mutex<BTreeMap<i32, Part>>),
+}
+
+/// What of a batch with keys is in a partition.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    /// Offset of the first record, and the one after the last.
+    first: i64,
+    end: i64,
+    /// Some record has landed there that was not there before.
+    fresh: bool,
 }
 
 impl Lot {
-    fn landed(&self, partition: i32, first: i64, after: i64) {
+    /// Records are there, from `first` on; `fresh` ones were not there before.
+    fn landed(&self, partition: i32, first: i64, after: i64, fresh: bool) {
         match self {
             // Relaxed: one thread answers, and the countdown orders the rest.
-            Self::One { first: from, end } => {
+            Self::One {
+                first: from,
+                end,
+                fresh: any,
+            } => {
                 from.fetch_min(first, Ordering::Relaxed);
                 end.fetch_max(after, Ordering::Relaxed);
+                any.fetch_or(fresh, Ordering::Relaxed);
             }
             Self::Keyed(parts) => {
                 let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
-                let part = parts.entry(partition).or_insert((first, after));
-                *part = (part.0.min(first), part.1.max(after));
+                let end = after;
+                let part = parts.entry(partition).or_insert(Part { first, end, fresh });
+                part.first = part.first.min(first);
+                part.end = part.end.max(after);
+                part.fresh |= fresh;
+            }
+        }
+    }
+
+    /// Whether a record has landed in one of these partitions that was not there before.
+    fn is_fresh_in(&self, partitions: &BTreeSet<i32>) -> bool {
+        match self {
+            Self::One { fresh, .. } => fresh.load(Ordering::Relaxed),
+            Self::Keyed(parts) => {
+                let parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut parts = partitions.iter().filter_map(|at| parts.get(at));
+                parts.any(|part| part.fresh)
             }
         }
     }
@@ -91,7 +125,7 @@ impl Lot {
     /// The parts: partition, first offset, offset after the last.
     fn parts(&self, partition: i32) -> Vec<(i32, i64, i64)> {
         match self {
-            Self::One { first, end } => {
+            Self::One { first, end, .. } => {
                 let first = first.load(Ordering::Relaxed);
                 let end = end.load(Ordering::Relaxed);
                 let landed = (first < end).then_some((partition, first, end));
@@ -101,7 +135,7 @@ impl Lot {
                 let parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
                 parts
                     .iter()
-                    .map(|(&p, &(first, end))| (p, first, end))
+                    .map(|(&at, part)| (at, part.first, part.end))
                     .collect()
             }
         }
@@ -111,8 +145,8 @@ impl Lot {
 struct Ended {
     job: Option<Job>,
     failure: Option<Failure>,
-    /// A record of it is never taken, whichever.
-    unfit: bool,
+    /// The partitions that never take a record of it, whichever.
+    unfit: BTreeSet<i32>,
 }
 
 impl Flight {
@@ -134,10 +168,11 @@ impl Flight {
             false => Lot::One {
                 first: AtomicI64::new(i64::MAX),
                 end: AtomicI64::new(0),
+                fresh: AtomicBool::new(false),
             },
         };
         for (partition, first, after) in known {
-            lot.landed(partition, first, after);
+            lot.landed(partition, first, after, false);
         }
         Arc::new(Self {
             shared: Arc::clone(shared),
@@ -150,12 +185,11 @@ impl Flight {
             bytes,
             left: AtomicU32::new(records),
             dead: AtomicU32::new(0),
-            has_landed: AtomicBool::new(false),
             lot,
             outcome: Mutex::new(Ended {
                 job: Some(job),
                 failure: None,
-                unfit: false,
+                unfit: BTreeSet::new(),
             }),
         })
     }
@@ -177,15 +211,14 @@ impl Flight {
 
     /// A record is at an offset.
     pub(super) fn landed(&self, partition: i32, offset: i64) {
-        self.lot.landed(partition, offset, offset + 1);
-        self.has_landed.store(true, Ordering::Relaxed);
+        self.lot.landed(partition, offset, offset + 1, true);
         self.count(1);
     }
 
     /// Records are in a partition, side by side from an offset on.
     pub(super) fn landed_all(&self, partition: i32, first: i64, records: u32) {
-        self.lot
-            .landed(partition, first, first + i64::from(records));
+        let after = first + i64::from(records);
+        self.lot.landed(partition, first, after, false);
         self.count(records);
     }
 
@@ -196,19 +229,19 @@ impl Flight {
         self.count(records);
     }
 
-    /// A record was not taken. A request of several batches that is refused for a record says nothing of
-    /// each of them.
-    fn refused(&self, error: &KafkaError) {
+    /// A record was not taken by its partition. A request of several batches that is refused for a record
+    /// says nothing of each of them.
+    fn refused(&self, partition: i32, error: &KafkaError) {
         let failure = failure_of(error);
         let unfit = error.rdkafka_error_code().is_some_and(is_unfit);
-        let joined = unfit && self.pace.as_ref().is_some_and(|pace| pace.were_joined());
+        let joined = unfit && self.pace.as_ref().is_some_and(|pace| pace.refused());
         if joined {
             let why = format!("{failure:?}: its batches go one by one now");
             return self.failed(Failure::Unavailable(why), 1);
         }
-        {
+        if unfit {
             let mut ended = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-            ended.unfit |= unfit;
+            ended.unfit.insert(partition);
         }
         self.failed(failure, 1);
     }
@@ -249,11 +282,11 @@ impl Flight {
         let (job, failure, unfit) = {
             let mut ended = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
             let failure = ended.failure.take().or(behind);
-            (ended.job.take(), failure, ended.unfit)
+            (ended.job.take(), failure, std::mem::take(&mut ended.unfit))
         };
         let Some(job) = job else { return true };
         let failure = match failure {
-            Some(_refused) if unfit && self.may_come_carefully() => {
+            Some(_refused) if self.may_come_carefully(&unfit) => {
                 self.shared.careful.insert(self.id());
                 let why = "a record of it is never taken: it goes piece by piece".to_owned();
                 Some(Failure::Unavailable(why))
@@ -288,11 +321,10 @@ impl Flight {
         }
     }
 
-    /// Whether the batch may come again and go piece by piece, now that it was refused alone: not where
-    /// some of it has landed, or its records go where their keys say, or it is a letter.
-    fn may_come_carefully(&self) -> bool {
-        let may = matches!(self.lot, Lot::One { .. }) && self.replay.is_none();
-        may && !self.has_landed.load(Ordering::Relaxed)
+    /// Whether the batch may come again and go piece by piece, now that these partitions have refused it
+    /// alone: not where some of it has landed beside what they refused, or it is a letter.
+    fn may_come_carefully(&self, unfit: &BTreeSet<i32>) -> bool {
+        !unfit.is_empty() && self.replay.is_none() && !self.lot.is_fresh_in(unfit)
     }
 
     /// Where the batch is: its first part.
@@ -416,7 +448,7 @@ impl ProducerContext for Context {
             (Ok(message), Some(to)) => {
                 careful::tell(to, Ok((message.partition(), message.offset())));
             }
-            (Err((error, _message)), None) => flight.refused(error),
+            (Err((error, message)), None) => flight.refused(message.partition(), error),
             (Err((error, _message)), Some(to)) => {
                 let code = error.rdkafka_error_code();
                 careful::tell(to, Err(code.unwrap_or(RDKafkaErrorCode::Unknown)));
