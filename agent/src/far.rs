@@ -7,8 +7,9 @@
 //! the files that it serves and no others.
 //!
 //! Which these are is told by the kernel's list of mounts, which can be read without asking any of
-//! them. A link that leads there from elsewhere is known once it was followed. There is one list, as a
-//! process has one set of mounts; where nothing is far, a question costs one load more.
+//! them. A link that leads there from elsewhere is followed step by step, each where it lies, before what is
+//! behind it is asked for anything. There is one list, as a process has one set of mounts; where nothing
+//! is far, a question costs one load more.
 //!
 //! Rooms: [`mount`] (the threads), [`list`] (the mounts), [`mod@file`] (an open file, near or far). Not for:
 //! what becomes of a file that cannot be read (see [`crate::reader`]).
@@ -18,9 +19,10 @@ mod list;
 mod mount;
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::unix::fs::DirEntryExt as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
@@ -33,6 +35,9 @@ pub(crate) use self::{
 };
 use self::{list::Table, mount::Mount};
 
+/// The kernel follows no more of them on one way.
+const MAX_LINKS: u32 = 40;
+
 /// Anything is far.
 static ANY: AtomicBool = AtomicBool::new(false);
 static TABLE: RwLock<Table> = RwLock::new(Table::new());
@@ -42,13 +47,56 @@ fn table() -> RwLockReadGuard<'static, Table> {
     TABLE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The far file system on which a path lies; `None` for one that is near.
+/// The far file system on which a path lies, also behind links; `None` for one that is near.
 fn of(path: &Path) -> Option<Arc<Mount>> {
     // Relaxed: whoever does not see a mount yet sees it a moment later.
     if !ANY.load(Ordering::Relaxed) {
         return None;
     }
-    table().of(path)
+    let table = table();
+    table.of(path).or_else(|| follow(&table, path))
+}
+
+/// Follows the links of a path as the kernel would, up to where the way leads to a far file system, which is
+/// not asked for anything.
+fn follow(table: &Table, path: &Path) -> Option<Arc<Mount>> {
+    let mut at = PathBuf::from("/");
+    let mut rest: Vec<OsString> = parts_backwards(&std::path::absolute(path).ok()?);
+    let mut links = 0;
+    while let Some(part) = rest.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        at.push(part);
+        if let Some(mount) = table.of(&at) {
+            return Some(mount);
+        }
+        // It is none, or it is not there: the kernel will say so to whoever asks.
+        let Ok(target) = fs::read_link(&at) else {
+            continue;
+        };
+        links += 1;
+        if links > MAX_LINKS {
+            return None;
+        }
+        at.pop();
+        if target.is_absolute() {
+            at = PathBuf::from("/");
+        }
+        rest.extend(parts_backwards(&target));
+    }
+    None
+}
+
+/// The names of a path, the last one first.
+fn parts_backwards(path: &Path) -> Vec<OsString> {
+    let parts = path.components().rev().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+    });
+    parts.collect()
 }
 
 /// Asks about a path, here or over the threads of its file system.
@@ -72,30 +120,23 @@ pub(crate) fn silent() -> Vec<String> {
 
 /// Whether a path is known to be on a far file system; the kernel gives no hints about what others do there.
 pub(crate) fn is_known(path: &Path) -> bool {
-    of(path).is_some()
+    ANY.load(Ordering::Relaxed) && table().of(path).is_some()
 }
 
 /// Whether a path is on a far file system, also behind a link, which is followed.
 pub(crate) fn is_far(path: &Path) -> bool {
-    if !ANY.load(Ordering::Relaxed) {
-        return false;
-    }
-    if is_known(path) {
-        return true;
-    }
-    path.canonicalize().is_ok_and(|real| leads_to(path, &real))
+    of(path).is_some_and(|mount| {
+        learn(path, mount);
+        true
+    })
 }
 
-/// A path leads to another one, through links. Whether that is far.
-fn leads_to(path: &Path, real: &Path) -> bool {
-    let Some(mount) = of(real) else {
-        return false;
-    };
-    if of(path).is_none() {
+/// A path leads to a far file system, through links.
+fn learn(path: &Path, mount: Arc<Mount>) {
+    if !is_known(path) {
         let mut table = TABLE.write().unwrap_or_else(PoisonError::into_inner);
         table.link(path.to_owned(), mount);
     }
-    true
 }
 
 /// Whether a path is a directory, or may be one that does not answer: whoever enters it hears that.
@@ -153,8 +194,9 @@ pub(crate) fn link_target(path: &Path) -> Option<PathBuf> {
         false => Ok(None),
     };
     let real = at(path, target).ok()?;
-    if !real.as_ref().is_some_and(|real| leads_to(path, real)) {
-        forget_link(path);
+    match real.as_ref().and_then(|real| of(real)) {
+        Some(mount) => learn(path, mount),
+        None => forget_link(path),
     }
     real
 }
@@ -164,5 +206,47 @@ pub(crate) fn forget_link(path: &Path) {
     if ANY.load(Ordering::Relaxed) {
         let mut table = TABLE.write().unwrap_or_else(PoisonError::into_inner);
         table.unlink(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_are_followed_up_to_what_is_far_and_not_beyond() {
+        let folder = tempfile::tempdir().unwrap();
+        let near = folder.path().canonicalize().unwrap();
+        let far = near.join("far");
+        let listed = format!(
+            "40 22 0:35 / {} rw - nfs4 10.0.0.1:/x rw,hard\n",
+            far.display()
+        );
+        let table = Table::listed(&listed);
+        fs::create_dir(near.join("logs")).unwrap();
+        let link = |target: &str, at: &str| symlink(target, near.join(at)).unwrap();
+        link("../far/app.log", "logs/file");
+        link("second", "logs/first");
+        link(&format!("{}/x", far.display()), "logs/second");
+        link("logs", "dir");
+        link("here", "logs/there");
+        link("there", "logs/here");
+        link("../nowhere", "logs/nowhere");
+        fs::write(near.join("logs/plain"), "").unwrap();
+        let check = |path: &str, wanted: bool| {
+            assert_eq!(follow(&table, &near.join(path)).is_some(), wanted, "{path}");
+        };
+        check("logs/file", true);
+        check("logs/first", true);
+        check("dir/first/below/it", true);
+        check("dir/../logs/second", true);
+        check("far/app.log", true);
+        check("logs/plain", false);
+        check("dir/plain", false);
+        check("logs/here", false);
+        check("logs/nowhere", false);
+        check("missing/x", false);
     }
 }

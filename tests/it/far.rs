@@ -1,8 +1,8 @@
 //! File systems that other hosts serve: written to without events, mounted anew, and hung.
 
-use std::{path::Path, time::Duration};
+use std::{os::unix::fs::symlink, path::Path, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tributary_tests::{
     cluster::{Cluster, Layout, SETTLE_LIMIT, topic_name},
     far::Far,
@@ -92,6 +92,12 @@ fn a_server_that_hangs_holds_up_no_other_file() -> Result<()> {
         near.write(1_000)?;
         must_come(cluster, 2_000)?;
         far.hang()?;
+        // A link that nobody has followed before.
+        let name = writer.path().file_name().context("it has no name")?;
+        symlink(
+            far.mount.join(name),
+            near.path().with_file_name("linked.log"),
+        )?;
         writer.write(500)?;
         let admin = cluster.agents[0].admin().to_owned();
         let silent = || {

@@ -136,6 +136,15 @@ impl Table {
         }
     }
 
+    /// What the kernel would have listed so.
+    #[cfg(test)]
+    pub(super) fn listed(text: &str) -> Self {
+        let lines = text.split('\n').filter_map(|line| mounted(line.as_bytes()));
+        let mut table = Self::new();
+        table.take(&lines.collect::<Vec<_>>(), Mount::start);
+        table
+    }
+
     /// The far file system on which a path lies.
     pub(super) fn of(&self, path: &Path) -> Option<Arc<Mount>> {
         let above = self.mounts.iter();
