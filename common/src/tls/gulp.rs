@@ -3,7 +3,7 @@
 //! rustls asks for 4 KiB at a time: a batch of 150 KB is forty calls, each with its part of TCP's
 //! work. What is read too far is held until it is asked for; while nothing comes nothing is held. A
 //! connection may have to wait before its batch is asked for, and nobody counts what is held here: so
-//! reads begin small, and grow only where all that was read before was taken at once.
+//! no more is read at once than whoever reads the plain bytes has room for.
 
 use std::{
     io::{self, IoSlice},
@@ -20,8 +20,6 @@ use tokio::{
 const LEAST_BYTES: usize = 4 << 10;
 /// The most: four records of TLS.
 const MOST_BYTES: usize = 64 << 10;
-/// A read that is filled is followed by one so many times as large; another one by one so many times as small.
-const STEP: usize = 4;
 
 /// A socket with what was read too far.
 #[derive(Debug)]
@@ -30,8 +28,8 @@ pub(super) struct Gulp {
     ahead: Vec<u8>,
     /// So many bytes of it were asked for.
     taken: usize,
-    /// So many are read next.
-    next: usize,
+    /// So many are read at a time.
+    most: usize,
 }
 
 impl Gulp {
@@ -40,8 +38,13 @@ impl Gulp {
             stream,
             ahead: Vec::new(),
             taken: 0,
-            next: LEAST_BYTES,
+            most: LEAST_BYTES,
         }
+    }
+
+    /// So many plain bytes are wanted now: no more sealed ones are read at a time.
+    pub(super) fn want(&mut self, bytes: usize) {
+        self.most = bytes.clamp(LEAST_BYTES, MOST_BYTES);
     }
 
     /// Gives of what is there, and lets go of it with its last byte.
@@ -66,13 +69,9 @@ impl AsyncRead for Gulp {
         if gulp.ahead.is_empty() {
             // Thousands of connections wait here.
             ready!(gulp.stream.poll_read_ready(context))?;
-            let mut ahead = Vec::with_capacity(gulp.next);
+            let mut ahead = Vec::with_capacity(gulp.most);
             // It has no state of its own.
-            let read = ready!(pin!(gulp.stream.read_buf(&mut ahead)).poll(context))?;
-            gulp.next = match read >= gulp.next {
-                true => (gulp.next * STEP).min(MOST_BYTES),
-                false => (gulp.next / STEP).max(LEAST_BYTES),
-            };
+            ready!(pin!(gulp.stream.read_buf(&mut ahead)).poll(context))?;
             gulp.ahead = ahead;
         }
         gulp.give(buffer);
@@ -132,14 +131,27 @@ mod tests {
         };
         let receive = async {
             let mut got = vec![0; sent.len()];
+            let mut left = got.len();
             for piece in got.chunks_mut(4096) {
+                gulp.want(left);
                 gulp.read_exact(piece).await.unwrap();
+                left -= piece.len();
             }
             (got, gulp)
         };
         let ((), (got, mut gulp)) = tokio::join!(send, receive);
         assert!(got == sent);
         assert_eq!((gulp.ahead.capacity(), gulp.taken), (0, 0));
+        // Nobody has room for more than a beginning: so much is held, and the rest stays in the socket.
+        let sent = vec![7; 3 * LEAST_BYTES];
+        peer.write_all(&sent).await.unwrap();
+        gulp.want(100);
+        let mut begun = [0; 100];
+        gulp.read_exact(&mut begun).await.unwrap();
+        assert_eq!(gulp.ahead.capacity(), LEAST_BYTES);
+        let mut rest = vec![0; sent.len() - begun.len()];
+        gulp.read_exact(&mut rest).await.unwrap();
+        assert_eq!([begun.as_slice(), &rest].concat(), sent);
         peer.write_all(b"end").await.unwrap();
         drop(peer);
         let mut rest = Vec::new();

@@ -61,7 +61,10 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
             Inner::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Inner::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
+            Inner::Tls(stream) => {
+                stream.get_mut().0.want(buffer.remaining());
+                Pin::new(stream.as_mut()).poll_read(context, buffer)
+            }
             #[cfg(feature = "sim")]
             Inner::Simulated(stream) => Pin::new(stream).poll_read(context, buffer),
         }
