@@ -334,7 +334,9 @@ try {
 
   if (uneven) {
     const button = id(`rebalance-${uneven}`);
-    const confirm = page.getByRole('dialog').getByRole('button', { name: /^Hand over/ });
+    // Its name begins with that of its spinner, which may stay behind unseen: a picture taken while it goes cuts its
+    // transition short, and who waits for the end of that is never told.
+    const confirm = page.getByRole('dialog').getByRole('button', { name: /Hand over/ });
 
     await step(`${uneven} says that it is uneven, and what a window would move`, async () => {
       await page.goto(`${base}/nodes`);
@@ -361,6 +363,7 @@ try {
       const said = await id('refused').innerText();
       check(said.includes(`cluster ${uneven} has no node`) && said.includes('left, right'), `it says ${said}`);
       await shot('rebalance-refused');
+      await page.locator('.ant-modal .ant-btn-loading').waitFor({ state: 'detached' });
       await page.unroute('**/rebalance');
       // The browser tells of a refusal that was asked for.
       troubles.splice(before);
