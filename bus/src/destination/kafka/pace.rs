@@ -141,13 +141,14 @@ impl Pace {
     /// nothing behind it on its way.
     pub(super) fn refused(&self) -> bool {
         let joined = self.joined.load(Ordering::SeqCst);
-        if !self.alone.swap(true, Ordering::SeqCst) && joined {
-            let (target, partition) = self.key;
-            tracing::info!(
-                target,
-                partition,
+        if !self.alone.swap(true, Ordering::SeqCst) {
+            let what = if joined {
                 "a request of several batches was refused by its topic: they go one by one from now on"
-            );
+            } else {
+                "a batch was refused by its topic for a record: its partition's batches go one at a time from now on"
+            };
+            let (target, partition) = self.key;
+            tracing::info!(target, partition, "{what}");
         }
         joined
     }
@@ -267,6 +268,7 @@ impl Line {
 mod tests {
     use std::collections::{BTreeMap, HashMap};
 
+    use crossbeam_channel::Receiver;
     use tributary_common::batch::Decoder;
 
     use super::*;
@@ -281,6 +283,13 @@ mod tests {
     /// Those of a producer that compresses with `codec`.
     fn limits(codec: &str) -> Limits {
         Limits::of(ClientConfig::new().set(CODEC, codec))
+    }
+
+    /// A topic and the line of its partition, with the calls to whom it belongs.
+    fn of(codec: &str) -> (Arc<Topic>, Line, Receiver<Message>) {
+        let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
+        let (owner, calls) = crossbeam_channel::unbounded();
+        (topic, Line::new((0, 0), limits(codec), owner), calls)
     }
 
     async fn work(topic: &Arc<Topic>, bytes: usize) -> Work {
@@ -363,9 +372,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn batches_go_one_by_one_once_some_were_too_large_together() {
-        let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
-        let (owner, _calls) = crossbeam_channel::unbounded();
-        let mut line = Line::new((0, 0), limits("zstd"), owner);
+        let (topic, mut line, _calls) = of("zstd");
         for _batch in 0..4 {
             line.push(work(&topic, 1_000).await);
         }
@@ -387,9 +394,7 @@ mod tests {
     /// It comes again piece by piece: what joined it then would be in the log before its pieces.
     #[tokio::test(start_paused = true)]
     async fn nothing_joins_a_batch_that_was_refused_alone() {
-        let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
-        let (owner, _calls) = crossbeam_channel::unbounded();
-        let mut line = Line::new((0, 0), limits("zstd"), owner);
+        let (topic, mut line, _calls) = of("zstd");
         line.push(work(&topic, 1_000).await);
         let mut given = give(&mut line);
         let (refused, pace) = given.remove(0);
@@ -411,9 +416,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_takes_what_comes_before_it_leaves() {
-        let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
-        let (owner, _calls) = crossbeam_channel::unbounded();
-        let mut line = Line::new((0, 0), limits("lz4"), owner);
+        let (topic, mut line, _calls) = of("lz4");
         line.push(work(&topic, 1_000).await);
         let first = give(&mut line);
         tokio::time::advance(Duration::from_millis(3)).await;
@@ -429,9 +432,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_that_took_long_to_open_waits_for_the_next_request() {
-        let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
-        let (owner, _calls) = crossbeam_channel::unbounded();
-        let mut line = Line::new((0, 0), limits("lz4"), owner);
+        let (topic, mut line, _calls) = of("lz4");
         line.push(work(&topic, 1_000).await);
         let first = give(&mut line);
         assert!(line.is_in_time(), "it is alone");
@@ -450,9 +451,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_batch_always_has_room() {
-        let topic = Arc::new(Topic::new("web".into(), 0, 1, HashMap::new()));
-        let (owner, _calls) = crossbeam_channel::unbounded();
-        let mut line = Line::new((0, 0), limits("lz4"), owner);
+        let (topic, mut line, _calls) = of("lz4");
         tokio::time::advance(JOIN_FOR).await;
         line.push(work(&topic, 1 << 20).await);
         assert_eq!(give(&mut line).len(), 1);
