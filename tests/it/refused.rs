@@ -22,9 +22,6 @@ use tributary_tests::{
 /// By then a settled cluster has delivered everything, also on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
 const LINES: u64 = 3_000;
-/// librdkafka makes a request of what it has when its linger is over. Where a busy machine takes longer to hand
-/// over a batch, it goes in two, and the second one lands also where the first is refused (ADR 0032).
-const LINGER: &str = "\"linger.ms\" = \"60\"";
 
 /// A topic that does not take some records, and why.
 struct Case {
@@ -191,11 +188,10 @@ fn refuses(producer: &str, case: &Case) -> Result<()> {
         kafka.create_topic(&topic, if case.keys > 1 { 4 } else { 1 })?;
         kafka.set_topic(&topic, key, strict)?;
         let logs = folder.join("logs");
-        let layout = Layout::new(folder, &topic);
-        let layout = match producer {
-            "verbatim" => layout.delivers_to(&kafka.bootstrap(), &[]).verbatim(),
-            _ => layout.delivers_to(&kafka.bootstrap(), &[LINGER]),
-        };
+        let mut layout = Layout::new(folder, &topic).delivers_to(&kafka.bootstrap(), &[]);
+        if producer == "verbatim" {
+            layout = layout.verbatim();
+        }
         case.write(&logs)?;
         let layout = layout
             .extra("", case.task, "")

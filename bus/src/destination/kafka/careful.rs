@@ -169,12 +169,17 @@ impl Settler {
         let records = (0..).zip(lent.records());
         let records = records.filter(|(at, _record)| wanted.next_if_eq(at).is_some());
         let records = records.map(|(_at, record)| (record, partition, first.take()));
+        let producer = self.producer.get();
+        let mut hold = producer.map(|producer| producer.hold(&case.topic.name));
+        if let Some(hold) = &mut hold {
+            hold.add([partition]);
+        }
         if let Err((error, _left)) =
             lend_all((&self.shared, &self.producer), &case.topic, records, &lent)
         {
             return Went::Failed(refused(error));
         }
-        drop(lent);
+        drop((lent, hold));
         let mut answers = Vec::new();
         while answers.len() < piece.len() {
             match told.recv_timeout(LOOK_EVERY) {

@@ -29,10 +29,7 @@ use tributary_common::{
     ids::BatchId,
 };
 
-use super::{
-    careful::Answer,
-    produced::{Flight, Producer},
-};
+use super::{careful::Answer, produced::Flight, producer::Producer};
 
 /// Opened batches that a thread keeps for the next ones.
 const SPARES: usize = 4;

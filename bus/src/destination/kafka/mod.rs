@@ -31,6 +31,7 @@ mod open;
 mod owner;
 mod pace;
 mod produced;
+mod producer;
 mod readback;
 mod settings;
 mod subset;
@@ -50,7 +51,7 @@ use std::{
 
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, Sender};
-use rdkafka::{ClientConfig, error::KafkaResult};
+use rdkafka::ClientConfig;
 use tokio::time::Instant;
 use tributary_common::{
     header::BatchHeader,
@@ -66,7 +67,8 @@ use self::{
     letters::Mail,
     open::Opener,
     owner::{KEYED, Message, Work, Worker},
-    produced::{Context, Producer},
+    produced::Context,
+    producer::Producer,
     topic::Topic,
     verbatim::bearer::Bearer,
     watch::{Health, Watcher},
@@ -279,10 +281,10 @@ impl Shared {
         self.closing.load(Ordering::Relaxed)
     }
 
-    fn producer(self: &Arc<Self>) -> KafkaResult<Producer> {
-        self.settings.create_with_context(Context {
+    fn producer(self: &Arc<Self>) -> anyhow::Result<Producer> {
+        Producer::new(self.settings.create_with_context(Context {
             shared: Arc::clone(self),
-        })
+        })?)
     }
 
     /// Looks from time to time which topics lie outside of their groups, until the destination closes.

@@ -5,7 +5,7 @@
 //! Not for: answers (see [`super::produced`]).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +26,7 @@ use super::{
     letters::{Alive, without},
     pace::{Key, Limits, Line, Pace},
     produced::{Flight, failure_of},
+    producer::Hold,
     topic::Topic,
 };
 
@@ -104,6 +105,8 @@ impl Worker {
 
     /// Opens and produces what a partition has room for.
     fn serve(&self, line: &mut Line, decoder: &mut Decoder) {
+        // Until all is given what is there.
+        let mut hold = None;
         while let Some((work, opened, pace)) = line.next() {
             if work.topic.is_closed() || self.shared.is_closing() {
                 let why = "the topic is being looked at".to_owned();
@@ -114,12 +117,43 @@ impl Worker {
                 continue;
             };
             let opened = opened.map_or_else(|| self.open(&work, decoder), Ok);
-            match opened {
-                Ok(decoded) if line.is_in_time() => self.produce(work, pace, decoded),
-                Ok(decoded) => line.put_back(work, decoded),
-                Err(failure) => give_back(work, failure),
+            let decoded = match opened {
+                Ok(decoded) => decoded,
+                Err(failure) => {
+                    give_back(work, failure);
+                    continue;
+                }
+            };
+            if line.wants_hold(&work) {
+                self.hold(&mut hold, &work, &decoded);
+            }
+            match line.is_in_time(hold.is_some()) {
+                true => self.produce(work, pace, decoded),
+                false => line.put_back(work, decoded),
             }
         }
+        if hold.is_some() {
+            line.close();
+        }
+    }
+
+    /// Holds the partitions of a batch, so that it leaves in one piece.
+    fn hold(&self, hold: &mut Option<Hold>, work: &Work, decoded: &Decoded) {
+        // None while it is being replaced: then nothing is given.
+        let Some(producer) = self.producer.get() else {
+            return;
+        };
+        let hold = hold.get_or_insert_with(|| producer.hold(&work.topic.name));
+        if work.partition != KEYED {
+            return hold.add([work.partition]);
+        }
+        let alive = Alive::new(decoded, self.shared.dead_of(&work.job));
+        let mut spread = Spread::new(&work.topic, work.job.batch.header.stream, &alive, &[]);
+        let records = alive.records();
+        let partitions: BTreeSet<i32> = records
+            .map(|(_place, record)| spread.next(&record).partition)
+            .collect();
+        hold.add(partitions);
     }
 
     fn open(&self, work: &Work, decoder: &mut Decoder) -> Result<Decoded, Failure> {
@@ -264,6 +298,7 @@ pub(super) fn lend_all<'a>(
             if !full || topic.is_closed() || shared.is_closing() {
                 return Err((error, given));
             }
+            producer.let_go();
             std::thread::sleep(QUEUE_PAUSE);
         }
     }

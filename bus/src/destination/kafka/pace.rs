@@ -45,6 +45,9 @@ const RECORD_BYTES: u64 = 16;
 const JOIN_FOR: Duration = Duration::from_millis(4);
 /// By then they are to be open: what goes behind a request that is refused is in the log before it.
 const GIVE_WITHIN: Duration = Duration::from_millis(6);
+/// A batch of more records or bytes is not given in a moment: its partition is held meanwhile (see
+/// [`super::producer`]). Holding costs two ways to another thread, and wakes one for each broker.
+const MOMENT: (u32, u64) = (64, 64 << 10);
 
 /// A partition: the topic's number in the journal, and its own.
 pub(super) type Key = (u32, i32);
@@ -155,10 +158,27 @@ impl Pace {
 }
 
 /// The request that is being filled.
+#[derive(Debug, Clone, Copy)]
 struct Request {
     bytes: u64,
     packed: u64,
     since: Instant,
+    /// Its partition is held.
+    held: bool,
+    /// It was, and may have left.
+    closed: bool,
+}
+
+impl Request {
+    fn new(bytes: u64, packed: u64) -> Self {
+        Self {
+            bytes,
+            packed,
+            since: Instant::now(),
+            held: false,
+            closed: false,
+        }
+    }
 }
 
 /// The batches of a partition that wait, in order. Bounded by the permits that they carry.
@@ -185,11 +205,7 @@ impl Line {
             limits,
             waiting: VecDeque::new(),
             opened: None,
-            request: Request {
-                bytes: 0,
-                packed: 0,
-                since: Instant::now(),
-            },
+            request: Request::new(0, 0),
             pace: Arc::new(pace),
         }
     }
@@ -212,9 +228,27 @@ impl Line {
         Some((work, self.opened.take(), Arc::clone(&self.pace)))
     }
 
-    /// Whether the request in which the last one found room has certainly not left yet.
-    pub(super) fn is_in_time(&self) -> bool {
-        !self.pace.joined.load(Ordering::SeqCst) || self.request.since.elapsed() < GIVE_WITHIN
+    /// Whether the partition is to be held while a batch that found room is given: where that takes more
+    /// than a moment, and where batches were refused, since a part of one must not land without the rest.
+    pub(super) fn wants_hold(&self, work: &Work) -> bool {
+        let header = &work.job.batch.header;
+        let (records, bytes) = MOMENT;
+        header.records > records || cost(header) > bytes || self.pace.alone.load(Ordering::SeqCst)
+    }
+
+    /// Whether the request in which the last one found room has certainly not left yet. `held`: the partition
+    /// is held now, so it will not leave either.
+    pub(super) fn is_in_time(&mut self, held: bool) -> bool {
+        let in_time = self.request.held
+            || !self.pace.joined.load(Ordering::SeqCst)
+            || self.request.since.elapsed() < GIVE_WITHIN;
+        self.request.held |= held && in_time;
+        in_time
+    }
+
+    /// Its partition is let go: nothing joins the request any more.
+    pub(super) fn close(&mut self) {
+        self.request.closed = true;
     }
 
     /// Takes the last one back, which is open: it waits for the next request.
@@ -228,7 +262,7 @@ impl Line {
         let joined = Request {
             bytes: self.request.bytes.saturating_add(bytes),
             packed: self.request.packed.saturating_add(packed),
-            since: self.request.since,
+            ..self.request
         };
         if self.fits(&joined) {
             self.pace
@@ -237,11 +271,7 @@ impl Line {
             self.request = joined;
         } else if self.pace.is_idle() {
             self.pace.joined.store(false, Ordering::SeqCst);
-            self.request = Request {
-                bytes,
-                packed,
-                since: Instant::now(),
-            };
+            self.request = Request::new(bytes, packed);
         } else {
             return false;
         }
@@ -255,7 +285,8 @@ impl Line {
         request.bytes <= self.limits.request
             && (plain || packed)
             && !self.pace.alone.load(Ordering::SeqCst)
-            && request.since.elapsed() < JOIN_FOR
+            && !request.closed
+            && (request.held || request.since.elapsed() < JOIN_FOR)
     }
 
     /// Everything that waits.
@@ -435,18 +466,44 @@ mod tests {
         let (topic, mut line, _calls) = of("lz4");
         line.push(work(&topic, 1_000).await);
         let first = give(&mut line);
-        assert!(line.is_in_time(), "it is alone");
+        assert!(line.is_in_time(false), "it is alone");
         line.push(work(&topic, 1_000).await);
         let (second, _opened, _pace) = line.next().unwrap();
         let decoded = second.job.batch.open(&mut Decoder::new()).unwrap();
-        assert!(line.is_in_time());
+        assert!(line.is_in_time(false));
         tokio::time::advance(GIVE_WITHIN).await;
-        assert!(!line.is_in_time());
+        assert!(!line.is_in_time(false));
+        assert!(!line.is_in_time(true), "it is held too late");
         line.put_back(second, decoded);
         assert!(line.next().is_none());
         first.into_iter().for_each(answer);
         let (_second, opened, _pace) = line.next().unwrap();
-        assert!(opened.is_some() && line.is_in_time());
+        assert!(opened.is_some() && line.is_in_time(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_held_takes_what_comes_until_it_is_let_go() {
+        let (topic, mut line, _calls) = of("lz4");
+        let small = work(&topic, 1_000).await;
+        assert!(!line.wants_hold(&small));
+        assert!(line.wants_hold(&work(&topic, 100_000).await));
+        line.push(small);
+        let mut given = give(&mut line);
+        assert!(line.is_in_time(true));
+        tokio::time::advance(GIVE_WITHIN).await;
+        line.push(work(&topic, 1_000).await);
+        given.extend(give(&mut line));
+        assert_eq!(given.len(), 2);
+        assert!(line.is_in_time(true));
+        line.close();
+        line.push(work(&topic, 1_000).await);
+        assert!(give(&mut line).is_empty(), "it may have left");
+        assert!(given[0].1.refused());
+        given.into_iter().for_each(answer);
+        let mut next = give(&mut line);
+        assert_eq!(next.len(), 1);
+        let (next, _pace) = next.remove(0);
+        assert!(line.wants_hold(&next), "its topic refuses records");
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ use rdkafka::{
     client::OAuthToken,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
-    producer::{DeliveryResult, ProducerContext, ThreadedProducer},
+    producer::{DeliveryResult, ProducerContext},
 };
 use tokio::time::Instant;
 use tributary_common::{
@@ -38,9 +38,6 @@ use super::{
     topic::Topic,
 };
 use crate::journal::format::Record;
-
-/// The producer.
-pub(super) type Producer = ThreadedProducer<Context>;
 
 /// A batch that was given to a producer.
 pub(super) struct Flight {

@@ -369,7 +369,7 @@ async fn a_producer_that_stands_still_is_replaced_and_nothing_is_doubled() {
     let mut still = shared.settings.clone();
     still.set("linger.ms", "900000");
     let still = still.create_with_context(Context { shared }).unwrap();
-    *rig.kafka.producer.lock() = Some(Arc::new(still));
+    *rig.kafka.producer.lock() = Some(Arc::new(Producer::new(still).unwrap()));
     rig.kafka.shared.health().lost_leader = true;
     let two = accepted(batch("web", 1, 2, &["y", "z"])).await;
     let outcome = rig.deliver(&topic, &two);

@@ -392,7 +392,7 @@ impl Watcher {
                 health.lost_leader = false;
             }
             Err(error) => {
-                tracing::error!(destination = %self.shared.name, %error, "a new producer cannot be made; tried again");
+                tracing::error!(destination = %self.shared.name, error = format!("{error:#}"), "a new producer cannot be made; tried again");
             }
         }
     }
