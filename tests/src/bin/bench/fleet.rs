@@ -2,7 +2,7 @@
 //! not for bytes.
 //!
 //! Agents of ten channels each send ready batches on time, as agents cut them: of a class P2 channel every
-//! 200 ms, of a P0 channel every line. Then the same bytes come in large batches, and the broker's CPU of
+//! 200 ms, of all of them in one turn of the reader and so in one write, of a P0 channel every line. Then the same bytes come in large batches, and the broker's CPU of
 //! the two is compared; what it costs while nothing comes is taken off both. Not for: what an agent costs
 //! (see [`mod@crate::alone`]).
 
@@ -154,6 +154,8 @@ fn agents(first: u64, (channels, time): (u64, Duration)) -> Result<Vec<Vec<Chann
     let mut agents = Vec::new();
     for agent in 0..channels / CHANNELS_OF_AN_AGENT {
         let mut own = Vec::new();
+        // An agent looks at all that flows at once.
+        let turn = random.f64();
         for channel in 0..CHANNELS_OF_AN_AGENT {
             let number = first + agent * CHANNELS_OF_AN_AGENT + channel;
             let half = agent % 2 * CHANNELS_OF_AN_AGENT;
@@ -175,7 +177,7 @@ fn agents(first: u64, (channels, time): (u64, Duration)) -> Result<Vec<Vec<Chann
             own.push(Channel {
                 stream: StreamId(number),
                 class,
-                phase: every.mul_f64(random.f64()),
+                phase: every.mul_f64(turn),
                 every,
                 frames: made.into_frames(),
             });
@@ -243,11 +245,16 @@ async fn agent(
     let all = plan.len();
     let write = async {
         let mut raw_bytes = 0;
-        for (due, frame) in plan {
-            sleep_until(begun + due).await;
-            writing.write_all(frame).await?;
+        for turn in plan.chunk_by(|(one, _), (other, _)| one == other) {
+            if let Some((due, _frame)) = turn.first() {
+                sleep_until(begun + *due).await;
+            }
+            let frames: Vec<&[u8]> = turn.iter().map(|(_due, frame)| &frame[..]).collect();
+            writing.write_all(&frames.concat()).await?;
             writing.flush().await?;
-            raw_bytes += raw_bytes_of(frame)?;
+            for (_due, frame) in turn {
+                raw_bytes += raw_bytes_of(frame)?;
+            }
         }
         anyhow::Ok(raw_bytes)
     };
