@@ -36,8 +36,6 @@ pub(super) struct Sum {
 /// A file that is being made.
 pub(super) struct Encoder {
     codec: Codec,
-    /// The lines of one batch, so that the compressor is called once for all of them.
-    lines: Vec<u8>,
     digest: Context,
     raw: u64,
     stored: u64,
@@ -62,31 +60,22 @@ impl Encoder {
         };
         Ok(Self {
             codec,
-            lines: Vec::new(),
             digest: Context::new(&SHA256),
             raw: 0,
             stored: 0,
         })
     }
 
-    /// Adds lines. Gives the bytes that are ready, when they are enough.
+    /// Adds lines, those of a batch at once. Gives the bytes that are ready, when they are enough.
     ///
     /// # Errors
     /// The compressor's: the file is of no use any more.
-    pub(super) fn add<'a>(
-        &mut self,
-        lines: impl Iterator<Item = &'a [u8]>,
-    ) -> io::Result<Option<Bytes>> {
-        self.lines.clear();
-        for line in lines {
-            self.lines.extend_from_slice(line);
-            self.lines.push(b'\n');
-        }
-        self.raw += self.lines.len() as u64;
+    pub(super) fn add(&mut self, lines: &[u8]) -> io::Result<Option<Bytes>> {
+        self.raw += lines.len() as u64;
         match &mut self.codec {
-            Codec::Zstd(encoder) => encoder.write_all(&self.lines)?,
-            Codec::Gzip(encoder) => encoder.write_all(&self.lines)?,
-            Codec::None(out) => out.extend_from_slice(&self.lines),
+            Codec::Zstd(encoder) => encoder.write_all(lines)?,
+            Codec::Gzip(encoder) => encoder.write_all(lines)?,
+            Codec::None(out) => out.extend_from_slice(lines),
         }
         let out = match &mut self.codec {
             Codec::Zstd(encoder) => encoder.get_mut(),

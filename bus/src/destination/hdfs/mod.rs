@@ -25,6 +25,7 @@
 //!
 //! | room | what for |
 //! |---|---|
+//! | `open` | the thread that opens batches |
 //! | `worker` | the thread: which batch goes into which file, when a file is complete, and the journal; `chain`: the files of a folder |
 //! | `upload` | the way of one file through HDFS, as a task that only waits |
 //! | `watch` | whether HDFS is there |
@@ -42,6 +43,7 @@ mod encode;
 mod manifest;
 mod mark;
 mod names;
+mod open;
 mod points;
 mod settled;
 mod small;
@@ -71,7 +73,7 @@ use tributary_common::{
     report::DestinationHealth,
 };
 
-use self::worker::{Message, Worker};
+use self::{open::Order, worker::Worker};
 use super::{Condition, Job};
 use crate::{done::DestinationNo, journal::Journal, template::Template};
 
@@ -254,7 +256,7 @@ pub(crate) struct HdfsSink {
     name: Name,
     no: DestinationNo,
     shared: Arc<Shared>,
-    inbox: Sender<Message>,
+    inbox: Sender<Order>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -288,7 +290,7 @@ impl HdfsSink {
     pub(crate) fn deliver(&self, job: Job) {
         let waiting = Waiting::new(&self.shared, job.batch.payload.len());
         // A thread that is gone drops the job, which answers for it.
-        drop(self.inbox.send(Message::Job(job, waiting)));
+        drop(self.inbox.send(Order::Job(job, waiting)));
     }
 
     /// Whether more batches may come now.
@@ -359,7 +361,7 @@ impl HdfsSink {
     pub(crate) fn close(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
         // A thread that is gone has panicked; its join says so.
-        drop(self.inbox.send(Message::Close(deadline)));
+        drop(self.inbox.send(Order::Close(deadline)));
         let Some(thread) = lock(&self.thread).take() else {
             return;
         };

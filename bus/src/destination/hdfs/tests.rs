@@ -34,8 +34,8 @@ fn a_file_unpacks_to_its_lines_and_is_as_its_sum_says() {
         let mut encoder = Encoder::new(compression).unwrap();
         let mut stored = Vec::new();
         for some in lines.chunks(1000) {
-            let some = some.iter().map(String::as_bytes);
-            stored.extend(encoder.add(some).unwrap().unwrap_or_default());
+            let some = some.join("\n") + "\n";
+            stored.extend(encoder.add(some.as_bytes()).unwrap().unwrap_or_default());
             assert_eq!(encoder.stored_bytes(), stored.len() as u64);
         }
         let (last, sum) = encoder.finish().unwrap();
@@ -89,7 +89,7 @@ fn a_manifest_says_what_is_in_its_file() {
         draft.add(&testing::batch("web", stream, seq, &["a", "bc"]).0);
     }
     let mut encoder = Encoder::new(Compression::None).unwrap();
-    encoder.add([b"x".as_slice()].into_iter()).unwrap();
+    encoder.add(b"x\n").unwrap();
     let sum = encoder.finish().unwrap().1;
     let (node, name) = (NodeId::new("bus1").unwrap(), Name::new("lake").unwrap());
     let bytes = draft.finish("f.log", sum, (&node, &name)).to_bytes();

@@ -2,7 +2,7 @@
 //! journal says of it, and who is answered.
 //!
 //! It never waits for HDFS: each file is a task of a small runtime (see [`super::upload`]), and the
-//! thread hears of its end. Decoding and compressing happen here.
+//! thread hears of its end. Compressing happens here; batches come opened (see [`super::open`]).
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,6 @@ use tokio::{
     time::Instant,
 };
 use tributary_common::{
-    batch::Decoder,
     header::BatchHeader,
     ids::{Epoch, Name, NodeId},
     wire::Place,
@@ -35,6 +34,7 @@ use super::{
     manifest::{Batches, Draft},
     mark::Mark,
     names::Names,
+    open::{self, Message, Opener, Order},
     points::{Point, pass_in_thread},
     settled::Settled,
     small::{Small, Turn},
@@ -69,16 +69,10 @@ const MAX_PIECES: usize = 1024;
 /// How often that is done.
 const FORGET_EVERY: Duration = Duration::from_secs(300);
 
-/// What the thread hears of.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// A batch.
-    Job(Job, Waiting),
-    /// The files of an earlier life are settled: those that are complete, with their batches.
-    Recovered(Vec<(u32, Option<Vec<Batches>>)>),
-    /// Complete what is open until then, and stop.
-    Close(Instant),
-}
+/// The lines of a batch, or why it cannot be opened.
+type Lines = Result<Vec<u8>, Failure>;
+/// The files of an earlier life once they are settled: those that are complete, with their batches.
+type Recovered = Vec<(u32, Option<Vec<Batches>>)>;
 
 /// A file has come to its end.
 struct Ended {
@@ -98,6 +92,7 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     runtime: Runtime,
     inbox: Receiver<Message>,
+    recovered: Receiver<Recovered>,
     folders: HashMap<String, Chain>,
     tasks: JoinSet<()>,
     /// The folder and the number of each task's file.
@@ -108,7 +103,7 @@ pub(super) struct Worker {
     small: Option<Small>,
     /// How long a folder waits after its next failure.
     again: HashMap<String, Duration>,
-    decoder: Decoder,
+    opener: Opener,
     closing: Option<Instant>,
 }
 
@@ -123,7 +118,7 @@ impl Worker {
         node: &NodeId,
         journal: &Journal,
         shared: &Arc<Shared>,
-    ) -> anyhow::Result<(Sender<Message>, JoinHandle<()>)> {
+    ) -> anyhow::Result<(Sender<Order>, JoinHandle<()>)> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name(format!("hdfs-io-{name}"))
@@ -134,8 +129,9 @@ impl Worker {
         let cluster = Cluster::new(config, mark, runtime.handle())
             .with_context(|| format!("failed to start destination {name}"))?;
         let life = journal.memory().epoch;
-        // Bounded by the byte permits that the jobs carry; the others are few.
-        let (sender, inbox) = crossbeam_channel::unbounded();
+        let opening = open::start(name)?;
+        // Says one thing.
+        let (settled, recovered) = crossbeam_channel::bounded(1);
         let mut worker = Self {
             name: name.clone(),
             no,
@@ -146,7 +142,8 @@ impl Worker {
             cluster: Arc::new(cluster),
             shared: Arc::clone(shared),
             runtime,
-            inbox,
+            inbox: opening.inbox,
+            recovered,
             folders: HashMap::new(),
             tasks: JoinSet::new(),
             files: HashMap::new(),
@@ -155,11 +152,11 @@ impl Worker {
             settled: Settled::default(),
             small: Small::new(config),
             again: HashMap::new(),
-            decoder: Decoder::new(),
+            opener: opening.opener,
             closing: None,
         };
         *lock(&shared.absent) = Some("the NameNode was not asked yet".to_owned());
-        worker.begin_recovery(sender.clone());
+        worker.begin_recovery(settled);
         let looking = watch(
             name.clone(),
             Arc::clone(&worker.cluster),
@@ -168,9 +165,14 @@ impl Worker {
         worker.tasks.spawn_on(looking, worker.runtime.handle());
         let thread = std::thread::Builder::new()
             .name(format!("hdfs-{name}"))
-            .spawn(move || worker.run())
+            .spawn(move || {
+                worker.run();
+                if opening.thread.join().is_err() {
+                    tracing::error!("the thread that opens batches for HDFS panicked");
+                }
+            })
             .context("failed to start a thread")?;
-        Ok((sender, thread))
+        Ok((opening.orders, thread))
     }
 
     fn run(mut self) {
@@ -187,9 +189,13 @@ impl Worker {
                 recv(self.ended.1) -> ended => if let Ok(ended) = ended {
                     self.ended(ended);
                 },
+                recv(self.recovered) -> files => match files {
+                    Ok(files) => self.recovered(files),
+                    // It was said.
+                    Err(_gone) => self.recovered = crossbeam_channel::never(),
+                },
                 recv(self.inbox) -> message => match message {
-                    Ok(Message::Job(job, waiting)) => self.take(job, waiting),
-                    Ok(Message::Recovered(files)) => self.recovered(files),
+                    Ok(Message::Job(job, waiting, lines)) => self.take((job, waiting), Some(lines)),
                     Ok(Message::Close(until)) => {
                         self.closing = Some(until);
                         self.complete_all();
@@ -218,8 +224,8 @@ impl Worker {
         self.runtime.shutdown_timeout(END_LIMIT);
     }
 
-    /// Takes a batch.
-    fn take(&mut self, job: Job, waiting: Waiting) {
+    /// Takes a batch, and its lines where it is opened.
+    fn take(&mut self, (job, waiting): (Job, Waiting), lines: Option<Lines>) {
         let id = job.batch.header.id();
         if let Some(found) = self.settled.take(id) {
             return self.note_settled(job, found.file, found.last);
@@ -241,7 +247,7 @@ impl Worker {
         {
             return chain.behind.push_back((job, waiting));
         }
-        self.append(job, &folder);
+        self.append(job, lines, &folder);
     }
 
     /// The folder that a batch goes to: its target, or that of the slow topics.
@@ -290,9 +296,9 @@ impl Worker {
     }
 
     /// Adds a batch's lines to the file of a folder.
-    fn append(&mut self, job: Job, folder: &str) {
-        let decoded = match job.batch.open(&mut self.decoder) {
-            Ok(decoded) => decoded,
+    fn append(&mut self, job: Job, lines: Option<Lines>, folder: &str) {
+        let lines = match lines.unwrap_or_else(|| self.opener.lines(&job)) {
+            Ok(lines) => lines,
             Err(failure) => return job.done.tell(Err(failure)),
         };
         if self.takes(folder).is_none()
@@ -306,9 +312,8 @@ impl Worker {
             return;
         };
         let Some(open) = file.open() else { return };
-        let lines = decoded.records().map(|record| record.value);
-        let added = open.encoder.add(lines);
-        self.decoder.recycle(decoded);
+        let added = open.encoder.add(&lines);
+        self.opener.recycle(lines);
         let header = &job.batch.header;
         open.draft.add(header);
         let is_full = open.encoder.stored_bytes() >= self.config.roll.size
@@ -555,7 +560,7 @@ impl Worker {
             self.folders.remove(folder);
         }
         for (job, waiting) in behind {
-            self.take(job, waiting);
+            self.take((job, waiting), None);
         }
     }
 

@@ -28,14 +28,14 @@ use crate::{
     cpu::{Usage, usage, usage_of_thread},
     front::Front,
     load,
-    sender::{Kind, Sender, Sent, make, send},
+    sender::{FULL_LINES, Kind, Sender, Sent, make, send},
 };
 
 const STREAMS: u64 = 8;
 /// Batches of each stream: so many are 300,000 documents.
 const DOCUMENT_BATCHES: u64 = 50;
-/// … and so many 1.5 GB of lines.
-const FILE_BATCHES: u64 = 720;
+/// … and so many full ones 6 GB of lines: the last file waits until it is old enough, which is to be a small part.
+const FILE_BATCHES: u64 = 980;
 /// Documents of a request of the plain loop: about 1 MB.
 const REQUEST_DOCUMENTS: u64 = 2_000;
 /// What the server may use, in MiB.
@@ -50,6 +50,11 @@ const KIND: Kind = Kind {
     class: Class::P2,
     codec: Codec::Zstd,
     lines: 750,
+};
+/// Full batches, as agents send them.
+const FULL: Kind = Kind {
+    lines: FULL_LINES,
+    ..KIND
 };
 
 /// The table of OpenSearch.
@@ -71,7 +76,12 @@ pub(crate) fn search(folder: &Path) -> Result<String> {
             DOCUMENT_BATCHES + 1..DOCUMENT_BATCHES * 2 + 1
         };
         let folder = folder.join(format!("bus-{gzip}"));
-        let (bus, sent, wall) = bus(&folder, &destination, ", index = \"logs-{topic}\"", seqs)?;
+        let (bus, sent, wall) = bus(
+            &folder,
+            &destination,
+            ", index = \"logs-{topic}\"",
+            (KIND, seqs),
+        )?;
         let loop_cpu = plain_loop(&server, sent.records, gzip)?;
         let million = |cpu: f64| cpu * 1e6 / as_float(sent.records);
         writeln!(
@@ -151,7 +161,12 @@ pub(crate) fn files(folder: &Path, z_per_gb: f64) -> Result<String> {
         "kind = \"hdfs\"\nurl = {:?}\npath = \"/logs/{{topic}}\"\nroll = {{ size = \"64MiB\", after = \"2s\" }}\n",
         hdfs.url()
     );
-    let (bus, sent, wall) = bus(&folder.join("bus"), &destination, "", 1..FILE_BATCHES + 1)?;
+    let (bus, sent, wall) = bus(
+        &folder.join("bus"),
+        &destination,
+        "",
+        (FULL, 1..FILE_BATCHES + 1),
+    )?;
     let got = folder.join("got");
     hdfs.shell(&["-get", "/logs/store", &got.display().to_string()])?;
     let files = stored(&got)?;
@@ -220,11 +235,11 @@ fn bus(
     folder: &Path,
     destination: &str,
     branch: &str,
-    seqs: Range<u64>,
+    (kind, seqs): (Kind, Range<u64>),
 ) -> Result<(Usage, Sent, Duration)> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let front = Front::start_before(folder, destination, branch, false)?;
-    let made = make(KIND, 0..STREAMS, &seqs)?;
+    let made = make(kind, 0..STREAMS, &seqs)?;
     let mut senders = connect(&runtime, &front)?;
     let before = usage(front.bus.pid())?;
     let begun = Instant::now();

@@ -11,7 +11,7 @@ use tributary_common::ids::BatchId;
 
 use super::{
     super::{lock, manifest::Batches, mark::is_mark, names::Names, upload::left_by_earlier_life},
-    FORGET_EVERY, Message, Worker,
+    FORGET_EVERY, Recovered, Worker,
 };
 use crate::{
     destination::{Job, note_all_and_tell},
@@ -25,7 +25,7 @@ const FORGET_MINUTES: u32 = 60;
 
 impl Worker {
     /// Settles the files that an earlier life began.
-    pub(super) fn begin_recovery(&mut self, inbox: Sender<Message>) {
+    pub(super) fn begin_recovery(&mut self, done: Sender<Recovered>) {
         let targets = self.journal.memory().targets_of(self.no);
         let mut left = Vec::new();
         for (no, target) in targets.into_iter().filter(|(_no, target)| target.open) {
@@ -64,7 +64,7 @@ impl Worker {
                 }
             }
             // A thread that is gone needs nothing.
-            drop(inbox.send(Message::Recovered(settled)));
+            drop(done.send(settled));
         };
         self.tasks.spawn_on(recovery, self.runtime.handle());
     }
