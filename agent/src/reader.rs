@@ -289,6 +289,8 @@ pub(crate) struct Reader {
     maker: Maker,
     opened: Opened,
     stopping: bool,
+    /// When it began: streams that flow are looked at so many lingers after that.
+    began: Instant,
     /// Some file may be awaited.
     any_awaited: bool,
     /// Files were looked for, or some are known from earlier: newcomers may be copies of any of them.
@@ -330,6 +332,7 @@ impl Reader {
             maker: Maker::new(Encoder::new(Codec::Zstd)),
             opened,
             stopping: false,
+            began: Instant::now(),
             any_awaited: true,
             any_known: false,
             next_figures: NextFigures {

@@ -1,4 +1,5 @@
-//! Streams that flow are looked at by the clock: once per linger, whatever hints there are.
+//! Streams that flow are looked at by the clock: once per linger, whatever hints there are, and all of a
+//! linger at once.
 //!
 //! Not for: the hints themselves (see [`crate::flow`]). Each turn that leaves a stream at rest asks.
 
@@ -72,6 +73,19 @@ impl Pace {
     }
 }
 
+/// About `every` from `now` on, in step with all who are looked at as often: one waking is for all of them,
+/// and their batches go to the bus in one write.
+fn in_step(began: Instant, now: Instant, every: Duration) -> Instant {
+    let due = now + every;
+    let off = due.saturating_duration_since(began).as_nanos() % every.as_nanos().max(1);
+    let off = Duration::from_nanos(u64::try_from(off).unwrap_or_default());
+    // Not so soon that the look sees little.
+    match off > every / 2 {
+        true => due + (every - off),
+        false => due - off,
+    }
+}
+
 impl Reader {
     /// When a stream is served next, after a turn that said `next`.
     pub(super) fn at_its_pace(&mut self, stream: usize, next: Next, now: Instant) -> Next {
@@ -88,6 +102,7 @@ impl Reader {
             Next::At(at) => Some(at),
         };
         let linger = Duration::from_millis(self.class_of(stream).linger_ms());
+        let began = self.began;
         let Some(known) = self.streams.get_mut(stream) else {
             return next;
         };
@@ -102,11 +117,11 @@ impl Reader {
             .is_some_and(|streams| streams.len() == 1);
         let pace = &mut known.pace;
         let grown = pace.note((tail.generation, tail.size), linger, now);
-        let again = if grown >= FAST_BYTES {
-            now + linger.max(FAST_LOOKS)
-        } else {
-            now + linger
+        let every = match grown >= FAST_BYTES {
+            true => linger.max(FAST_LOOKS),
+            false => linger,
         };
+        let again = in_step(began, now, every);
         // No hint will say that an unfinished line got its end.
         let soonest = Next::At(plan.map_or(again, |at| at.min(again)));
         match &mut pace.flows {
@@ -128,5 +143,25 @@ impl Reader {
             }
             None => next,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_fall_into_step_and_stay_there() {
+        let (began, every) = (Instant::now(), Duration::from_millis(200));
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        let next = |ms: u64| in_step(began, at(ms), every);
+        assert_eq!(next(1_000), at(1_200));
+        // A turn takes a moment.
+        assert_eq!(next(1_003), at(1_200));
+        assert_eq!(next(1_099), at(1_200));
+        // Half of the time at least, half more at most.
+        assert_eq!(next(1_100), at(1_200));
+        assert_eq!(next(1_101), at(1_400));
+        assert_eq!(next(1_199), at(1_400));
     }
 }
