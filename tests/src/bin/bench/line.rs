@@ -181,6 +181,8 @@ pub(crate) fn backlog(
     task: &Task,
 ) -> Result<Backlog> {
     let line = Line::start(kafka, folder, task)?;
+    // What it costs to start is no part of what a line costs.
+    let (agent, bus) = (usage(line.agent.pid())?, usage(line.bus.pid())?);
     let begun = Instant::now();
     fs::hard_link(file, line.logs.join("backlog.log"))?;
     poll::until("the whole backlog to be in Kafka", BACKLOG_LIMIT, || {
@@ -191,8 +193,8 @@ pub(crate) fn backlog(
     // The last acknowledgements are on their way back to the agent.
     std::thread::sleep(Duration::from_secs(1));
     Ok(Backlog {
-        agent: usage(line.agent.pid())?,
-        bus: usage(line.bus.pid())?,
+        agent: usage(line.agent.pid())?.since(agent),
+        bus: usage(line.bus.pid())?.since(bus),
         wall,
     })
 }
