@@ -206,6 +206,28 @@ async fn partial_lines_of_a_container_are_joined_across_a_restart() {
     assert_eq!(times[..3], [second + 1000, second + 3000, second + 2000]);
 }
 
+/// As when a kubelet makes the log anew between the looks at it and at the link to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_new_log_that_is_seen_by_a_link_to_it_goes_on_where_the_log_was() {
+    let place = Place::new().await;
+    let more = "framing = { kind = \"cri\" }";
+    let log = place.log("0.log");
+    write(
+        &log,
+        b"2026-11-21T04:30:01Z stdout F first\n2026-11-21T04:30:02Z stdout P beg\n",
+    );
+    let agent = Agent::start(&place.config("0.log", more));
+    place.bus.expect(&owned(&["first"])).await;
+    agent.stop().await;
+    fs::rename(&log, place.log("0.log.1")).unwrap();
+    write(&log, b"2026-11-21T04:30:02Z stdout F un\n");
+    std::os::unix::fs::symlink(&log, place.log("link.log")).unwrap();
+    let by_link_only = format!("exclude = [\"**/0.log\"]\n{more}");
+    let agent = Agent::start(&place.config("*", &by_link_only));
+    place.bus.expect(&owned(&["first", "begun"])).await;
+    agent.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_partial_line_that_never_ends_holds_its_file_for_a_moment_only() {
     let place = Place::new().await;

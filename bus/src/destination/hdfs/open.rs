@@ -1,6 +1,6 @@
 //! The thread that opens batches: it makes of each the lines that go into a file.
 //!
-//! So that the destination's thread, which compresses, has them ready: opening is a third of the work. It is
+//! So that the destination's thread, which compresses, has them ready: opening is a quarter of the work. It is
 //! a few batches ahead, so little is held open. Not for: which file they go into (see [`super::worker`]).
 
 use std::thread::JoinHandle;
