@@ -35,6 +35,7 @@ pub mod admin;
 pub mod backoff;
 pub mod batch;
 pub mod config;
+pub mod crc;
 pub mod daemon;
 pub mod disk;
 pub mod even;

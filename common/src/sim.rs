@@ -311,7 +311,7 @@ impl Wire {
         // An answer of HTTP says the time of the day.
         let sum = match bytes.starts_with(b"HTTP/") {
             true => 0,
-            false => crc32c::crc32c(&bytes),
+            false => crate::crc::crc32c(&bytes),
         };
         let (no, len) = (self.no, bytes.len());
         self.net

@@ -17,6 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 use tributary_common::{
+    crc::crc32c,
     header::MinuteCount,
     ids::{BatchId, Epoch, GenerationId, StreamId, TaskId, Topic},
     report::Loss,
@@ -484,10 +485,6 @@ fn word(bytes: &[u8]) -> u32 {
     bytes
         .first_chunk()
         .map_or(0, |word| u32::from_le_bytes(*word))
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
 }
 
 #[cfg(test)]

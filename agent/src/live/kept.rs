@@ -18,7 +18,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
-use tributary_common::disk::{self, DiskError};
+use tributary_common::{
+    crc::crc32c,
+    disk::{self, DiskError},
+};
 
 use crate::config;
 
@@ -64,7 +67,7 @@ pub(super) fn write(
 
 fn document(effective: &str, applied_ms: u64) -> String {
     let body = format!("# applied {applied_ms}\n{effective}");
-    let sum = crc32c::crc32c(body.as_bytes());
+    let sum = crc32c(body.as_bytes());
     format!("{MAGIC}{VERSION}\n# crc32c {sum:08x}\n{body}")
 }
 
@@ -109,7 +112,7 @@ fn read(text: &str) -> anyhow::Result<(u64, &str)> {
     }
     let (second, body) = rest.split_once('\n').unwrap_or_default();
     let sum = second.strip_prefix("# crc32c ").unwrap_or_default();
-    if u32::from_str_radix(sum, 16).ok() != Some(crc32c::crc32c(body.as_bytes())) {
+    if u32::from_str_radix(sum, 16).ok() != Some(crc32c(body.as_bytes())) {
         bail!("its sum does not agree: the agent did not write it so");
     }
     let (third, toml) = body.split_once('\n').unwrap_or_default();

@@ -24,6 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tributary_common::{
+    crc::{crc32c, crc32c_of},
     disk::{self, AppendFile, DiskError},
     ids::{GenerationId, StreamId},
 };
@@ -85,7 +86,7 @@ impl SpoolWriter {
         head.extend(VERSION.to_le_bytes());
         head.extend(u32::try_from(meta.len()).unwrap_or(u32::MAX).to_le_bytes());
         head.extend(meta);
-        head.extend(crc32c::crc32c(&head).to_le_bytes());
+        head.extend(crc32c(&head).to_le_bytes());
         file.append(&head)?;
         Ok(Self {
             file,
@@ -122,7 +123,7 @@ impl SpoolWriter {
         for number in [packed.len(), self.raw.len()] {
             chunk.extend(u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
         }
-        chunk.extend(crc32c::crc32c(&packed).to_le_bytes());
+        chunk.extend(crc32c(&packed).to_le_bytes());
         chunk.extend(packed);
         self.file.append(&chunk)?;
         self.raw.clear();
@@ -207,7 +208,7 @@ impl SpoolFile {
         let mut rest = vec![0; len + 4];
         file.read_exact_at(&mut rest, HEADER_BYTES as u64)?;
         let (text, sum) = rest.split_at(len);
-        let sound = crc32c::crc32c_append(crc32c::crc32c(&head), text) == word(sum, 0);
+        let sound = crc32c_of(&[&head, text]) == word(sum, 0);
         let meta: Meta = match serde_json::from_slice(text) {
             Ok(meta) if sound => meta,
             Ok(_) | Err(_) => return Err(invalid("its head is damaged")),
@@ -247,7 +248,7 @@ impl SpoolFile {
         if last.0 != chunk.at {
             let mut packed = vec![0; chunk.packed as usize];
             self.file.read_exact_at(&mut packed, chunk.at)?;
-            if crc32c::crc32c(&packed) != chunk.sum {
+            if crc32c(&packed) != chunk.sum {
                 return Err(invalid("a chunk is damaged"));
             }
             let raw = zstd::bulk::decompress(&packed, chunk.raw as usize)?;

@@ -19,7 +19,7 @@
 //! Pure. Not for: what the entries mean together (see [`super::store`]).
 
 use serde::{Deserialize, Serialize};
-use tributary_common::wire::MAX_PAYLOAD_BYTES;
+use tributary_common::{crc::crc32c, wire::MAX_PAYLOAD_BYTES};
 
 /// The version that this build writes and reads.
 const VERSION: u16 = 1;
@@ -99,7 +99,7 @@ pub(super) fn file_header() -> [u8; FILE_HEADER_BYTES] {
     let (name, version) = said.split_at_mut(4);
     name.copy_from_slice(&MAGIC);
     version[..2].copy_from_slice(&VERSION.to_be_bytes());
-    sum.copy_from_slice(&crc32c::crc32c(said).to_be_bytes());
+    sum.copy_from_slice(&crc32c(said).to_be_bytes());
     out
 }
 
@@ -111,7 +111,7 @@ pub(super) fn encode(entry: &Entry, out: &mut Vec<u8>) {
     if let Ok(mut grown) = postcard::to_extend(entry, std::mem::take(out)) {
         let body = grown.get(start + FRAME_HEADER_BYTES..).unwrap_or_default();
         let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
-        let sum = crc32c::crc32c(body);
+        let sum = crc32c(body);
         if let Some(head) = grown.get_mut(start..start + FRAME_HEADER_BYTES) {
             head[0] = FRAME_MARK;
             head[1..5].copy_from_slice(&len.to_be_bytes());
@@ -129,7 +129,7 @@ pub(super) fn frame(bytes: &[u8]) -> Option<(Entry, usize)> {
     };
     let len = u32::from_be_bytes([a, b, c, d]) as usize;
     let body = rest.get(..len).filter(|_| len <= MAX_BODY_BYTES)?;
-    if crc32c::crc32c(body) != u32::from_be_bytes([e, f, g, h]) {
+    if crc32c(body) != u32::from_be_bytes([e, f, g, h]) {
         return None;
     }
     let entry = postcard::from_bytes(body).ok()?;

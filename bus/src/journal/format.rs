@@ -22,6 +22,7 @@
 
 use serde::{Deserialize, Serialize};
 use tributary_common::{
+    crc::crc32c,
     header::MinuteCount,
     ids::{BatchId, Epoch, Name, StreamId, Topic},
 };
@@ -172,7 +173,7 @@ pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
     let buffer = std::mem::take(out);
     *out = postcard::to_extend(record, buffer).expect("a vector takes any record");
     let length = u32::try_from(out.len() - body_at).expect("a record is far below 4 GiB");
-    let sum = crc32c::crc32c(&out[body_at..]);
+    let sum = crc32c(&out[body_at..]);
     out[start] = FRAME_MARK;
     out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
     out[start + 5..body_at].copy_from_slice(&sum.to_be_bytes());
@@ -251,7 +252,7 @@ fn frame(bytes: &[u8], at: usize) -> Option<(Record, usize)> {
     }
     let body_at = at + FRAME_HEADER_BYTES;
     let body = bytes.get(body_at..body_at + length)?;
-    if crc32c::crc32c(body) != sum {
+    if crc32c(body) != sum {
         return None;
     }
     let (record, rest) = postcard::take_from_bytes(body).ok()?;

@@ -20,7 +20,11 @@
 //! Pure. Not for: files (see [`super::segment`]).
 
 use serde::{Deserialize, Serialize};
-use tributary_common::{header::BatchHeader, wire::MAX_PAYLOAD_BYTES};
+use tributary_common::{
+    crc::{crc32c, crc32c_of},
+    header::BatchHeader,
+    wire::MAX_PAYLOAD_BYTES,
+};
 
 /// The version that this build writes and reads.
 pub(super) const VERSION: u16 = 1;
@@ -95,7 +99,7 @@ fn file_header(magic: [u8; 4]) -> [u8; FILE_HEADER_BYTES] {
     let (name, version) = said.split_at_mut(4);
     name.copy_from_slice(&magic);
     version[..2].copy_from_slice(&VERSION.to_be_bytes());
-    sum.copy_from_slice(&crc32c::crc32c(said).to_be_bytes());
+    sum.copy_from_slice(&crc32c(said).to_be_bytes());
     out
 }
 
@@ -125,7 +129,7 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<Beginning, OtherVersion> {
         return Ok(Beginning::Sound);
     }
     if let &[b'T', b'R', b'B', b'S', high, low, _, _, a, b, c, d] = bytes
-        && bytes.get(..8).map(crc32c::crc32c) == Some(u32::from_be_bytes([a, b, c, d]))
+        && bytes.get(..8).map(crc32c) == Some(u32::from_be_bytes([a, b, c, d]))
     {
         return Err(OtherVersion(u16::from_be_bytes([high, low])));
     }
@@ -161,9 +165,9 @@ pub(super) fn encode(
     out.extend(MARK);
     out.extend(u32::try_from(meta.len()).ok()?.to_be_bytes());
     out.extend(u32::try_from(payload.len()).ok()?.to_be_bytes());
-    out.extend(crc32c::crc32c(payload).to_be_bytes());
-    let sum = crc32c::crc32c(out.get(start..)?);
-    out.extend(crc32c::crc32c_append(sum, &meta).to_be_bytes());
+    out.extend(crc32c(payload).to_be_bytes());
+    let sum = crc32c_of(&[out.get(start..)?, &meta]);
+    out.extend(sum.to_be_bytes());
     out.extend_from_slice(&meta);
     out.extend_from_slice(payload);
     u32::try_from(out.len() - before).ok()
@@ -200,7 +204,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let (Some(first), Some(text)) = (bytes.get(..16), bytes.get(HEAD_BYTES..payload_at)) else {
         return Parsed::Short(payload_at);
     };
-    if crc32c::crc32c_append(crc32c::crc32c(first), text) != sum {
+    if crc32c_of(&[first, text]) != sum {
         return Parsed::Bad;
     }
     let Ok(Meta {
@@ -238,7 +242,7 @@ pub(super) fn encode_head(
     let start = out.len();
     out.extend(at.to_be_bytes());
     out.extend(bytes.to_be_bytes());
-    let sum = out.get(start..).map_or(0, crc32c::crc32c);
+    let sum = out.get(start..).map_or(0, crc32c);
     out.extend(sum.to_be_bytes());
     if encode(order, target, header, &[], out).is_none() {
         // A header that long was not written to the segment either.
@@ -271,7 +275,7 @@ pub(super) fn read_heads(bytes: &[u8]) -> impl Iterator<Item = ((u64, u32), Head
 fn read_head_place(entry: &[u8]) -> Option<(u64, u32)> {
     let (said, sum) = entry.split_at_checked(12)?;
     let (at, bytes) = said.split_at_checked(8)?;
-    let whole = crc32c::crc32c(said).to_be_bytes() == sum;
+    let whole = crc32c(said).to_be_bytes() == sum;
     let at = u64::from_be_bytes(at.try_into().ok()?);
     let bytes = u32::from_be_bytes(bytes.try_into().ok()?);
     whole.then_some((at, bytes))
@@ -282,7 +286,7 @@ pub(super) fn drained(at: u64) -> [u8; DRAINED_BYTES] {
     let (offset, mut out) = (at.to_be_bytes(), [0; DRAINED_BYTES]);
     let (left, right) = out.split_at_mut(8);
     left.copy_from_slice(&offset);
-    right.copy_from_slice(&crc32c::crc32c(&offset).to_be_bytes());
+    right.copy_from_slice(&crc32c(&offset).to_be_bytes());
     out
 }
 
@@ -294,7 +298,7 @@ pub(super) fn read_drained(bytes: &[u8]) -> Vec<u64> {
     let entries = rest.chunks_exact(DRAINED_BYTES).filter_map(|entry| {
         let (offset, sum) = entry.split_at(8);
         let sum = u32::from_be_bytes(sum.try_into().ok()?);
-        let whole = crc32c::crc32c(offset) == sum;
+        let whole = crc32c(offset) == sum;
         whole.then(|| offset.try_into().ok().map(u64::from_be_bytes))?
     });
     entries.collect()

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tributary_common::disk;
+use tributary_common::{crc::crc32c, disk};
 
 use super::{
     format::{
@@ -188,7 +188,7 @@ fn payload(file: &File, place: Place, head: &Head) -> anyhow::Result<Option<Byte
     let from = place.at + u64::from(head.payload_at);
     let wanted = head.payload_bytes() as usize;
     let bytes = read_at(file, from, wanted)?;
-    let whole = bytes.len() == wanted && crc32c::crc32c(&bytes) == head.payload_sum;
+    let whole = bytes.len() == wanted && crc32c(&bytes) == head.payload_sum;
     Ok(whole.then(|| bytes.into()))
 }
 

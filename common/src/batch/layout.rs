@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use crate::crc::crc32c;
+
 /// Bytes of the fixed fields; the records follow.
 pub(super) const HEAD_BYTES: usize = 61;
 /// The only version of the format that is written and read.
@@ -89,7 +91,7 @@ impl Head {
 
 /// The CRC-32C of a batch: over everything from the attributes on.
 pub(super) fn checksum(batch: &[u8]) -> u32 {
-    crc32c::crc32c(batch.get(CRC_FROM..).unwrap_or_default())
+    crc32c(batch.get(CRC_FROM..).unwrap_or_default())
 }
 
 /// What an idempotent producer writes into a batch.

@@ -6,7 +6,7 @@
 //!
 //! Not for: the checksum of a RecordBatch (see `layout`). Encoder and decoder call it.
 
-use crc_fast::{CrcAlgorithm, Digest};
+use crate::crc::Summing;
 
 /// Values are gathered up to so many bytes: they stay in the nearest cache.
 const GATHER_BYTES: usize = 4096;
@@ -14,7 +14,7 @@ const GATHER_BYTES: usize = 4096;
 /// The sum so far.
 #[derive(Debug)]
 pub(super) struct ContentSum {
-    digest: Digest,
+    sum: Summing,
     /// Takes no memory before the first value.
     gathered: Vec<u8>,
 }
@@ -29,7 +29,7 @@ impl ContentSum {
     /// The sum of nothing.
     pub(super) fn new() -> Self {
         Self {
-            digest: Digest::new(CrcAlgorithm::Crc32Iscsi),
+            sum: Summing::new(),
             gathered: Vec::new(),
         }
     }
@@ -38,11 +38,11 @@ impl ContentSum {
     #[inline]
     pub(super) fn add(&mut self, value: &[u8]) {
         if self.gathered.len() + value.len() > GATHER_BYTES {
-            self.digest.update(&self.gathered);
+            self.sum.add(&self.gathered);
             self.gathered.clear();
         }
         if value.len() > GATHER_BYTES {
-            self.digest.update(value);
+            self.sum.add(value);
         } else {
             self.gathered.extend_from_slice(value);
         }
@@ -50,15 +50,14 @@ impl ContentSum {
 
     /// The sum of all that was added; it begins anew.
     pub(super) fn finish(&mut self) -> u32 {
-        self.digest.update(&self.gathered);
-        let sum = self.digest.finalize();
-        self.clear();
-        u32::try_from(sum).expect("a sum of 32 bits")
+        self.sum.add(&self.gathered);
+        self.gathered.clear();
+        self.sum.finish()
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        self.digest.reset();
+        self.sum.clear();
         self.gathered.clear();
     }
 }
