@@ -447,11 +447,7 @@ impl Session {
                     self.waiter(slot).tell(answer);
                     return Ok(());
                 }
-                let batch = Accepted {
-                    header: Arc::new(header),
-                    payload,
-                    _permit: permit,
-                };
+                let batch = Accepted::new(header, payload, permit);
                 self.node.take(batch, self.waiter(slot));
                 return Ok(());
             }

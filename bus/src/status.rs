@@ -151,11 +151,8 @@ mod tests {
         rig.sink.script([Script::Hold]);
         let (header, payload) = batch("web", 1, 1, &["x"]);
         let cost = budget::cost(&header, payload.len());
-        let accepted = Accepted {
-            header: header.into(),
-            payload,
-            _permit: rig.node.budget.take(cost).await,
-        };
+        let permit = rig.node.budget.take(cost).await;
+        let accepted = Accepted::new(header, payload, permit);
         let (told, answer) = tokio::sync::oneshot::channel();
         rig.node.take(accepted, Waiter::Lines(told));
         until("the batch to be there", || rig.sink.held() == 1).await;

@@ -102,21 +102,13 @@ pub(crate) fn header_of(topic: &str) -> BatchHeader {
 pub(crate) async fn accepted((header, payload): (BatchHeader, Bytes)) -> Arc<Accepted> {
     let budget = Budget::new(budget::MIN_BYTES);
     let permit = budget.take(1).await;
-    Arc::new(Accepted {
-        header: Arc::new(header),
-        payload,
-        _permit: permit,
-    })
+    Arc::new(Accepted::new(header, payload, permit))
 }
 
 /// The batch as a node takes it.
 pub(crate) async fn accepted_by(node: &Node, (header, payload): (BatchHeader, Bytes)) -> Accepted {
     let permit = node.budget.take(1).await;
-    Accepted {
-        header: Arc::new(header),
-        payload,
-        _permit: permit,
-    }
+    Accepted::new(header, payload, permit)
 }
 
 /// A node with one scripted destination for topics `web*`, two for `both*`, and for `safe*` the first with

@@ -28,7 +28,7 @@ pub(crate) mod memory;
 pub(crate) mod search;
 mod which;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tributary_common::{
@@ -57,15 +57,32 @@ pub(crate) struct Accepted {
     /// One Kafka RecordBatch v2.
     pub(crate) payload: Bytes,
     /// Its share of the node's memory.
-    pub(crate) _permit: Permit,
+    _permit: Permit,
+    /// What its check said.
+    checked: OnceLock<Result<Sealed, Failure>>,
 }
 
 impl Accepted {
-    /// Checks a payload that stays closed: its form, its sum, how many records it says to have.
+    /// A batch with its payload and its share of the node's memory.
+    pub(crate) fn new(header: impl Into<Arc<BatchHeader>>, payload: Bytes, permit: Permit) -> Self {
+        Self {
+            header: header.into(),
+            payload,
+            _permit: permit,
+            checked: OnceLock::new(),
+        }
+    }
+
+    /// Checks a payload that stays closed: its form, its sum, how many records it says to have. It is
+    /// read through once; whoever asks again is told the same.
     ///
     /// # Errors
     /// [`Failure::Rejected`] with [`RefuseReason::Corrupt`].
     pub(crate) fn seal(&self) -> Result<Sealed, Failure> {
+        self.checked.get_or_init(|| self.check()).clone()
+    }
+
+    fn check(&self) -> Result<Sealed, Failure> {
         let corrupt = |why: String| Failure::Rejected(RefuseReason::Corrupt, why);
         let sealed = Sealed::check(&self.payload).map_err(|error| corrupt(error.to_string()))?;
         if sealed.records() == self.header.records {
@@ -239,6 +256,21 @@ impl Destination {
             Self::Memory(memory) => memory.no(),
             #[cfg(feature = "sim")]
             Self::ByHand(sink) => sink.no(),
+        }
+    }
+
+    /// Does what takes long before [`Destination::deliver`] and needs no order. For who holds a lock
+    /// while it delivers; and the bytes, which have just come, are near this processor.
+    pub(crate) fn prepare(&self, batch: &Accepted) {
+        match self {
+            Self::Kafka(kafka) => kafka.prepare(batch),
+            // The destination is told the same.
+            Self::Discard(_) => drop(batch.seal()),
+            Self::File(_) | Self::Hdfs(_) | Self::Search(_) => {}
+            #[cfg(test)]
+            Self::Memory(_) => {}
+            #[cfg(feature = "sim")]
+            Self::ByHand(_) => {}
         }
     }
 

@@ -289,11 +289,7 @@ impl Lines {
             node.quotas
                 .take_of_topic(topic, payload_bytes, Instant::now());
             let (told, answer) = oneshot::channel();
-            let batch = Accepted {
-                header: Arc::new(header),
-                payload: encoded.payload,
-                _permit: permit,
-            };
+            let batch = Accepted::new(header, encoded.payload, permit);
             node.take(batch, Waiter::Lines(told));
             sent.push(answer);
         }

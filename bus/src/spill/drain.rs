@@ -208,11 +208,7 @@ impl Drain {
         drop(reading);
         let cost = budget::cost(&header, payload.len());
         Ok(match budget.try_take(cost) {
-            Some(permit) => Read::Batch(Accepted {
-                header: Arc::new(header),
-                payload,
-                _permit: permit,
-            }),
+            Some(permit) => Read::Batch(Accepted::new(header, payload, permit)),
             None => Read::NoRoom,
         })
     }

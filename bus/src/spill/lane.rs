@@ -283,6 +283,9 @@ impl Spill {
             landing: Some(landing),
         };
         let mut after = After::default();
+        if !down {
+            self.destination.prepare(&batch);
+        }
         {
             let mut queue = self.lock();
             self.see(&mut queue, &target, down, &mut after);
@@ -387,6 +390,7 @@ impl Spill {
     pub(super) fn give(self: &Arc<Self>, batch: Arc<Accepted>, target: &Arc<str>) -> bool {
         let id = batch.header.id();
         let mut after = After::default();
+        self.destination.prepare(&batch);
         let flies = {
             let mut queue = self.lock();
             let flies = queue.may_fly(id);

@@ -46,11 +46,7 @@ async fn give(rig: &Rig, topic: &str, stream: u64, seq: u64) -> oneshot::Receive
         .take(budget::cost(&header, payload.len()))
         .await;
     let (told, answer) = oneshot::channel();
-    let accepted = Accepted {
-        header: header.into(),
-        payload,
-        _permit: permit,
-    };
+    let accepted = Accepted::new(header, payload, permit);
     rig.node.take(accepted, Waiter::Lines(told));
     answer
 }

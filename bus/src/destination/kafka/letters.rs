@@ -281,11 +281,7 @@ impl Shared {
             }
         });
         Some(Job {
-            batch: Arc::new(Accepted {
-                header: Arc::new(header),
-                payload,
-                _permit: permit,
-            }),
+            batch: Arc::new(Accepted::new(header, payload, permit)),
             target,
             done,
             replay: Some(Replay { letter: no, place }),

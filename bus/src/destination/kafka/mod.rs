@@ -77,7 +77,7 @@ pub(crate) use self::{
     settings::{CODEC, by_one_name, is_ours},
     verbatim::security,
 };
-use super::{Condition, Failure, Job, note_and_tell};
+use super::{Accepted, Condition, Failure, Job, note_and_tell};
 use crate::{
     dead::{Filter, Letters},
     done::DestinationNo,
@@ -478,6 +478,8 @@ pub struct KafkaConfig {
 /// The destination.
 pub(crate) struct Kafka {
     shared: Arc<Shared>,
+    /// Batches without keys are forwarded closed.
+    verbatim: bool,
     producer: Arc<Slot>,
     /// Bounded by the letters that there are.
     replays: Mutex<Option<Replays>>,
@@ -559,6 +561,7 @@ impl Kafka {
         }
         Ok(Self {
             shared,
+            verbatim: cluster.producer == ProducerKind::Verbatim,
             producer,
             replays: Mutex::new(Some(replays)),
             threads: Mutex::new(threads),
@@ -572,6 +575,14 @@ impl Kafka {
 
     pub(crate) fn no(&self) -> DestinationNo {
         self.shared.no
+    }
+
+    /// Checks a batch that is forwarded as it came.
+    pub(crate) fn prepare(&self, batch: &Accepted) {
+        if self.verbatim && !batch.header.keyed {
+            // The producer is told the same.
+            drop(batch.seal());
+        }
     }
 
     pub(crate) fn deliver(&self, job: Job) {
