@@ -238,6 +238,20 @@ pub(crate) struct Sent {
     pub(crate) busy: u64,
 }
 
+impl Sent {
+    /// Both, one after the other.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            wall: self.wall + other.wall,
+            raw_bytes: self.raw_bytes + other.raw_bytes,
+            payload_bytes: self.payload_bytes + other.payload_bytes,
+            batches: self.batches + other.batches,
+            records: self.records + other.records,
+            busy: self.busy + other.busy,
+        }
+    }
+}
+
 /// Sends the streams beside each other, each on its own connection, and waits for every answer.
 ///
 /// # Errors
