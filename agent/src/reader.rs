@@ -17,6 +17,7 @@ mod follow;
 mod holes;
 mod hunt;
 mod join;
+mod links;
 mod make;
 mod near;
 mod newcomers;
@@ -254,6 +255,8 @@ pub(crate) struct Reader {
     by_id: HashMap<StreamId, usize>,
     /// Which generation each path of each channel names.
     by_path: HashMap<LogPath, Vec<(usize, usize, GenerationId)>>,
+    /// Streams that stand under a link, by where it leads.
+    by_link: HashMap<(usize, LogPath), usize>,
     /// Which generation a physical file is, per channel.
     by_key: HashMap<(usize, FileKey), (usize, GenerationId)>,
     /// Generations that were given up, should they come back.
@@ -310,6 +313,7 @@ impl Reader {
             streams: Vec::new(),
             by_id: HashMap::new(),
             by_path: HashMap::new(),
+            by_link: HashMap::new(),
             by_key: HashMap::new(),
             ended: HashMap::new(),
             by_folder: HashMap::new(),

@@ -23,7 +23,7 @@ use crate::{
     config::Start,
     content::Content,
     discover::{Look, is_absence},
-    far::{self, open_file},
+    far::open_file,
     frame::text::Label,
     handle::{self, FileInfo, FileKey, FileKind},
     identify::{MARK_BYTES, Mark, prefix_of},
@@ -186,24 +186,6 @@ impl Reader {
         }
     }
 
-    /// Of the names of a newcomer the one that has a stream. A log that is made anew between the looks at its
-    /// name and at a link to it is seen by the link only, and goes on with what stood at its name before.
-    fn name_with_stream(&self, channel: usize, path: LogPath, info: &FileInfo) -> LogPath {
-        if self.has_stream(channel, &path) {
-            return path;
-        }
-        let real = far::link_target(&path).map(LogPath::from);
-        let real = real.filter(|real| self.has_stream(channel, real));
-        let is_it = |real: &LogPath| handle::of_path(real).is_ok_and(|seen| seen.key == info.key);
-        real.filter(is_it).unwrap_or(path)
-    }
-
-    fn has_stream(&self, channel: usize, path: &Path) -> bool {
-        let task = self.channels.get(channel).map(|known| &known.task.id);
-        let id = task.map(|task| stream_id(&self.wiring.agent, task, path));
-        id.is_some_and(|id| self.by_id.contains_key(&id))
-    }
-
     /// After the first look, `start` has had its say.
     fn first_looks_done(&mut self) {
         for channel in &mut self.channels {
@@ -273,6 +255,7 @@ impl Reader {
             return false;
         };
         self.name(channel, path, stream, generation);
+        self.note_link(channel, path, stream);
         self.undecided
             .retain(|waiting| waiting.channel != channel || waiting.path != *path);
         let Some(at) = self.place_of(stream, generation) else {

@@ -229,6 +229,29 @@ async fn a_new_log_that_is_seen_by_a_link_to_it_goes_on_where_the_log_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_log_that_was_first_seen_by_a_link_goes_on_where_the_next_one_is_seen_by_its_own_name() {
+    let place = Place::new().await;
+    let more = "framing = { kind = \"cri\" }";
+    let log = place.log("0.log");
+    write(&log, b"2026-11-21T04:30:01Z stdout F first\n");
+    std::os::unix::fs::symlink(&log, place.log("link.log")).unwrap();
+    let agent = Agent::start(&place.config("link.log", more));
+    place.bus.expect(&owned(&["first"])).await;
+    agent.stop().await;
+    let agent = Agent::start(&place.config("*", more));
+    write(
+        &log,
+        b"2026-11-21T04:30:02Z stdout F second\n2026-11-21T04:30:02Z stdout P beg\n",
+    );
+    place.bus.expect(&owned(&["first", "second"])).await;
+    fs::rename(&log, place.log("0.log.1")).unwrap();
+    write(&log, b"2026-11-21T04:30:03Z stdout F un\n");
+    let wanted = ["first", "second", "begun"];
+    place.bus.expect(&owned(&wanted)).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_partial_line_that_never_ends_holds_its_file_for_a_moment_only() {
     let place = Place::new().await;
     let agent = Agent::start(&place.config("0.log", "framing = { kind = \"cri\" }"));

@@ -1,0 +1,61 @@
+//! One log under two names: its own and that of a link, as a kubelet makes them.
+//!
+//! A stream has the name under which its first file was seen. A file that is made anew between the looks at
+//! its name and at the link is seen by one of the two only, and goes on with the stream that stands under the
+//! other: a record over both files stays one. Not for: files that are the same (see [`super::files`]).
+
+use std::path::Path;
+
+use super::{Reader, files::stream_id};
+use crate::{
+    far,
+    handle::{self, FileInfo},
+    path::LogPath,
+};
+
+impl Reader {
+    /// Of the names of a newcomer the one that has a stream.
+    pub(super) fn name_with_stream(
+        &self,
+        channel: usize,
+        path: LogPath,
+        info: &FileInfo,
+    ) -> LogPath {
+        if self.has_stream(channel, &path) {
+            return path;
+        }
+        if let Some(link) = self.link_with_stream(channel, &path) {
+            return link;
+        }
+        let real = far::link_target(&path).map(LogPath::from);
+        let real = real.filter(|real| self.has_stream(channel, real));
+        let is_it = |real: &LogPath| handle::of_path(real).is_ok_and(|seen| seen.key == info.key);
+        real.filter(is_it).unwrap_or(path)
+    }
+
+    fn has_stream(&self, channel: usize, path: &Path) -> bool {
+        let task = self.channels.get(channel).map(|known| &known.task.id);
+        let id = task.map(|task| stream_id(&self.wiring.agent, task, path));
+        id.is_some_and(|id| self.by_id.contains_key(&id))
+    }
+
+    /// The link to this path under which a stream stands.
+    fn link_with_stream(&self, channel: usize, path: &LogPath) -> Option<LogPath> {
+        let stream = *self.by_link.get(&(channel, path.clone()))?;
+        let link = &self.streams.get(stream)?.path;
+        leads_to(link, path).then(|| link.clone())
+    }
+
+    /// A file of a stream has this name, too: where that of the stream is a link to it, the next file may be
+    /// seen here first.
+    pub(super) fn note_link(&mut self, channel: usize, path: &LogPath, stream: usize) {
+        let link = self.streams.get(stream).map(|known| &known.path);
+        if link.is_some_and(|link| link != path && leads_to(link, path)) {
+            self.by_link.insert((channel, path.clone()), stream);
+        }
+    }
+}
+
+fn leads_to(link: &Path, path: &Path) -> bool {
+    far::link_target(link).is_some_and(|real| real == path)
+}
