@@ -44,6 +44,7 @@ mod live;
 mod moving;
 mod node;
 mod order;
+mod outgoing;
 mod pins;
 mod quota;
 mod report;

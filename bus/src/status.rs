@@ -3,12 +3,17 @@
 //! Called by the admin port and, for readiness, by the agents' port. Quick, never blocks.
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::block_in_place,
+    time::Instant,
+};
 use tributary_common::report::ConfigHealth;
 
 use crate::{
     destination::{hdfs::HdfsSink, kafka::groups::grouped::Grouped},
     node::Node,
+    outgoing::outgoing,
     routing::Routing,
 };
 
@@ -84,6 +89,8 @@ pub(crate) fn status(node: &Node) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "ready": ready(node).err().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}")),
         "connections": node.open_connections(),
+        // A node that stops has closed its door: what came in cannot be told from what leads out.
+        "connections_out": (!node.stop.is_cancelled()).then(|| aside(outgoing)),
         "rebalance": node.balance.shown(Instant::now()),
         "memory": { "used_bytes": node.budget.used(), "limit_bytes": node.budget.limit() },
         "held_back": node.quotas.shown(Instant::now()),
@@ -102,6 +109,15 @@ pub(crate) fn status(node: &Node) -> Value {
         "config": config(&node.config_health()),
         "topics": topics,
     })
+}
+
+/// Does what takes a while without holding up what else this thread has to do.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    let runtime = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    match runtime {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        Ok(_) | Err(_) => work(),
+    }
 }
 
 /// The spill: how much of the disk it has, and per destination what waits and how it leaves.

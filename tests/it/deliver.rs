@@ -1,11 +1,11 @@
 //! A line's way on a good day: files, rotations and orderly restarts, to Kafka and to files.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tributary_tests::{
     cluster::{Cluster, Layout, SETTLE_LIMIT, glob_of, topic_name},
     delivered, kafka, ledger,
     oracle::Verdict,
-    scratch,
+    say, scratch,
     writer::{Background, Rotation, Schedule, Writer, Written},
 };
 
@@ -165,5 +165,48 @@ fn the_file_destination_holds_every_line_once_after_kills_of_the_bus() -> Result
             ..verdict
         }
         .must_be_perfect()
+    })
+}
+
+/// Many agents come in, one set of connections leads to the brokers, by either producer.
+#[test]
+fn a_node_has_as_many_connections_to_kafka_for_eight_agents_as_for_one() -> Result<()> {
+    scratch::scenario("convergence", |folder| {
+        let kafka = kafka::shared()?;
+        let broker = kafka.bootstrap();
+        for verbatim in [false, true] {
+            let mut seen = Vec::new();
+            for agents in [1, 8] {
+                let topic = topic_name(&format!("convergence-{verbatim}"), agents);
+                kafka.create_topic(&topic, 3)?;
+                let folder = folder.join(&topic);
+                let mut layout = Layout::new(&folder, &topic).delivers_to(&broker, &[]);
+                if verbatim {
+                    layout = layout.verbatim();
+                }
+                let mut writers = Vec::new();
+                for number in 0..u32::try_from(agents)? {
+                    let logs = folder.join(format!("logs-{number}"));
+                    writers.push(Writer::new(&logs, number, agents)?);
+                    layout = layout.agent(&[glob_of(&writers[number as usize])]);
+                }
+                let cluster = layout.start()?;
+                for writer in &mut writers {
+                    writer.write(500)?;
+                }
+                let written: Vec<Written> = writers.iter().map(|w| w.written().clone()).collect();
+                cluster.must_deliver(kafka, &written)?;
+                let status = cluster.bus.status()?;
+                ensure!(status["connections"] == agents, "{status}");
+                let out = status["connections_out"][&broker].as_u64();
+                seen.push(out.with_context(|| format!("none to {broker}: {status}"))?);
+            }
+            say(&format!(
+                "convergence: verbatim {verbatim}, connections out {seen:?}"
+            ));
+            // One more may be looking at what is in the topic.
+            ensure!(seen[1] <= seen[0] + 1, "{seen:?}");
+        }
+        Ok(())
     })
 }
