@@ -102,7 +102,8 @@ impl<R: AsyncRead + Unpin> Inlet<R> {
         Ok(bytes.freeze())
     }
 
-    /// Reads bytes of a frame and throws them away; each read takes at most `within`.
+    /// Reads bytes of a frame and throws them away, all of them within `within`: nobody holds a connection
+    /// open by a byte now and then.
     ///
     /// # Errors
     /// When the connection is gone, ends before, or is slow.
@@ -115,20 +116,21 @@ impl<R: AsyncRead + Unpin> Inlet<R> {
         self.carry.advance(carried);
         self.let_go();
         left -= carried;
-        let mut buffer = vec![0; DISCARD_BYTES.min(left)];
-        while left > 0 {
-            let want = buffer.len().min(left);
-            let slow = |_elapsed| SessionError::Rule("a payload took longer than 30 s");
-            let part = buffer.get_mut(..want).unwrap_or_default();
-            let count = timeout(within, self.reader.read(part))
-                .await
-                .map_err(slow)??;
-            if count == 0 {
-                return Err(Error::from(ErrorKind::UnexpectedEof).into());
+        let rest = async {
+            let mut buffer = vec![0; DISCARD_BYTES.min(left)];
+            while left > 0 {
+                let want = buffer.len().min(left);
+                let part = buffer.get_mut(..want).unwrap_or_default();
+                let count = self.reader.read(part).await?;
+                if count == 0 {
+                    return Err(Error::from(ErrorKind::UnexpectedEof));
+                }
+                left -= count;
             }
-            left -= count;
-        }
-        Ok(())
+            Ok(())
+        };
+        let slow = |_elapsed| SessionError::Rule("a payload took longer than 30 s");
+        Ok(timeout(within, rest).await.map_err(slow)??)
     }
 
     /// Nothing is held for the sake of no bytes.

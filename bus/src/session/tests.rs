@@ -374,6 +374,28 @@ async fn a_frame_that_stalls_ends_the_connection_and_frees_its_memory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_trickles_what_is_thrown_away_is_not_waited_for() {
+    let rig = rig();
+    let mut agent = Agent::connect(&rig).await;
+    let (header, payload) = batch("nowhere", 1, 1, &["a line that has no route"]);
+    let head = wire::encode_batch_head(&header, payload.len()).unwrap();
+    agent.pipe.write_all(&head).await.unwrap();
+    let last = loop {
+        tokio::select! {
+            said = agent.hear() => match said {
+                Some(Frame::Pong(_) | Frame::Ping(_)) => {}
+                last => break last,
+            },
+            () = tokio::time::sleep(Duration::from_secs(10)) => drop(agent.pipe.write_all(&[0]).await),
+        }
+    };
+    assert!(
+        matches!(&last, Some(Frame::Error(text)) if text.contains("longer than 30 s")),
+        "{last:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_quiet_peer_is_pinged_and_given_up_when_it_does_not_answer() {
     let rig = rig();
     let mut agent = Agent::connect(&rig).await;
