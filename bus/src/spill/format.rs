@@ -142,6 +142,14 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<Beginning, OtherVersion> {
     }
 }
 
+/// Whether a file beside a segment says, soundly, that it is of another version.
+fn is_of_another_version(bytes: &[u8]) -> bool {
+    let Some((said, sum)) = bytes.get(..FILE_HEADER_BYTES).map(|head| head.split_at(8)) else {
+        return false;
+    };
+    crc32c(said).to_be_bytes() == sum && said.get(4..6) != Some(&VERSION.to_be_bytes())
+}
+
 /// Appends one record to `out` and says how many bytes it takes; `None` when its header is longer
 /// than a record can say, which nothing that came over the wire is.
 pub(super) fn encode(
@@ -250,9 +258,13 @@ pub(super) fn encode_head(
     }
 }
 
-/// The heads that a heads file holds, with where their records are. Damaged entries are left out:
-/// the segment knows.
+/// The heads that a heads file holds, with where their records are. Damaged entries are left out, and all of
+/// a file of another version: the segment knows.
 pub(super) fn read_heads(bytes: &[u8]) -> impl Iterator<Item = ((u64, u32), Head)> {
+    let bytes = match is_of_another_version(bytes) {
+        true => &[],
+        false => bytes,
+    };
     let mut at = FILE_HEADER_BYTES + HEADS_ENTRY_BYTES;
     std::iter::from_fn(move || {
         loop {
@@ -360,6 +372,13 @@ mod tests {
         };
         assert_eq!(places(&bytes), [100, 200, 300]);
         assert_eq!(places(&bytes[..bytes.len() - 1]), [100, 200]);
+        let mut newer = bytes.clone();
+        newer[4..6].copy_from_slice(&(VERSION + 1).to_be_bytes());
+        // Flipped, it is as any other damage; said soundly, nothing here is known to be a head.
+        assert_eq!(places(&newer), [100, 200, 300]);
+        let sum = crc32c::crc32c(&newer[..8]);
+        newer[8..12].copy_from_slice(&sum.to_be_bytes());
+        assert!(places(&newer).is_empty());
         for at in ends[1]..ends[2] {
             let mut bad = bytes.clone();
             bad[at] ^= 0x20;
