@@ -77,7 +77,7 @@ pub(crate) use self::{
     settings::{CODEC, by_one_name, is_ours},
     verbatim::security,
 };
-use super::{Accepted, Condition, Failure, Job, note_and_tell};
+use super::{Condition, Failure, Job, note_and_tell};
 use crate::{
     dead::{Filter, Letters},
     done::DestinationNo,
@@ -575,14 +575,6 @@ impl Kafka {
 
     pub(crate) fn no(&self) -> DestinationNo {
         self.shared.no
-    }
-
-    /// Checks a batch that is forwarded as it came.
-    pub(crate) fn prepare(&self, batch: &Accepted) {
-        if self.verbatim && !batch.header.keyed {
-            // The producer is told the same.
-            drop(batch.seal());
-        }
     }
 
     pub(crate) fn deliver(&self, job: Job) {

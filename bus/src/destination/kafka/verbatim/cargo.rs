@@ -18,6 +18,7 @@ use tributary_common::{
 use super::{
     super::{
         super::{Accepted, Failure},
+        Kafka,
         produced::Flight,
         topic::Topic,
     },
@@ -246,6 +247,16 @@ pub(super) fn encode<'a>(
         raw_bytes: encoded.raw_bytes,
         places: Some(places.into()),
     })
+}
+
+impl Kafka {
+    /// Checks a batch that is forwarded as it came.
+    pub(crate) fn prepare(&self, batch: &Accepted) {
+        if self.verbatim && !batch.header.keyed {
+            // The producer is told the same.
+            drop(batch.seal());
+        }
+    }
 }
 
 /// Checks a batch that stays closed.
