@@ -47,6 +47,7 @@ bench: build setup-test ## measure speed and memory against a real Kafka, into d
 SEEDS ?= 200
 soak: build setup-test ## kill and hang every part at SEEDS=200 random moments each, instead of 20 (some hours)
 	TRIBUTARY_SEEDS=$(SEEDS) TRIBUTARY_BIN_DIR=$(CURDIR)/target/release cargo test --locked -p tributary-tests --test it -- faults --test-threads 1
+	TRIBUTARY_SEEDS=$(SEEDS) TRIBUTARY_BIN_DIR=$(CURDIR)/target/release cargo test --locked -p tributary-tests --test it -- spill:: routes:: --include-ignored --test-threads 1
 	TRIBUTARY_SEEDS=50 cargo test --locked -p tributary-tests --test it -- hdfs --include-ignored --test-threads 1
 	TRIBUTARY_SEEDS=$$((10 * $(SEEDS))) cargo test --locked -p tributary-tests --test it -- sim::
 	TRIBUTARY_SEEDS=$(SEEDS) cargo test --locked -p tributary-bus --lib after_any_damage

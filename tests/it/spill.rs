@@ -213,6 +213,48 @@ fn a_kafka_that_flaps_while_lines_flow_loses_and_doubles_nothing() -> Result<()>
     })
 }
 
+/// Kafka is away for a minute, and in it comes what ten minutes bring; by either producer. In the soak: it takes
+/// some minutes.
+#[test]
+#[ignore = "takes minutes: `make soak`"]
+fn what_comes_in_ten_minutes_of_outage_waits_on_the_disk_and_arrives_once() -> Result<()> {
+    const LINES: u64 = 600_000;
+    const AWAY: Duration = Duration::from_mins(1);
+    let away = Away::start("spill-long")?;
+    scratch::scenario("spill-long", |folder| {
+        let start = |seed: u64| {
+            let (topic, folder) = (topic_name("long", seed), folder.join(seed.to_string()));
+            away.kafka.create_topic(&topic, 3)?;
+            let cluster = layout(&folder, &topic, &away, seed, "").start()?;
+            let schedule = Schedule {
+                lines: LINES,
+                per_second: LINES / AWAY.as_secs(),
+                rotations: Vec::new(),
+            };
+            let writer = Writer::new(&folder.join("logs"), 0, seed)?;
+            anyhow::Ok((cluster, Background::start(writer, schedule)))
+        };
+        let both = [start(0)?, start(1)?];
+        std::thread::sleep(Duration::from_secs(1));
+        away.go();
+        std::thread::sleep(AWAY);
+        let mut told = Vec::new();
+        for (cluster, writer) in both {
+            let written = finish(vec![writer])?;
+            let seen = until_acknowledged(&cluster, LINES)?;
+            told.push((cluster, written, seen.spilled));
+        }
+        away.proxy.set(Mode::Pass);
+        for (cluster, written, spilled) in told {
+            ensure!(spilled > LINES * 9 / 10, "{spilled} lines were spilled");
+            let counts = cluster.must_deliver(&away.kafka, &written)?;
+            until_drained(&cluster)?;
+            say(&format!("ten minutes: {counts:?}"));
+        }
+        Ok(())
+    })
+}
+
 /// What does not fit stays with the agents; nothing is lost, and the table says what is where.
 #[test]
 fn a_full_spill_says_busy_and_loses_nothing() -> Result<()> {
