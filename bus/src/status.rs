@@ -46,6 +46,10 @@ pub(crate) fn ready(node: &Node) -> Result<(), String> {
 
 /// The status page.
 pub(crate) fn status(node: &Node) -> Value {
+    // A node that stops has closed its door: what came in cannot be told from what leads out.
+    let connections_out = (!node.stop.is_cancelled()).then(|| aside(outgoing));
+    // Before what it decides: who reads that a configuration counts sees below what it brought.
+    let config = config(&node.config_health());
     let topics: serde_json::Map<String, Value> = node
         .counts()
         .into_iter()
@@ -89,8 +93,7 @@ pub(crate) fn status(node: &Node) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "ready": ready(node).err().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}")),
         "connections": node.open_connections(),
-        // A node that stops has closed its door: what came in cannot be told from what leads out.
-        "connections_out": (!node.stop.is_cancelled()).then(|| aside(outgoing)),
+        "connections_out": connections_out,
         "rebalance": node.balance.shown(Instant::now()),
         "memory": { "used_bytes": node.budget.used(), "limit_bytes": node.budget.limit() },
         "held_back": node.quotas.shown(Instant::now()),
@@ -106,7 +109,7 @@ pub(crate) fn status(node: &Node) -> Value {
             .with_standby()
             .map(|branch| branch.switch.status())
             .collect::<Vec<_>>(),
-        "config": config(&node.config_health()),
+        "config": config,
         "topics": topics,
     })
 }
