@@ -131,12 +131,14 @@ impl Live {
         let (old, next) = (self.config.clone(), new.clone());
         let changing = spawn_blocking(move || change(&node, &workshop, &old, &next));
         let changed = changing.await.context("the change failed");
-        if let Err(error) = changed.flatten() {
-            return Err(vec![
+        let changed = changed.map_err(|error| vec![error]).flatten();
+        if let Err(failed) = changed {
+            let told = |error| {
                 loaded
                     .fault("destination", format!("{error:#}"))
-                    .to_string(),
-            ]);
+                    .to_string()
+            };
+            return Err(failed.into_iter().map(told).collect());
         }
         if let (Some(usage), Some(limits)) = (self.workshop.usage(), new.spill) {
             usage.limit(limits);
@@ -265,7 +267,12 @@ async fn tidy(node: &Arc<Node>) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// A destination that does not start; everything is as before.
-fn change(node: &Arc<Node>, workshop: &Workshop, old: &Config, new: &Config) -> anyhow::Result<()> {
+fn change(
+    node: &Arc<Node>,
+    workshop: &Workshop,
+    old: &Config,
+    new: &Config,
+) -> Result<(), Vec<anyhow::Error>> {
     let routing = node.routing();
     let configured = |name: &Name| old.destinations.iter().find(|one| one.name == *name);
     let mut fresh = Vec::new();
@@ -280,20 +287,23 @@ fn change(node: &Arc<Node>, workshop: &Workshop, old: &Config, new: &Config) -> 
     }
     let mut opened: Vec<Arc<Site>> = Vec::new();
     let mut exchanged = Vec::new();
-    let all = {
-        let open_all = fresh.into_iter().try_for_each(|one| {
-            opened.push(open(node, workshop, one)?);
-            anyhow::Ok(())
-        });
-        open_all.and_then(|()| {
-            others.into_iter().try_for_each(|(before, one)| {
-                exchange(node, workshop, before, one)?;
-                exchanged.push((before, one));
-                Ok(())
-            })
-        })
-    };
-    if let Err(error) = all {
+    let mut failed = Vec::new();
+    for one in fresh {
+        match open(node, workshop, one) {
+            Ok(site) => opened.push(site),
+            Err(error) => failed.push(error),
+        }
+    }
+    // Those that run are interrupted: not for a document that is refused anyway.
+    if failed.is_empty() {
+        for (before, one) in others {
+            match exchange(node, workshop, before, one) {
+                Ok(()) => exchanged.push((before, one)),
+                Err(error) => failed.push(error),
+            }
+        }
+    }
+    if !failed.is_empty() {
         for site in opened {
             site.close();
         }
@@ -302,7 +312,7 @@ fn change(node: &Arc<Node>, workshop: &Workshop, old: &Config, new: &Config) -> 
                 tracing::error!(destination = %one.name, error = format!("{error:#}"), "a destination does not start again; restart the bus");
             }
         }
-        return Err(error);
+        return Err(failed);
     }
     node.reroute(|routing| {
         for site in opened {

@@ -384,6 +384,11 @@ async fn a_bad_configuration_is_refused_whole_and_the_old_one_goes_on() {
         "failed to start destination b",
     )
     .await;
+    let nowhere_too = nowhere.replace("\"b\"", "\"c\"");
+    let both = format!("{good}{nowhere}{nowhere_too}{route}");
+    check(both, "failed to start destination c").await;
+    let fault = node.status().await["config"]["fault"].clone();
+    assert!(fault.to_string().contains("destination b"), "{fault}");
 
     let mut stream = agent(node.bound).await;
     let refused = ask(&mut stream, batch("db", 2, 1, &["a"])).await;
