@@ -31,6 +31,10 @@ use tributary_tests::{
 /// that hangs, and the rest comes on top.
 const ELSEWHERE: Duration = Duration::from_secs(25);
 const LIMIT: Duration = Duration::from_secs(90);
+/// A site that is cut off is left within this: three seconds of silence, and a connection elsewhere.
+const SITE_LEFT: Duration = Duration::from_secs(5);
+/// An agent that went elsewhere stays there so long at least.
+const RETURN_AFTER: Duration = Duration::from_secs(2);
 
 fn steady(lines: u64) -> Schedule {
     Schedule {
@@ -166,9 +170,10 @@ fn agents_leave_a_site_that_is_cut_off_and_come_home() -> Result<()> {
             format!("[[bus]]\nname = \"site{site}\"\nnodes = [\"{address}:7400\"]\n")
         };
         let config = format!(
-            "zone = \"site1\"\nstate_dir = {:?}\nreturn_after = \"2s\"\n{}{}[[task]]\nid = \"t\"\n\
+            "zone = \"site1\"\nstate_dir = {:?}\nreturn_after = \"{}s\"\n{}{}[[task]]\nid = \"t\"\n\
              topic = \"x\"\nclass = \"P0\"\npaths = [{:?}]\n",
             folder.join("agent/state"),
+            RETURN_AFTER.as_secs(),
             cluster(1),
             cluster(2),
             glob_of(&writer),
@@ -184,9 +189,11 @@ fn agents_leave_a_site_that_is_cut_off_and_come_home() -> Result<()> {
             "lines went elsewhere while home answered"
         );
         sites.cut(1)?;
-        let went = more_at(&mut writer, folder, 2, ELSEWHERE)?;
+        let went = more_at(&mut writer, folder, 2, SITE_LEFT)?;
         sites.mend(1)?;
         let came = more_at(&mut writer, folder, 1, LIMIT)?;
+        // It counts from when the agent went, a moment before.
+        ensure!(came >= RETURN_AFTER / 2, "home again after {came:?}");
         say(&format!(
             "site loss: elsewhere after {went:?}, home {came:?} after the end"
         ));
