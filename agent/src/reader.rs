@@ -50,6 +50,7 @@ pub(crate) use self::spooling::SpoolWiring;
 use self::{
     files::{Ended, NotTailed},
     hunt::Folders,
+    links::Links,
     make::{Made, Maker},
     newcomers::Undecided,
     opened::{OnClock, Opened},
@@ -255,8 +256,7 @@ pub(crate) struct Reader {
     by_id: HashMap<StreamId, usize>,
     /// Which generation each path of each channel names.
     by_path: HashMap<LogPath, Vec<(usize, usize, GenerationId)>>,
-    /// Streams that stand under a link, by where it leads.
-    by_link: HashMap<(usize, LogPath), usize>,
+    links: Links,
     /// Which generation a physical file is, per channel.
     by_key: HashMap<(usize, FileKey), (usize, GenerationId)>,
     /// Generations that were given up, should they come back.
@@ -313,7 +313,7 @@ impl Reader {
             streams: Vec::new(),
             by_id: HashMap::new(),
             by_path: HashMap::new(),
-            by_link: HashMap::new(),
+            links: Links::default(),
             by_key: HashMap::new(),
             ended: HashMap::new(),
             by_folder: HashMap::new(),

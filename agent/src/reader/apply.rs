@@ -235,7 +235,7 @@ impl Reader {
         self.ended.retain(|(of, _), _| *of != place);
         self.not_tailed.retain(|(of, _), _| *of != place);
         self.by_folder.retain(|(of, _), _| *of != place);
-        self.by_link.retain(|(of, _), _| *of != place);
+        self.links.forget(place);
         self.by_path.retain(|_, names| {
             names.retain(|&(of, _, _)| of != place);
             !names.is_empty()

@@ -4,7 +4,7 @@
 //! its name and at the link is seen by one of the two only, and goes on with the stream that stands under the
 //! other: a record over both files stays one. Not for: files that are the same (see [`super::files`]).
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use super::{Reader, files::stream_id};
 use crate::{
@@ -12,6 +12,30 @@ use crate::{
     handle::{self, FileInfo},
     path::LogPath,
 };
+
+/// Streams that stand under a link, by where it leads: one place for each, the last one.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    streams: HashMap<(usize, LogPath), usize>,
+    places: HashMap<usize, (usize, LogPath)>,
+}
+
+impl Links {
+    fn put(&mut self, channel: usize, path: &LogPath, stream: usize) {
+        let place = (channel, path.clone());
+        let before = self.places.insert(stream, place.clone());
+        if let Some(before) = before.filter(|before| *before != place) {
+            self.streams.remove(&before);
+        }
+        self.streams.insert(place, stream);
+    }
+
+    /// The channel is removed.
+    pub(super) fn forget(&mut self, channel: usize) {
+        self.streams.retain(|(of, _path), _stream| *of != channel);
+        self.places.retain(|_stream, (of, _path)| *of != channel);
+    }
+}
 
 impl Reader {
     /// Of the names of a newcomer the one that has a stream.
@@ -41,7 +65,7 @@ impl Reader {
 
     /// The link to this path under which a stream stands.
     fn link_with_stream(&self, channel: usize, path: &LogPath) -> Option<LogPath> {
-        let stream = *self.by_link.get(&(channel, path.clone()))?;
+        let stream = *self.links.streams.get(&(channel, path.clone()))?;
         let link = &self.streams.get(stream)?.path;
         leads_to(link, path).then(|| link.clone())
     }
@@ -51,7 +75,7 @@ impl Reader {
     pub(super) fn note_link(&mut self, channel: usize, path: &LogPath, stream: usize) {
         let link = self.streams.get(stream).map(|known| &known.path);
         if link.is_some_and(|link| link != path && leads_to(link, path)) {
-            self.by_link.insert((channel, path.clone()), stream);
+            self.links.put(channel, path, stream);
         }
     }
 }
