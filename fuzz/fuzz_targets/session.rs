@@ -59,7 +59,21 @@ mod destination {
     pub(crate) struct Accepted {
         pub(crate) header: Arc<BatchHeader>,
         pub(crate) payload: Bytes,
-        pub(crate) _permit: crate::budget::Permit,
+        _permit: crate::budget::Permit,
+    }
+
+    impl Accepted {
+        pub(crate) fn new(
+            header: impl Into<Arc<BatchHeader>>,
+            payload: Bytes,
+            permit: crate::budget::Permit,
+        ) -> Self {
+            Self {
+                header: header.into(),
+                payload,
+                _permit: permit,
+            }
+        }
     }
 
     #[derive(Debug, Clone, PartialEq, Eq)]
