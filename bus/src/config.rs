@@ -630,6 +630,11 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
         }
         RawKind::File { path } => {
             let key = format!("destination[{at}].path");
+            if path.split('/').any(|part| part == "..") {
+                let why =
+                    format!("{path:?} climbs out of its folders; say where it leads without ..");
+                checker.fault(&key, why);
+            }
             let path = checker.take(&key, Template::parse(&path))?;
             Some(DestinationKind::File { path })
         }

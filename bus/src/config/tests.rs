@@ -232,6 +232,19 @@ fn a_node_spills_unless_it_is_told_not_to() {
 }
 
 #[test]
+fn a_file_that_climbs_out_of_its_folders_is_refused() {
+    let file = |path: &str| {
+        format!("{GOOD}\n[[destination]]\nname = \"out\"\nkind = \"file\"\npath = \"{path}\"\n")
+    };
+    for bad in ["/logs/../{topic}", "../logs", "/logs/{topic}/.."] {
+        let faults = faults(&file(bad));
+        assert!(faults.contains("path: \""), "{faults}");
+        assert!(faults.contains("climbs out of its folders"), "{faults}");
+    }
+    parse(&file("/logs/..{topic}/a..b"), "bus.toml").unwrap();
+}
+
+#[test]
 fn files_in_hdfs_are_named_and_rolled_as_the_configuration_says() {
     let lake = |lines: &str| {
         format!("{GOOD}\n[[destination]]\nname = \"lake\"\nkind = \"hdfs\"\n{lines}\n")
