@@ -21,6 +21,12 @@ pub(crate) const GROUP_RETRY_MS: u32 = 250;
 /// Why they wait.
 pub(crate) const GROUP_REASON: &str = "its group of brokers holds its share of the memory";
 
+/// The retry time while a destination holds its share of the memory, in ms.
+pub(crate) const SHARE_RETRY_MS: u32 = 250;
+/// Why they wait.
+pub(crate) const SHARE_REASON: &str =
+    "its destination is slower than what comes for it, and holds its share of the memory";
+
 /// Why a batch has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Why {
@@ -38,6 +44,8 @@ pub(crate) enum Why {
     Memory,
     /// The memory that is left is for other groups of brokers.
     Group,
+    /// The memory that is left is for other destinations, and for the disk.
+    Share,
 }
 
 impl Why {
@@ -51,6 +59,7 @@ impl Why {
             Self::TopicRate => "topic_rate",
             Self::Memory => "memory",
             Self::Group => "group",
+            Self::Share => "destination",
         }
     }
 }
@@ -80,6 +89,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) crowded: Option<u32>,
     /// Its group of brokers holds all that it may.
     pub(crate) group_full: bool,
+    /// A destination of the route does.
+    pub(crate) share_full: bool,
     /// The header's counts are beyond what a batch can be.
     pub(crate) absurd: Option<&'a str>,
 }
@@ -151,6 +162,9 @@ pub(crate) fn admit(facts: Facts<'_>) -> Admission {
     if facts.group_full {
         return busy(Why::Group, GROUP_RETRY_MS, GROUP_REASON);
     }
+    if facts.share_full {
+        return busy(Why::Share, SHARE_RETRY_MS, SHARE_REASON);
+    }
     match facts.crowded {
         Some(wait_ms) => busy(
             Why::Memory,
@@ -175,6 +189,7 @@ mod tests {
         over: None,
         crowded: None,
         group_full: false,
+        share_full: false,
         absurd: None,
     };
 
@@ -273,6 +288,13 @@ mod tests {
             },
             "busy group 250 false: its group of brokers holds its share of the memory",
         );
+        check(
+            Facts {
+                share_full: true,
+                ..GOOD
+            },
+            "busy destination 250 false: its destination is slower than what comes for it, and holds its share of the memory",
+        );
     }
 
     #[test]
@@ -285,6 +307,7 @@ mod tests {
             over: Some((Why::AgentRate, 1)),
             crowded: Some(1),
             group_full: true,
+            share_full: true,
             absurd: Some("x"),
             ..GOOD
         };

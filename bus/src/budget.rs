@@ -3,10 +3,15 @@
 //! A batch takes its permit before its payload is read from the socket, and the permit travels with
 //! it until every destination has it. While no permit is free nobody reads, so TCP pushes back to
 //! the agents and an idle connection holds nothing. Before it is all taken, less urgent classes are
-//! told to wait, P3 first, so that a flood of bulk leaves room to what is urgent. Not for: the window of one connection (see
+//! told to wait, P3 first, so that a flood of bulk leaves room to what is urgent. A destination has a share
+//! of it: one that hangs keeps what it was given, also what is safe on the disk meanwhile, and must leave room
+//! to the others and to what goes to its own disk. Not for: the window of one connection (see
 //! [`crate::session`]).
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tributary_common::{header::BatchHeader, ids::Class, wire::MAX_PAYLOAD_BYTES};
@@ -64,16 +69,18 @@ impl Budget {
     /// how long it shall wait, in ms. A batch that is large beside the whole budget counts as a part of
     /// it: it must come in at some time.
     pub(crate) fn is_crowded(&self, class: Class, cost: u64) -> Option<u32> {
-        let (percent, wait_ms) = match class {
+        let wait_ms = match class {
             Class::P0 => return None,
-            Class::P1 => (90, 250),
-            Class::P2 => (75, 500),
-            Class::P3 => (60, 1_000),
+            Class::P1 => 250,
+            Class::P2 => 500,
+            Class::P3 => 1_000,
         };
-        let share = self.limit / 100 * percent;
-        let used = self.used();
-        let over = used > 0 && used.saturating_add(cost.min(share / 2)) > share;
-        over.then_some(wait_ms)
+        is_over(self.used(), self.limit, (class, cost)).then_some(wait_ms)
+    }
+
+    /// What one of so many destinations may hold of it, in bytes: never more than a half.
+    pub(crate) fn share(&self, destinations: usize) -> u64 {
+        self.limit / (destinations as u64).max(2)
     }
 
     /// Bytes that are taken now.
@@ -84,6 +91,57 @@ impl Budget {
     /// The whole budget in bytes.
     pub(crate) fn limit(&self) -> u64 {
         self.limit
+    }
+}
+
+/// Whether a batch of this class and cost takes more of `most` bytes than its class may, of which `used` are
+/// taken. One that is large beside the whole counts as a part of it.
+fn is_over(used: u64, most: u64, (class, cost): (Class, u64)) -> bool {
+    let percent = match class {
+        Class::P0 => 100,
+        Class::P1 => 90,
+        Class::P2 => 75,
+        Class::P3 => 60,
+    };
+    let part = most / 100 * percent;
+    used > 0 && used.saturating_add(cost.min(part / 2)) > part
+}
+
+/// Bytes of the budget that are somebody's; clones count the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Held(Arc<AtomicU64>);
+
+/// Bytes that are counted as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    of: Held,
+    bytes: u64,
+}
+
+impl Held {
+    /// Counts so many bytes more.
+    pub(crate) fn count(&self, bytes: u64) -> Counted {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        Counted {
+            of: self.clone(),
+            bytes,
+        }
+    }
+
+    /// Bytes that are counted now.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Whether a batch of this class and cost has to wait until less of a share is taken.
+    pub(crate) fn is_full(&self, share: u64, of: (Class, u64)) -> bool {
+        is_over(self.bytes(), share, of)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -155,6 +213,28 @@ mod tests {
         assert_eq!(crowded(0, 100), [false; 4]);
         assert_eq!(crowded(30, 100), [false; 4]);
         assert_eq!(crowded(31, 100), [false, false, false, true]);
+    }
+
+    #[test]
+    fn a_destination_holds_no_more_than_its_share() {
+        let budget = Budget::new(100 << 20);
+        let shares = [1, 2, 5].map(|destinations| budget.share(destinations) >> 20);
+        assert_eq!(shares, [50, 50, 20]);
+        let held = Held::default();
+        let full = |bytes: u64| {
+            let counted = held.count(bytes * 100);
+            let full = Class::ALL.map(|class| held.is_full(1_000, (class, 100)));
+            drop(counted);
+            full
+        };
+        assert_eq!(full(5), [false; 4]);
+        assert_eq!(full(6), [false, false, false, true]);
+        assert_eq!(full(7), [false, false, true, true]);
+        assert_eq!(full(9), [false, true, true, true]);
+        assert_eq!(full(10), [true; 4]);
+        assert_eq!(held.bytes(), 0);
+        // The first one comes in, however large it is.
+        assert!(!held.is_full(1, (Class::P3, 100)));
     }
 
     /// One look at a future, without waiting.

@@ -181,6 +181,10 @@ impl Node {
                 .into_iter()
                 .flatten()
                 .any(|branch| self.is_group_full(&routing, branch, (header, cost))),
+            share_full: branches
+                .into_iter()
+                .flatten()
+                .any(|branch| self.is_share_full(&routing, branch, (header, cost))),
             absurd: budget::absurd(header),
         });
         match &admission {
@@ -227,15 +231,26 @@ impl Node {
         }
         let routing = self.routing();
         let branches = routing.table().find(topic).into_iter().flatten();
-        let full = branches.into_iter().any(|branch| {
+        for branch in branches {
             let (place, target) = branch.nth(branch.switch.using());
-            let full = |site: &Arc<Site>| site.is_group_full(&target.render(topic, 0), (class, 0));
-            routing.site(place).is_some_and(full)
-        });
-        match full {
-            true => Err(admit::GROUP_REASON),
-            false => Ok(()),
+            let target = target.render(topic, 0);
+            let Some(site) = routing.site(place) else {
+                continue;
+            };
+            if site.is_group_full(&target, (class, 0)) {
+                return Err(admit::GROUP_REASON);
+            }
+            let over_disk = site.spill.is_some() && site.destination.down(&target).is_some();
+            if !over_disk && site.held().is_full(self.share(&routing), (class, 0)) {
+                return Err(admit::SHARE_REASON);
+            }
         }
+        Ok(())
+    }
+
+    /// What a destination may hold of the node's memory, in bytes.
+    pub(crate) fn share(&self, routing: &Routing) -> u64 {
+        self.budget.share(routing.sites().count())
     }
 
     /// Why a branch takes nothing of the batch now, not even for its disk.
@@ -267,6 +282,29 @@ impl Node {
         let target = target.render(&header.topic, minute_of(header));
         let full = |site: &Arc<Site>| site.is_group_full(&target, (header.class, cost));
         routing.site(place).is_some_and(full)
+    }
+
+    /// Whether a branch's destination holds its share of the memory, and would have to hold the batch as well.
+    fn is_share_full(
+        &self,
+        routing: &Routing,
+        branch: &Branch,
+        (header, cost): (&BatchHeader, u64),
+    ) -> bool {
+        let id = header.id();
+        let no = self.pinned(branch, id);
+        let (place, target) = branch.nth(no.unwrap_or_else(|| branch.switch.using()));
+        let full = |site: &&Arc<Site>| {
+            let share = self.share(routing);
+            site.held().is_full(share, (header.class, cost))
+        };
+        let Some(site) = routing.site(place).filter(full) else {
+            return false;
+        };
+        let target = target.render(&header.topic, minute_of(header));
+        let down = site.destination.down(&target).is_some();
+        // What goes to its disk it does not hold.
+        !(site.spill.as_ref()).is_some_and(|spill| spill.takes_over_disk(id, down))
     }
 
     /// Which of a branch's destinations gets the batch, and under which name. One that is on trial may get
@@ -388,12 +426,18 @@ impl Node {
             });
             match &site.spill {
                 Some(spill) => spill.take(Arc::clone(&batch), target, landing),
-                None => site.destination.deliver(Job {
-                    batch: Arc::clone(&batch),
-                    target,
-                    replay: None,
-                    done: Done::new(move |outcome| landing(outcome.map(Settled::At))),
-                }),
+                None => {
+                    let held = site.held().count(cost);
+                    site.destination.deliver(Job {
+                        batch: Arc::clone(&batch),
+                        target,
+                        replay: None,
+                        done: Done::new(move |outcome| {
+                            drop(held);
+                            landing(outcome.map(Settled::At));
+                        }),
+                    });
+                }
             }
         }
     }

@@ -134,7 +134,9 @@ impl Quotas {
     pub(crate) fn held_back(&self, why: Why, header: &BatchHeader, now: Instant) {
         let who = match why {
             Why::AgentRate => header.agent.to_string(),
-            Why::TopicRate | Why::Memory | Why::Group | Why::Down => header.topic.to_string(),
+            Why::TopicRate | Why::Memory | Why::Group | Why::Share | Why::Down => {
+                header.topic.to_string()
+            }
             // Neither tells of load, and both pass by themselves.
             Why::Stopping | Why::Order => return,
         };

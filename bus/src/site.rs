@@ -21,6 +21,7 @@ use tributary_common::{
 
 use crate::{
     breaker::Breaker,
+    budget::Held,
     config::{Config, DestinationConfig, DestinationKind},
     dead::Letters,
     destination::{
@@ -51,6 +52,8 @@ pub(crate) struct Site {
     /// How quickly it answers what goes live.
     pub(crate) pace: Pace,
     breaker: Mutex<Breaker>,
+    /// What it holds of the node's memory, where it has no disk.
+    held: Held,
     /// Batches that its disk had delivered at the last look.
     drained: AtomicU64,
 }
@@ -69,6 +72,7 @@ impl Site {
             letters: None,
             pace: Pace::default(),
             breaker: Mutex::default(),
+            held: Held::default(),
             drained: AtomicU64::new(0),
         }
     }
@@ -82,6 +86,11 @@ impl Site {
             Some(how) => (Condition::Slow, Some(how)),
             None => (condition, None),
         }
+    }
+
+    /// What it holds of the node's memory: batches that it was given and has not answered.
+    pub(crate) fn held(&self) -> &Held {
+        self.spill.as_ref().map_or(&self.held, |spill| spill.held())
     }
 
     /// Its circuit breaker.

@@ -65,6 +65,7 @@ pub(crate) fn status(node: &Node) -> Value {
         })
         .collect();
     let routing = node.routing();
+    let share = node.share(&routing);
     let destinations: Vec<Value> = routing
         .sites()
         .map(|(site, leaving)| {
@@ -77,6 +78,7 @@ pub(crate) fn status(node: &Node) -> Value {
                 "state": condition.as_str(),
                 "detail": how.unwrap_or(health.detail),
                 "leaving": leaving,
+                "memory": { "held_bytes": site.held().bytes(), "share_bytes": share },
                 "dead_letters": site.letters.as_ref().map(|letters| letters.size().0),
                 "breaker": breaker.as_str(),
                 "trial_s": breaker.trial().as_secs(),

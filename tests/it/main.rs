@@ -12,6 +12,7 @@ mod faults;
 mod framing;
 mod groups;
 mod hdfs;
+mod hung;
 mod links;
 mod live;
 mod merged;

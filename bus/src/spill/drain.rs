@@ -2,7 +2,8 @@
 //!
 //! It looks four times a second which targets are up, gives batches as long as the window (see
 //! [`super::pace`]) and the node's memory have room and urgent live batches do not suffer (see
-//! [`super::beside`]), and leaves half of that memory to what comes live. Not for: which batch is next (see
+//! [`super::beside`]), and leaves half of that memory, and of the
+//! destination's share of it, to what comes live. Not for: which batch is next (see
 //! [`super::queue`]).
 
 use std::{
@@ -188,7 +189,9 @@ impl Drain {
             return Ok(Read::NoRoom);
         };
         let budget = &node.budget;
-        if budget.used() >= budget.limit() / LIVE_PART {
+        let share = node.share(&node.routing());
+        let is_half = |used: u64, of: u64| used >= of / LIVE_PART;
+        if is_half(budget.used(), budget.limit()) || is_half(self.spill.held().bytes(), share) {
             return Ok(Read::NoRoom);
         }
         let Some(reading) = budget.try_take(u64::from(place.bytes)) else {

@@ -29,12 +29,13 @@ use tributary_common::{
 use super::{
     beside::Beside,
     drain::Drain,
-    queue::{Backlog, Entry, Mode, Place, Queue, Stored, Verdict},
+    queue::{Entry, Place, Queue, Stored, Verdict},
     store::{Lost, Opened, Store},
     usage::Usage,
     writer::{Command, Write, Writer, Written},
 };
 use crate::{
+    budget::{Held, cost},
     destination::{Accepted, Destination, Done, Failure, Job, Outcome},
     journal::Journal,
     node::Node,
@@ -126,6 +127,8 @@ pub(crate) struct Spill {
     pub(super) progress: Mutex<super::drain::Progress>,
     /// How fast the drain may go beside what comes live.
     pub(super) beside: Mutex<Beside>,
+    /// What the destination holds of the node's memory.
+    held: Held,
     queue: Mutex<Queue<Kept>>,
     /// What the opening found to be lost, with the segments, until it is told.
     pub(super) lost: Mutex<Vec<Lost>>,
@@ -197,6 +200,7 @@ impl Spill {
             node: OnceLock::new(),
             progress: Mutex::default(),
             beside: Mutex::new(Beside::new(Instant::now())),
+            held: Held::default(),
             queue: Mutex::new(queue),
             lost: Mutex::new(std::mem::take(&mut opened.lost)),
             writes,
@@ -263,6 +267,16 @@ impl Spill {
             Verdict::Wait(()) => Some("the stream's spill is about to be drained".to_owned()),
             Verdict::Spill => self.store.usage().admits().err(),
         }
+    }
+
+    /// Whether a batch would go to the disk now.
+    pub(crate) fn takes_over_disk(&self, batch: BatchId, down: bool) -> bool {
+        matches!(self.lock().would(batch, down), Verdict::Spill)
+    }
+
+    /// What the destination holds of the node's memory.
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
     }
 
     /// Whether the disk has room.
@@ -356,7 +370,11 @@ impl Spill {
         let (spill, header) = (Arc::clone(self), Arc::clone(&batch.header));
         let minded = way == Way::Live && Beside::minds(header.class);
         let since = minded.then(Instant::now);
+        // One that answers with whole files keeps the answer, not the batch.
+        let holds = self.destination.late().is_none();
+        let held = holds.then(|| self.held.count(cost(&header, batch.payload.len())));
         let done = Done::new(move |outcome| {
+            drop(held);
             if let (Some(since), Ok(_place)) = (since, &outcome) {
                 spill.beside().delivered(since.elapsed(), Instant::now());
             }
@@ -585,46 +603,6 @@ impl Spill {
 
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
-    }
-
-    /// How much waits on the disk.
-    pub(crate) fn backlog(&self) -> Backlog {
-        self.lock().backlog()
-    }
-
-    /// Whether nothing, something, or everything spills: the worst of the targets.
-    pub(crate) fn mode(&self) -> Mode {
-        let queue = self.lock();
-        let kept = queue.modes().filter(|&(_target, mode, kept)| {
-            mode != Mode::Direct && (kept > 0 || mode == Mode::Spilling)
-        });
-        let worst = kept.map(|(_target, mode, _kept)| mode);
-        worst
-            .min_by_key(|mode| u8::from(*mode != Mode::Spilling))
-            .unwrap_or(Mode::Direct)
-    }
-
-    /// Bytes on the disk of all spills, and the most of that.
-    pub(crate) fn disk_bytes(&self) -> (u64, u64) {
-        (self.store.usage().used(), self.store.usage().max())
-    }
-
-    /// How it is, for `/status`.
-    pub(crate) fn status(&self) -> serde_json::Value {
-        let (backlog, mode) = (self.backlog(), self.mode());
-        let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        serde_json::json!({
-            "destination": self.name,
-            "state": mode.as_str(),
-            "batches": backlog.batches,
-            "bytes": backlog.bytes,
-            "stuck_streams": backlog.stuck_streams,
-            "spilled_batches": passed(&self.passed.spilled_batches),
-            "drained_batches": passed(&self.passed.drained_batches),
-            "lost_batches": passed(&self.passed.lost_batches),
-            "drain": progress,
-        })
     }
 
     /// Nothing more is drained. Before the destination is closed. Blocks shortly.

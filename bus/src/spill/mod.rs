@@ -26,6 +26,7 @@
 //! | `loss` | what will not be delivered |
 //! | `lane` | the way of a batch through the rooms |
 //! | `drain`, `pace`, `beside` | delivers what is stored, as fast as the destination and urgent live batches can spare |
+//! | `shown` | a spill in words, while it works |
 //! | [`inspect`] | a spill in words, offline |
 //!
 //! Not for: repeats (see `dedupe`), what a destination has (see [`crate::journal`]).
@@ -41,6 +42,7 @@ mod loss;
 mod pace;
 mod queue;
 mod segment;
+mod shown;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -53,11 +55,3 @@ pub(crate) use self::{
     lane::{Landing, Settled, Spill},
     usage::Usage,
 };
-
-impl Spill {
-    /// Batches that left the disk for the destination, in this life.
-    pub(crate) fn drained_batches(&self) -> u64 {
-        let drained = &self.passed.drained_batches;
-        drained.load(std::sync::atomic::Ordering::Relaxed)
-    }
-}

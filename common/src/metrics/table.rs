@@ -400,7 +400,7 @@ pub const TABLE: &[Metric] = &[
         "tributary_bus_busy_batches_total",
         Unit::Count,
         &["reason"],
-        "Batches that were answered Busy at admission (`down`, `order`, `memory`, `agent_rate`, `topic_rate`, `group`, `stopping`), or because their delivery `failed`.",
+        "Batches that were answered Busy at admission (`down`, `order`, `memory`, `agent_rate`, `topic_rate`, `destination`, `group`, `stopping`), or because their delivery `failed`.",
     ),
     counter(
         "tributary_bus_lines_requests_total",

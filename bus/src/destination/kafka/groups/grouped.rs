@@ -8,10 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     future::Future,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -30,7 +27,7 @@ use super::{
     },
     Groups,
 };
-use crate::budget;
+use crate::budget::{self, Counted, Held};
 
 /// A broker that answers does so within this.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
@@ -46,7 +43,7 @@ pub(crate) struct Grouped {
     /// The most urgent class that was seen of each topic.
     topics: Mutex<HashMap<Arc<str>, Class>>,
     /// What each group's batches hold of the node's memory.
-    held: BTreeMap<Class, Held>,
+    held: BTreeMap<Class, Shares>,
     /// How many bytes they may: a half for what waits to be safe, a half for what the destination holds on
     /// to although it is safe on the disk.
     share: u64,
@@ -56,34 +53,11 @@ pub(crate) struct Grouped {
 
 /// Bytes of the node's memory.
 #[derive(Debug, Default)]
-struct Held {
+struct Shares {
     /// Of batches that were taken in and are not safe yet.
-    waiting: Arc<AtomicU64>,
+    waiting: Held,
     /// Of batches that the destination was given and has not answered.
-    given: Arc<AtomicU64>,
-}
-
-/// Bytes that are counted as long as this lives.
-#[derive(Debug)]
-pub(crate) struct Counted {
-    of: Arc<AtomicU64>,
-    bytes: u64,
-}
-
-impl Counted {
-    fn new(of: &Arc<AtomicU64>, bytes: u64) -> Self {
-        of.fetch_add(bytes, Ordering::Relaxed);
-        Self {
-            of: Arc::clone(of),
-            bytes,
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+    given: Held,
 }
 
 /// A topic and what is known of it.
@@ -105,7 +79,7 @@ impl Grouped {
             Ok(security) => Arc::new(security),
             Err(error) => return Some(Err(error.into())),
         };
-        let held = groups.of.keys().map(|class| (*class, Held::default()));
+        let held = groups.of.keys().map(|class| (*class, Shares::default()));
         Some(Ok(Self {
             name: name.clone(),
             groups: groups.clone(),
@@ -155,7 +129,7 @@ impl Grouped {
             return job;
         };
         let bytes = budget::cost(header, job.batch.payload.len());
-        let (counted, done) = (Counted::new(&held.given, bytes), job.done);
+        let (counted, done) = (held.given.count(bytes), job.done);
         let done = Done::new(move |outcome| {
             drop(counted);
             done.tell(outcome);
@@ -166,7 +140,7 @@ impl Grouped {
     /// Counts a batch that was taken in, until it is safe.
     pub(crate) fn begin(&self, target: &str, class: Class, cost: u64) -> Option<Counted> {
         let held = self.held.get(&self.group(target, class))?;
-        Some(Counted::new(&held.waiting, cost))
+        Some(held.waiting.count(cost))
     }
 
     /// Whether the group of a topic holds all that it may, so that a batch of this cost has to wait.
@@ -176,8 +150,8 @@ impl Grouped {
             return false;
         };
         // A batch that is larger than a share must come in at some time; and alone nobody spoils another.
-        let full = |bytes: &AtomicU64| {
-            let bytes = bytes.load(Ordering::Relaxed);
+        let full = |held: &Held| {
+            let bytes = held.bytes();
             bytes > 0 && bytes.saturating_add(cost) > self.share / 2
         };
         self.held.len() > 1 && (full(&held.waiting) || (!disk && full(&held.given)))
@@ -258,10 +232,9 @@ impl Grouped {
     }
 
     fn memory(&self) -> BTreeMap<&'static str, Value> {
-        let bytes = |of: &AtomicU64| of.load(Ordering::Relaxed);
         let held = self.held.iter();
         let held = held.map(|(class, held)| {
-            let (waiting, given) = (bytes(&held.waiting), bytes(&held.given));
+            let (waiting, given) = (held.waiting.bytes(), held.given.bytes());
             (
                 class.as_str(),
                 json!({ "waiting_bytes": waiting, "given_bytes": given }),
