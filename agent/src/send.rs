@@ -9,6 +9,7 @@
 
 mod ahead;
 mod connect;
+mod counters;
 mod link;
 mod nodes;
 mod pace;
@@ -19,7 +20,7 @@ mod window;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use metrics::{Counter, counter, gauge};
+use metrics::{counter, gauge};
 use tokio::{
     select,
     sync::{mpsc, watch},
@@ -38,6 +39,7 @@ pub(crate) use self::ways::Ways;
 use self::{
     ahead::Ahead,
     connect::Home,
+    counters::Counters,
     link::{Link, LinkError},
     nodes::Nodes,
     pace::Pace,
@@ -65,6 +67,8 @@ const GOOD_LIFE: Duration = Duration::from_secs(5);
 /// Asked to go, answers to what is in flight are waited for this long: longer than a node takes to
 /// stop, since what is given up is sent again elsewhere, and the node may have delivered it.
 const GO_WITHIN: Duration = Duration::from_secs(15);
+/// A node that takes nothing, or is long about it, has so long for what is in flight.
+const FINISH_WITHIN: Duration = Duration::from_secs(60);
 /// A node that asked us to go stands behind its neighbours for so long.
 const LEFT_FOR: Duration = Duration::from_secs(300);
 
@@ -113,31 +117,6 @@ pub(crate) struct Sender {
     rng: fastrand::Rng,
 }
 
-/// What is counted for each batch: looked up once.
-struct Counters {
-    sent_bytes: Counter,
-    resent_batches: Counter,
-    acknowledged_batches: Counter,
-    acknowledged_records: Counter,
-}
-
-impl Counters {
-    fn new() -> Self {
-        Self {
-            sent_bytes: counter!("tributary_agent_sent_bytes_total"),
-            resent_batches: counter!("tributary_agent_resent_batches_total"),
-            acknowledged_batches: counter!("tributary_agent_acknowledged_batches_total"),
-            acknowledged_records: counter!("tributary_agent_acknowledged_records_total"),
-        }
-    }
-}
-
-impl std::fmt::Debug for Counters {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Counters").finish_non_exhaustive()
-    }
-}
-
 /// What people were told of each node that cannot be reached.
 type Told = BTreeMap<String, String>;
 
@@ -149,6 +128,8 @@ enum Close {
     GoAway,
     /// Another node of a better cluster has welcomed us.
     Home,
+    /// It takes nothing, or is long about it, and there is another one.
+    Unfit(String),
     /// It broke.
     Broken(LinkError),
 }
@@ -159,8 +140,18 @@ struct Session {
     pings: u64,
     /// The node asked us to go: nothing new is sent.
     leave_by: Option<Instant>,
+    /// Why it is left, where that is for us to say.
+    unfit: Option<String>,
     /// The way to a better cluster.
     home: Home,
+}
+
+impl Session {
+    /// Sends nothing more; the node is left when it has answered what it has.
+    fn leave(&mut self, now: Instant, why: String) {
+        self.leave_by.get_or_insert(now + FINISH_WITHIN);
+        self.unfit = Some(why);
+    }
 }
 
 impl Sender {
@@ -223,7 +214,11 @@ impl Sender {
             let close = self.session(link, (node, &addr), &stop).await;
             gauge!("tributary_agent_connected_count").set(0.0);
             let now = Instant::now();
-            if now.saturating_duration_since(began) >= GOOD_LIFE {
+            let fits = !matches!(
+                close,
+                Close::Unfit(_) | Close::Broken(LinkError::Unanswered(_))
+            );
+            if fits && now.saturating_duration_since(began) >= GOOD_LIFE {
                 self.nodes.works(node);
             }
             self.window.reset();
@@ -234,9 +229,16 @@ impl Sender {
                     "the node asked us to connect elsewhere".to_owned()
                 }
                 Close::Home => "a better cluster is there again".to_owned(),
+                Close::Unfit(why) => {
+                    self.nodes.unfit(node, now, &mut self.rng);
+                    why
+                }
                 Close::Broken(error @ (LinkError::Silent(_) | LinkError::Unanswered(_))) => {
                     self.hung = true;
                     self.nodes.hangs(node, now, &mut self.rng);
+                    if matches!(error, LinkError::Unanswered(_)) {
+                        self.nodes.unfit(node, now, &mut self.rng);
+                    }
                     error.to_string()
                 }
                 Close::Broken(error) => {
@@ -350,6 +352,7 @@ impl Sender {
             link,
             pings: 0,
             leave_by: None,
+            unfit: None,
             home: self.way_home(node, now),
         };
         let close = self.converse(&mut session, (node, addr), stop).await;
@@ -357,9 +360,13 @@ impl Sender {
         if let Close::Broken(LinkError::Silent(_) | LinkError::Unanswered(_)) = close {
             session.link.cutter.cut();
         }
-        match (close, session.leave_by) {
+        let close = match (close, session.leave_by) {
             // It has answered all that it could, and stopped.
             (Close::Broken(LinkError::Closed), Some(_)) => Close::GoAway,
+            (close, _) => close,
+        };
+        match (close, session.unfit) {
+            (Close::GoAway, Some(why)) => Close::Unfit(why),
             (close, _) => close,
         }
     }
@@ -400,7 +407,8 @@ impl Sender {
             if session.home.is_found() && self.window.in_flight() == 0 {
                 return Close::Home;
             }
-            self.pulse.in_flight(self.window.in_flight() > 0, now);
+            let (in_flight, waiting) = (self.window.in_flight(), self.window.waiting());
+            self.pulse.in_flight(in_flight > 0, waiting > 0, now);
             let wake = [
                 filled,
                 paced,
@@ -529,21 +537,19 @@ impl Sender {
         ends: &mut Vec<Receipt>,
     ) -> Result<(), LinkError> {
         let heard = self.pulse.heard_at();
-        if matches!(
-            frame,
-            Frame::Receipts(_) | Frame::Busy(_) | Frame::Refuse(_)
-        ) {
-            self.pulse.answered(heard);
-        }
         match frame {
             Frame::Receipts(receipts) => ends.extend(receipts),
             Frame::Busy(busy) => {
                 counter!("tributary_agent_busy_total").increment(1);
+                self.pulse.busy(heard);
                 if let Some(batch) = self.window.busy(&busy, heard) {
                     batch.permit.stands_still();
                 }
             }
-            Frame::Refuse(refusal) => self.refused(&refusal, heard),
+            Frame::Refuse(refusal) => {
+                self.pulse.refused(heard);
+                self.refused(&refusal, heard);
+            }
             Frame::GoAway {
                 reconnect_within_ms,
             } => {
@@ -570,9 +576,12 @@ impl Sender {
         let mut done = Vec::with_capacity(receipts.len());
         for receipt in receipts {
             // An answer to what another connection had sent is as good.
-            let Some(batch) = self.window.acknowledge(receipt.batch) else {
+            let Some((batch, sent)) = self.window.acknowledge(receipt.batch) else {
                 continue;
             };
+            let heard = self.pulse.heard_at();
+            let took = sent.map_or(Duration::ZERO, |sent| heard.saturating_duration_since(sent));
+            self.pulse.took(took, heard);
             let end = match receipt.outcome {
                 Outcome::Delivered(_) => End::Delivered,
                 Outcome::Duplicate => End::Duplicate,
@@ -650,6 +659,22 @@ impl Sender {
             Due::Nothing => None,
             Due::Silent(after) => Some(Close::Broken(LinkError::Silent(after))),
             Due::Unanswered(after) => Some(Close::Broken(LinkError::Unanswered(after))),
+            Due::Busy(after) => {
+                session.leave(
+                    now,
+                    format!("it has taken no batch for {after:?}, and there is another node"),
+                );
+                None
+            }
+            Due::Slow(after) => {
+                session.leave(
+                    now,
+                    format!(
+                        "it has answered no batch quickly for {after:?}, and there is another node"
+                    ),
+                );
+                None
+            }
             Due::Ping => {
                 session.pings += 1;
                 let pinged = session.link.writer.push(&Frame::Ping(session.pings));

@@ -1,4 +1,5 @@
-//! Hands over connections while an operator has opened a window for it, and at no other time.
+//! Hands over connections while an operator has opened a window for it, and at no other time; and turns
+//! newcomers away who have another node to try, while this one has nearly all that it can.
 //!
 //! Nodes of a cluster do not know each other. The operator's tool asks each how many connections it
 //! has, and tells all of them the share that each is to have (`POST /v1/rebalance`); the manager, which hears
@@ -10,7 +11,10 @@
 //! wait for their turn, the agents' port asks whether to turn away. Pure but for its locks: time is an argument.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,6 +31,8 @@ const AFTER: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(LONGEST_WINDOW_S);
 /// The manager tells nodes with room before the others, and lets their windows last longer by at most this.
 const EARLIER: Duration = Duration::from_secs(60);
+/// Newcomers are turned away from this part of the most connections on.
+const NEARLY_FULL: f64 = 0.9;
 /// The last agent is asked to go at this part of the window.
 const HAND_OVER_IN: f64 = 0.8;
 
@@ -96,6 +102,8 @@ impl Window {
 /// Who goes, and who is turned away.
 #[derive(Debug, Default)]
 pub(crate) struct Balance {
+    /// From so many connections on newcomers are turned away; 0 where nobody has said.
+    nearly_full: AtomicU64,
     window: Mutex<Option<Window>>,
     /// How the last window went that the manager had opened.
     last: Mutex<Option<RebalanceHealth>>,
@@ -107,6 +115,18 @@ impl Balance {
     fn lock(&self) -> MutexGuard<'_, Option<Window>> {
         // A window is whole after every line, so a panic elsewhere leaves it usable.
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The most connections that this node can have.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "connections of one node"
+    )]
+    pub(crate) fn set_most(&self, most: usize) {
+        let nearly = (most as f64 * NEARLY_FULL).ceil() as u64;
+        self.nearly_full.store(nearly.max(1), Ordering::Relaxed);
     }
 
     /// Opens a window by the query of a request, `connections=120&within=60s`, on a node with so many
@@ -185,15 +205,18 @@ impl Balance {
         }
     }
 
-    /// Whether an agent that has another node to try is to go there, where so many are here.
-    pub(crate) fn turns_away(&self, has: u64, now: Instant) -> bool {
+    /// Whether an agent that has another node to try is to go there, where so many are here; `crowded`: the
+    /// memory is nearly all taken.
+    pub(crate) fn turns_away(&self, has: u64, crowded: bool, now: Instant) -> bool {
         match self.lock().as_mut() {
             Some(open) if now < open.ends && has >= open.share => {
                 open.turned_away += 1;
-                true
+                return true;
             }
-            Some(_) | None => false,
+            Some(_) | None => {}
         }
+        let nearly_full = self.nearly_full.load(Ordering::Relaxed);
+        crowded || (nearly_full > 0 && has >= nearly_full)
     }
 
     /// For people.
@@ -258,10 +281,22 @@ mod tests {
     #[test]
     fn who_has_another_node_is_turned_away_while_the_window_is_open() {
         let (balance, now) = minute();
-        assert!(balance.turns_away(20, now));
-        assert!(!balance.turns_away(19, now));
-        assert!(!balance.turns_away(20, now + Duration::from_secs(62)));
-        assert!(!Balance::default().turns_away(1_000, now));
+        assert!(balance.turns_away(20, false, now));
+        assert!(!balance.turns_away(19, false, now));
+        assert!(!balance.turns_away(20, false, now + Duration::from_secs(62)));
+        assert!(!Balance::default().turns_away(1_000, false, now));
+    }
+
+    #[test]
+    fn who_has_another_node_is_turned_away_by_one_that_has_nearly_all_that_it_can() {
+        let (balance, now) = (Balance::default(), Instant::now());
+        balance.set_most(1_000);
+        assert!(!balance.turns_away(899, false, now));
+        assert!(balance.turns_away(900, false, now));
+        assert!(balance.turns_away(0, true, now), "no memory is left");
+        balance.set_most(1);
+        assert!(!balance.turns_away(0, false, now));
+        assert!(balance.turns_away(1, false, now));
     }
 
     #[test]

@@ -180,6 +180,7 @@ pub async fn run_with(
     }
     let mut parts = Supervisor::new(stop, GRACE);
     let lines = Arc::new(Lines::new(config.limits.memory));
+    node.balance.set_most(config.limits.connections);
     let door = Door {
         connections: config.limits.connections,
         tls: config.tls.clone(),

@@ -216,12 +216,9 @@ async fn answer(
             return upgrade_required();
         }
         let may_go = request.headers().contains_key(ELSEWHERE);
-        if may_go
-            && node
-                .balance
-                .turns_away(node.open_connections(), Instant::now())
-        {
-            let words = "this node has its share of connections; connect to another one";
+        if may_go && node.turns_away(Instant::now()) {
+            let words =
+                "this node has its share of connections, or of work; connect to another one";
             return text(StatusCode::SERVICE_UNAVAILABLE, words);
         }
         let upgrade = hyper::upgrade::on(&mut request);

@@ -610,6 +610,13 @@ impl Node {
         config.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether an agent that comes, and has another node to try, is to go there.
+    pub(crate) fn turns_away(&self, now: Instant) -> bool {
+        let crowded = self.budget.is_crowded(Class::P2, 0).is_some();
+        self.balance
+            .turns_away(self.open_connections(), crowded, now)
+    }
+
     /// Open agent connections.
     pub(crate) fn open_connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)

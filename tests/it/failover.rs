@@ -22,7 +22,7 @@ use tributary_tests::{
     netns::{self, Sites},
     oracle::{Place, Verdict},
     poll,
-    product::{Node, program, run},
+    product::{Node, Part, program, run},
     say, scratch,
     writer::{Background, Schedule, Writer},
 };
@@ -214,6 +214,81 @@ fn agents_leave_a_site_that_is_cut_off_and_come_home() -> Result<()> {
         say(&format!("site loss: {} lines doubled", verdict.doubled));
         ensure!(verdict.doubled < verdict.written / 2, "{verdict}");
         agent.must_run()
+    })
+}
+
+/// A bus whose destination is away, and which has no disk for that, tells every batch to come again: agents go
+/// to the standby cluster, and come home when it takes batches.
+#[test]
+fn agents_leave_a_bus_that_takes_nothing_and_come_home() -> Result<()> {
+    scratch::scenario("busy-bus", |folder| {
+        let local = || anyhow::Ok(format!("127.0.0.1:{}", kafka::free_port()?));
+        let files = |site: usize| folder.join(format!("site{site}/delivered"));
+        let mut nodes = Vec::new();
+        for site in 1..=2 {
+            let (listen, admin): (String, String) = (local()?, local()?);
+            let config = format!(
+                "zone = \"dc{site}\"\ncluster = \"dc{site}\"\nnode = \"bus{site}\"\nlisten = {listen:?}\n\
+                 admin = {admin:?}\ndata_dir = {:?}\n[spill]\nmax = \"0B\"\n[[destination]]\n\
+                 name = \"files\"\nkind = \"file\"\n\
+                 path = {:?}\n[[route]]\ntopic = \"*\"\nto = [{{ destination = \"files\" }}]\n",
+                folder.join(format!("bus{site}/data")),
+                files(site).join("{topic}"),
+            );
+            let mut node = Node::new(
+                Part::Bus,
+                &folder.join(format!("bus{site}")),
+                &admin,
+                &config,
+            )?;
+            node.start()?;
+            nodes.push((node, listen));
+        }
+        // A file in the place of its folder: the first one can write nothing.
+        std::fs::remove_dir_all(files(1))?;
+        std::fs::write(files(1), "")?;
+        let clusters: Vec<String> = nodes
+            .iter()
+            .zip(1..)
+            .map(|((_node, listen), site)| {
+                format!("[[bus]]\nname = \"dc{site}\"\nnodes = [{listen:?}]\n")
+            })
+            .collect();
+        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
+        let (admin, state) = (local()?, folder.join("agent/state"));
+        let config = format!(
+            "zone = \"dc1\"\nstate_dir = {state:?}\nadmin = {admin:?}\nreturn_after = \"5s\"\n{}[[task]]\n\
+             id = \"t\"\ntopic = \"x\"\npaths = [{:?}]\n",
+            clusters.concat(),
+            glob_of(&writer),
+        );
+        let mut agent = Node::new(Part::Agent, &folder.join("agent"), &admin, &config)?;
+        agent.start()?;
+        let went = more_at(&mut writer, folder, 2, LIMIT)?;
+        ensure!(went >= Duration::from_secs(20), "left after {went:?}");
+        ensure!(
+            delivered_at(folder, 1)?.is_empty(),
+            "the first one took lines"
+        );
+        std::fs::remove_file(files(1))?;
+        std::fs::create_dir(files(1))?;
+        let came = more_at(&mut writer, folder, 1, LIMIT)?;
+        say(&format!(
+            "busy bus: elsewhere after {went:?}, home {came:?} after the end"
+        ));
+        let written = [writer.written().clone()];
+        let look = || {
+            let (first, second) = (delivered_at(folder, 1)?, delivered_at(folder, 2)?);
+            let all = first.iter().chain(&second);
+            let all = all.map(|(place, line)| (*place, line.as_slice()));
+            Ok(Verdict::on(&written, all))
+        };
+        let verdict = poll::until_seen("all lines", LIMIT, look, |seen| seen.missing == 0)?;
+        ensure!(
+            [verdict.foreign, verdict.corrupt, verdict.doubled] == [0; 3],
+            "{verdict}"
+        );
+        Ok(())
     })
 }
 

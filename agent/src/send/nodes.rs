@@ -3,7 +3,8 @@
 //!
 //! The order is a rendezvous hash, so that agents spread over the nodes, and stay where they are when
 //! a node is added. A node that asked us to go stands behind the others of its cluster for a while:
-//! otherwise who was handed over would come straight back.
+//! otherwise who was handed over would come straight back. One that took nothing, or answered too late, stands
+//! behind those of all clusters for a while.
 //!
 //! Not for: connecting (see [`super::connect`]). Pure: time and chance are arguments.
 
@@ -25,6 +26,11 @@ const CAP: Duration = Duration::from_secs(10);
 /// A node that turned us away stands behind its neighbours for so long.
 const FULL_FOR: Duration = Duration::from_secs(60);
 
+/// A node that took nothing stands behind all others for so long, then for twice as long, …
+const UNFIT_FOR: Duration = Duration::from_secs(60);
+/// … up to this.
+const UNFIT_CAP: Duration = Duration::from_secs(1_800);
+
 #[derive(Debug)]
 struct Node {
     cluster: Name,
@@ -37,6 +43,9 @@ struct Node {
     left_until: Option<Instant>,
     /// It has enough connections, and did not let us in, until then.
     full_until: Option<Instant>,
+    unfit: Backoff,
+    /// It took nothing, and is not to be trusted until then.
+    unfit_until: Option<Instant>,
 }
 
 impl Node {
@@ -46,6 +55,10 @@ impl Node {
 
     fn is_full(&self, now: Instant) -> bool {
         self.full_until.is_some_and(|until| until > now)
+    }
+
+    fn unfit_until(&self, now: Instant) -> Option<Instant> {
+        self.unfit_until.filter(|&until| until > now)
     }
 
     /// Behind which of its neighbours it stands: who asked us to go last is the last that we go back to.
@@ -79,13 +92,16 @@ impl Nodes {
                 not_before: None,
                 left_until: None,
                 full_until: None,
+                unfit: Backoff::new(UNFIT_FOR, UNFIT_CAP),
+                unfit_until: None,
             }));
         }
         Self { nodes }
     }
 
     /// The best node that may be tried now beside these; or when the next one may. Beside others the
-    /// best is of another cluster: when one node does not answer, its neighbours may be as far away.
+    /// best is of another cluster: when one node does not answer, its neighbours may be as far away. Of nodes
+    /// that took nothing the one that is to be trusted first.
     pub(crate) fn pick(&self, now: Instant, beside: &[usize]) -> Result<usize, Instant> {
         let tried = |rank: usize| {
             let mut ranks = beside.iter().filter_map(|&at| self.nodes.get(at));
@@ -97,7 +113,10 @@ impl Nodes {
         };
         others()
             .filter(|(_, node)| node.is_free(now))
-            .min_by_key(|(at, node)| (tried(node.rank), node.rank, node.behind(now), *at))
+            .min_by_key(|(at, node)| {
+                let unfit = node.unfit_until(now);
+                (tried(node.rank), unfit, node.rank, node.behind(now), *at)
+            })
             .map(|(at, _)| at)
             .ok_or_else(|| {
                 let times = others().filter_map(|(_, node)| node.not_before);
@@ -111,6 +130,7 @@ impl Nodes {
         let better = self.nodes.iter().enumerate();
         better
             .filter(|(_, node)| node.rank < rank && node.is_free(now))
+            .filter(|(_, node)| node.unfit_until(now).is_none())
             .min_by_key(|(at, node)| (node.rank, node.behind(now), *at))
             .map(|(at, _)| at)
     }
@@ -126,7 +146,10 @@ impl Nodes {
             return false;
         };
         let mut others = self.nodes.iter().enumerate().filter(|(at, _)| *at != of);
-        others.any(|(_, node)| node.rank == rank && node.is_free(now) && !node.is_full(now))
+        others.any(|(_, node)| {
+            let fits = !node.is_full(now) && node.unfit_until(now).is_none();
+            node.rank == rank && node.is_free(now) && fits
+        })
     }
 
     /// Whether there is another one than this.
@@ -155,6 +178,14 @@ impl Nodes {
         }
     }
 
+    /// A node takes nothing, or is too long about it: others are tried first, also those of other clusters.
+    pub(crate) fn unfit(&mut self, node: usize, now: Instant, rng: &mut fastrand::Rng) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            let most = node.unfit.ceiling();
+            node.unfit_until = Some(now + (most + node.unfit.next(rng)) / 2);
+        }
+    }
+
     /// A node asks to be left for others until then.
     pub(crate) fn leave(&mut self, node: usize, until: Instant) {
         if let Some(node) = self.nodes.get_mut(node) {
@@ -173,6 +204,7 @@ impl Nodes {
     pub(crate) fn works(&mut self, node: usize) {
         if let Some(node) = self.nodes.get_mut(node) {
             node.backoff.reset();
+            node.unfit.reset();
             node.not_before = None;
         }
     }
@@ -250,6 +282,24 @@ mod tests {
         }
         assert_eq!(nodes.pick(now, &[]), Ok(0), "its own cluster all the same");
         assert!(!nodes.has_neighbour(0, now));
+    }
+
+    #[test]
+    fn who_takes_nothing_stands_behind_all_clusters_and_longer_each_time() {
+        let (mut nodes, now, mut rng) = (nodes("x"), Instant::now(), fastrand::Rng::with_seed(1));
+        for node in 0..3 {
+            assert_eq!(nodes.pick(now, &[]), Ok(node));
+            nodes.unfit(node, now + Duration::from_secs(node as u64), &mut rng);
+        }
+        assert!(!nodes.has_neighbour(0, now));
+        assert_eq!((nodes.pick(now, &[]), nodes.better(3, now)), (Ok(3), None));
+        nodes.unfit(3, now, &mut rng);
+        assert!(nodes.pick(now, &[]).is_ok(), "one of them all the same");
+        let later = now + UNFIT_FOR + Duration::from_secs(2);
+        assert_eq!(nodes.better(3, later), Some(0));
+        nodes.unfit(0, later, &mut rng);
+        assert_eq!(nodes.better(3, later + UNFIT_FOR), Some(1));
+        assert_eq!(nodes.better(3, later + UNFIT_FOR * 2), Some(0));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! A node that says nothing is given up after half a minute; where there is another one and batches
 //! wait for answers, after three seconds: it is asked when nothing came for half a second, and a node
 //! answers at once, whatever its destinations do; while it reads nothing for want of memory it says
-//! by itself that it is there. One that speaks and answers no batch is given up after half a minute,
-//! and each further node that does the same only after twice as long: it is not the nodes, then.
+//! by itself that it is there. One that speaks and answers no batch is given up after half a minute, and one
+//! that says `Busy` to all that it gets, or is long about each answer, is left as soon as it has answered what
+//! it has. Each further node that does the same is given twice as long: it is not the nodes, then.
 //!
 //! Not for: dialling (see [`super::connect`]). Pure: time is an argument.
 
@@ -20,7 +21,9 @@ const SILENT: Duration = Duration::from_secs(30);
 const ASK_AFTER: Duration = Duration::from_millis(500);
 /// … and given up when it says nothing for so long then.
 const ANSWER_WITHIN: Duration = Duration::from_millis(2_500);
-/// A node that speaks and answers no batch, the first of several.
+/// An answer that took longer is slow: what a destination does not take within a few seconds is spilled.
+const SLOW: Duration = Duration::from_secs(10);
+/// A node that speaks and answers no batch, or takes none, or none quickly; the first of several.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MOST_PATIENCE: Duration = Duration::from_secs(600);
 /// Who looks so much too late was not there itself.
@@ -37,6 +40,10 @@ pub(super) enum Due {
     Silent(Duration),
     /// It has answered no batch for so long.
     Unanswered(Duration),
+    /// It has taken no batch for so long: it told all of them to come again.
+    Busy(Duration),
+    /// It has answered none quickly for so long.
+    Slow(Duration),
 }
 
 /// What is known of the life of a node.
@@ -52,6 +59,10 @@ pub(super) struct Pulse {
     waits: Option<Instant>,
     /// Batches wait for answers, and none came since.
     unanswered: Option<Instant>,
+    /// The same, and none came quickly since.
+    slow: Option<Instant>,
+    /// It told a batch to come again, and has taken none since.
+    busy: Option<Instant>,
     patience: Duration,
 }
 
@@ -65,6 +76,8 @@ impl Pulse {
             asked: None,
             waits: None,
             unanswered: None,
+            slow: None,
+            busy: None,
             patience: PATIENCE,
         }
     }
@@ -91,20 +104,39 @@ impl Pulse {
         self.waits = self.waits.map(|_| now);
     }
 
-    /// It answers a batch.
-    pub(super) fn answered(&mut self, now: Instant) {
-        self.patience = PATIENCE;
+    /// It has taken a batch, this long after it was sent.
+    pub(super) fn took(&mut self, how_long: Duration, now: Instant) {
+        self.busy = None;
         self.unanswered = self.unanswered.map(|_| now);
+        if how_long < SLOW {
+            self.slow = self.slow.map(|_| now);
+            self.patience = PATIENCE;
+        }
     }
 
-    /// Whether batches wait for answers now.
-    pub(super) fn in_flight(&mut self, any: bool, now: Instant) {
-        match any {
-            true => {
-                self.waits.get_or_insert(now);
-                self.unanswered.get_or_insert(now);
-            }
-            false => (self.waits, self.unanswered) = (None, None),
+    /// It has refused a batch: that is an answer.
+    pub(super) fn refused(&mut self, now: Instant) {
+        self.unanswered = self.unanswered.map(|_| now);
+        self.slow = self.slow.map(|_| now);
+    }
+
+    /// It told a batch to come again.
+    pub(super) fn busy(&mut self, now: Instant) {
+        self.refused(now);
+        self.busy.get_or_insert(now);
+    }
+
+    /// Whether batches wait for answers now, and whether there are others that are to be sent.
+    pub(super) fn in_flight(&mut self, any: bool, more: bool, now: Instant) {
+        if any {
+            self.waits.get_or_insert(now);
+            self.unanswered.get_or_insert(now);
+            self.slow.get_or_insert(now);
+        } else {
+            (self.waits, self.unanswered, self.slow) = (None, None, None);
+        }
+        if !any && !more {
+            self.busy = None;
         }
     }
 
@@ -117,10 +149,13 @@ impl Pulse {
             let soon = self.asked.map(|at| at + ANSWER_WITHIN);
             next = next.min(soon.unwrap_or(waits + ASK_AFTER));
         }
-        if let (true, Some(since)) = (self.others, self.unanswered) {
-            next = next.min(since + self.patience);
+        let unfit = [self.unanswered, self.busy, self.slow]
+            .into_iter()
+            .flatten();
+        match unfit.min().filter(|_| self.others) {
+            Some(since) => next.min(since + self.patience),
+            None => next,
         }
-        next
     }
 
     /// What is to be done now.
@@ -133,7 +168,9 @@ impl Pulse {
             // What it said meanwhile may lie unread; it is asked once more.
             self.heard = now;
             self.asked = None;
-            self.unanswered = self.unanswered.map(|_| now);
+            for since in [&mut self.unanswered, &mut self.busy, &mut self.slow] {
+                *since = since.map(|_| now);
+            }
             return self.ask(now);
         }
         if now >= self.heard + SILENT {
@@ -144,15 +181,27 @@ impl Pulse {
             if asked.is_some_and(|at| now >= at + ANSWER_WITHIN) {
                 return Due::Silent(ASK_AFTER + ANSWER_WITHIN);
             }
-            if let Some(since) = self.unanswered
-                && now >= since + self.patience
-            {
-                let patience = self.patience;
-                self.patience = (patience * 2).min(MOST_PATIENCE);
-                return Due::Unanswered(patience);
+            if let Some(unfit) = self.unfit(now) {
+                return unfit;
             }
         }
         self.ask(now)
+    }
+
+    /// Whether it is no use to wait for this node any longer.
+    fn unfit(&mut self, now: Instant) -> Option<Due> {
+        let patience = self.patience;
+        let over = |since: &Option<Instant>| since.is_some_and(|since| now >= since + patience);
+        let due = match () {
+            () if over(&self.unanswered) => Due::Unanswered(patience),
+            () if over(&self.busy) => Due::Busy(patience),
+            () if over(&self.slow) => Due::Slow(patience),
+            () => return None,
+        };
+        // It is said once.
+        (self.busy, self.slow) = (None, self.slow.map(|_| now));
+        self.patience = (patience * 2).min(MOST_PATIENCE);
+        Some(due)
     }
 
     fn ask(&mut self, now: Instant) -> Due {
@@ -171,7 +220,7 @@ mod tests {
         let start = Instant::now();
         let mut pulse = Pulse::new(start);
         pulse.begin(others, start);
-        pulse.in_flight(any, start);
+        pulse.in_flight(any, any, start);
         for _ in 0..10_000 {
             let now = pulse.next();
             let due = pulse.due(now);
@@ -200,9 +249,58 @@ mod tests {
         assert_eq!(check(false, true, speaks), (Due::Nothing, 0));
         let answers = |pulse: &mut Pulse, now| {
             pulse.heard(now);
-            pulse.answered(now);
+            pulse.took(Duration::from_secs(1), now);
         };
         assert_eq!(check(true, true, answers), (Due::Nothing, 0));
+    }
+
+    #[test]
+    fn a_node_that_takes_nothing_is_left_where_there_is_another() {
+        let busy = |pulse: &mut Pulse, now| {
+            pulse.heard(now);
+            pulse.busy(now);
+        };
+        // The first word of it comes with the first ping.
+        let (due, after) = check(true, true, busy);
+        assert_eq!(due, Due::Busy(PATIENCE));
+        assert_eq!(after, 30_500);
+        assert_eq!(check(false, true, busy), (Due::Nothing, 0));
+        let mut turn = 0;
+        let at_times = |pulse: &mut Pulse, now| {
+            busy(pulse, now);
+            turn += 1;
+            if turn % 3 == 0 {
+                pulse.took(Duration::from_secs(1), now);
+            }
+        };
+        assert_eq!(check(true, true, at_times), (Due::Nothing, 0));
+    }
+
+    #[test]
+    fn a_node_that_is_long_about_every_answer_is_left_where_there_is_another() {
+        let answers = |seconds| {
+            move |pulse: &mut Pulse, now| {
+                pulse.heard(now);
+                pulse.took(Duration::from_secs(seconds), now);
+            }
+        };
+        let slow = (Due::Slow(PATIENCE), 30_000);
+        assert_eq!(check(true, true, answers(10)), slow);
+        assert_eq!(check(true, true, answers(9)), (Due::Nothing, 0));
+        assert_eq!(check(false, true, answers(10)), (Due::Nothing, 0));
+    }
+
+    #[test]
+    fn nothing_is_held_against_a_node_that_has_nothing_to_do() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(start);
+        pulse.begin(true, start);
+        pulse.in_flight(true, false, start);
+        pulse.busy(start);
+        pulse.in_flight(false, true, start);
+        assert!(pulse.busy.is_some(), "it waits for its time");
+        pulse.in_flight(false, false, start);
+        assert!(pulse.busy.is_none() && pulse.slow.is_none());
     }
 
     #[test]
@@ -211,18 +309,20 @@ mod tests {
         let mut pulse = Pulse::new(now);
         for patience in [30, 60, 120, 240, 480, 600, 600] {
             pulse.begin(true, now);
-            pulse.in_flight(true, now);
+            pulse.in_flight(true, false, now);
             loop {
                 now = pulse.next();
                 pulse.heard(now);
                 match pulse.due(now) {
                     Due::Unanswered(after) => break assert_eq!(after.as_secs(), patience),
                     Due::Nothing | Due::Ping => {}
-                    Due::Silent(_) => panic!("it spoke"),
+                    other => panic!("it spoke: {other:?}"),
                 }
             }
         }
-        pulse.answered(now);
+        pulse.took(SLOW, now);
+        assert_ne!(pulse.patience, PATIENCE);
+        pulse.took(Duration::ZERO, now);
         assert_eq!(pulse.patience, PATIENCE);
     }
 
@@ -231,7 +331,7 @@ mod tests {
         let start = Instant::now();
         let mut pulse = Pulse::new(start);
         pulse.begin(true, start);
-        pulse.in_flight(true, start);
+        pulse.in_flight(true, false, start);
         let woken = start + Duration::from_secs(100);
         assert_eq!(pulse.due(woken), Due::Ping);
         assert_eq!(

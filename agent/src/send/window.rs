@@ -48,6 +48,8 @@ struct Item {
     outgoing: Outgoing,
     /// Its place among all batches: what returns goes back to it.
     place: u64,
+    /// When it was sent last.
+    sent: Option<Instant>,
 }
 
 /// What a stream waits for.
@@ -167,6 +169,7 @@ impl Window {
         let item = Item {
             outgoing,
             place: self.places,
+            sent: None,
         };
         let lane = self.lanes.entry(stream).or_insert_with(|| Lane {
             class,
@@ -255,8 +258,8 @@ impl Window {
         [first, self.node_until].into_iter().flatten().min()
     }
 
-    /// A batch is acknowledged: it is no longer held. `None` when it was not in flight.
-    pub(crate) fn acknowledge(&mut self, batch: BatchId) -> Option<Outgoing> {
+    /// A batch is acknowledged: it is no longer held. With when it was sent; `None` when it was not in flight.
+    pub(crate) fn acknowledge(&mut self, batch: BatchId) -> Option<(Outgoing, Option<Instant>)> {
         let item = self.answered(batch)?;
         self.load(
             item.outgoing.header.class,
@@ -271,7 +274,7 @@ impl Window {
         }) {
             self.lanes.remove(&batch.stream);
         }
-        Some(item.outgoing)
+        Some((item.outgoing, item.sent))
     }
 
     /// The bus has no room for a batch now.
@@ -403,7 +406,8 @@ impl Window {
             return None;
         }
         let lane = self.lanes.get_mut(&stream)?;
-        let item = lane.waiting.pop_front()?;
+        let mut item = lane.waiting.pop_front()?;
+        item.sent = Some(now);
         lane.in_flight += 1;
         let more = !lane.waiting.is_empty();
         lane.queued = more;
