@@ -422,7 +422,8 @@ impl Session {
         }
     }
 
-    /// Decides on a batch, takes its payload in or throws it away, and sees that it is answered.
+    /// Decides on a batch, takes its payload in or throws it away, and sees that it is answered: at once where
+    /// the header says enough.
     async fn batch<R: AsyncRead + Unpin>(
         &mut self,
         inlet: &mut Inlet<R>,
@@ -485,10 +486,9 @@ impl Session {
                 Answer::Refuse(refusal(id, reason, &detail))
             }
         };
-        self.alive(inlet.discard(payload_bytes, FRAME_WITHIN))
-            .await?;
+        // Said before the payload has come: who sends slowly knows at once.
         self.waiter(slot).tell(answer);
-        Ok(())
+        self.alive(inlet.discard(payload_bytes, FRAME_WITHIN)).await
     }
 
     /// The answer to a repeat whose first landed while its payload was thrown away.

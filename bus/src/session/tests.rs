@@ -236,12 +236,15 @@ async fn behind_a_busy_batch_nothing_of_its_stream_is_taken() {
 }
 
 #[tokio::test]
-async fn a_destination_that_is_down_is_told_before_the_payload_counts() {
+async fn a_destination_that_is_down_is_told_before_the_payload_comes() {
     let rig = rig();
     rig.sink.set_down(Some("kafka-main is down"));
     let mut agent = Agent::connect(&rig).await;
-    agent.send(web(1)).await;
+    let (header, payload) = web(1);
+    let head = wire::encode_batch_head(&header, payload.len()).unwrap();
+    agent.pipe.write_all(&head).await.unwrap();
     assert_eq!(agent.answers(1).await, ["1 busy kafka-main is down"]);
+    agent.pipe.write_all(&payload).await.unwrap();
     rig.sink.set_down(None);
     agent.send(web(1)).await;
     assert_eq!(agent.answers(1).await, ["1 delivered 1"]);
@@ -383,7 +386,7 @@ async fn a_peer_that_trickles_what_is_thrown_away_is_not_waited_for() {
     let last = loop {
         tokio::select! {
             said = agent.hear() => match said {
-                Some(Frame::Pong(_) | Frame::Ping(_)) => {}
+                Some(Frame::Pong(_) | Frame::Ping(_) | Frame::Refuse(_)) => {}
                 last => break last,
             },
             () = tokio::time::sleep(Duration::from_secs(10)) => drop(agent.pipe.write_all(&[0]).await),
