@@ -6,16 +6,19 @@ use std::{path::Path, time::Duration};
 use anyhow::{Result, ensure};
 use tokio::time::Instant;
 use tributary_tests::{
-    cluster::{Cluster, Layout, for_each_seed, glob_of, topic_name},
+    cluster::{Cluster, Layout, SETTLE_LIMIT, for_each_seed, glob_of, topic_name},
     http,
     kafka::Kafka,
     ledger::{self, Counts},
+    oracle::Verdict,
     poll, say, scratch,
-    writer::{Writer, Written},
+    writer::{Background, Schedule, Writer, Written},
 };
 
 /// By then everything that was read is on the bus's disk, also on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
+/// An orderly stop has ten seconds; the rest is for a busy machine to start and end processes.
+const STOPS_WITHIN: Duration = Duration::from_secs(12);
 /// A node with little memory, and a second destination, which is well.
 const NODE: &str = "[limits]\nmemory = \"16MiB\"\n[spill]\n[[destination]]\nname = \"well\"\n\
                     kind = \"discard\"\n[[route]]\ntopic = \"other\"\nto = [{ destination = \"well\" }]\n";
@@ -108,6 +111,56 @@ fn a_kafka_that_hangs_under_a_flood_keeps_the_memory_from_nobody() -> Result<()>
         say(&format!(
             "hung {seed}: {count} posts elsewhere, the longest {longest:?}; {memory}"
         ));
+        cluster.stop()
+    })
+    .map(drop)
+}
+
+/// A bus is stopped while its Kafka hangs: it ends in order within its time, what it could not deliver lies on its
+/// disk, and what the Kafka takes after all when it goes on is known by then.
+#[test]
+fn a_bus_that_stops_while_its_kafka_hangs_ends_in_time_and_loses_nothing() -> Result<()> {
+    let mut kafka = Kafka::start(&scratch::create("kafka-hung-stop")?)?;
+    for_each_seed("hung-stop", 2, |seed, folder| {
+        let topic = topic_name("hung-stop", seed);
+        kafka.create_topic(&topic, 2)?;
+        let writer = Writer::new(&folder.join("logs"), 0, seed)?;
+        let mut cluster = layout(folder, &kafka, &topic, seed)
+            .agent(&[glob_of(&writer)])
+            .start()?;
+        let schedule = Schedule {
+            lines: 12_000,
+            per_second: 1_000,
+            rotations: Vec::new(),
+        };
+        let background = Background::start(writer, schedule);
+        let look = || ledger::topic(cluster.manager.admin(), &topic);
+        poll::until_seen("some lines", LIMIT, look, |seen| seen.delivered > 500)?;
+        kafka.pause()?;
+        // Before it is known that it hangs, and after.
+        std::thread::sleep(Duration::from_millis(if seed % 2 == 0 {
+            4_500
+        } else {
+            700
+        }));
+        let stopping = Instant::now();
+        cluster.bus.stop_cleanly()?;
+        let took = stopping.elapsed();
+        ensure!(took < STOPS_WITHIN, "it took {took:?}");
+        cluster.bus.start()?;
+        std::thread::sleep(Duration::from_secs(1));
+        kafka.resume()?;
+        let written = [background.finish()?.written().clone()];
+        let lines = written[0].lines();
+        let look = || ledger::topic(cluster.manager.admin(), &topic);
+        let counts = poll::until_seen("every line to be delivered", SETTLE_LIMIT, look, |seen| {
+            [seen.read, seen.delivered] == [lines; 2] && seen.in_flight == 0
+        })?;
+        let verdict = Verdict::on_kafka(&written, &kafka.read_all(&topic)?);
+        say(&format!(
+            "hung stop {seed}: stopped in {took:?}; {verdict:?}, {counts:?}"
+        ));
+        verdict.must_be_perfect()?;
         cluster.stop()
     })
     .map(drop)

@@ -29,6 +29,22 @@ pub(super) fn run(folder: &Path, main: &str, args: &[&str]) -> Result<String> {
 }
 
 impl Kafka {
+    /// Bounds what every client may produce, in bytes a second of each broker; `None` lifts it.
+    ///
+    /// # Errors
+    /// When the tool fails.
+    pub fn set_quota(&self, bytes_per_second: Option<u32>) -> Result<()> {
+        let (act, what) = match bytes_per_second {
+            Some(bytes) => ("--add-config", format!("producer_byte_rate={bytes}")),
+            None => ("--delete-config", "producer_byte_rate".to_owned()),
+        };
+        let bootstrap = self.bootstrap();
+        let all = ["--entity-type", "clients", "--entity-default"];
+        let mut args = vec!["--bootstrap-server", &bootstrap, "--alter", act, &what];
+        args.extend(all);
+        run(&self.folder, "kafka.admin.ConfigCommand", &args).map(drop)
+    }
+
     /// What Kafka's `DumpLogSegments --deep-iteration` says of all segments of a partition. It
     /// opens every batch and every record in it.
     ///

@@ -511,11 +511,15 @@ impl Kafka {
         let (openers, to_open) = openers(grouped.as_ref());
         let (producers, owners, unstarted) = producers(cluster.producer);
         let topics = Topics::new(producers, openers);
+        let mut settings = settings::producer(bootstrap, options, memory, grouped.is_some());
+        if cluster.producer == ProducerKind::Rdkafka {
+            settings.set(settings::SAYS, produced::SAID_EVERY.as_millis().to_string());
+        }
         let shared = Arc::new(Shared {
             name: name.clone(),
             no,
             journal: journal.clone(),
-            settings: settings::producer(bootstrap, options, memory, grouped.is_some()),
+            settings,
             reader: settings::reader(bootstrap, options),
             topics: Mutex::new(topics),
             health: Mutex::default(),

@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use rdkafka::{
@@ -20,6 +21,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryResult, ProducerContext},
+    statistics::Statistics,
 };
 use tokio::time::Instant;
 use tributary_common::{
@@ -36,8 +38,12 @@ use super::{
     pace::{self, Pace},
     readback::token,
     topic::Topic,
+    watch::THROTTLED_FOR,
 };
 use crate::journal::format::Record;
+
+/// How often librdkafka says how it is.
+pub(super) const SAID_EVERY: Duration = Duration::from_secs(5);
 
 /// A batch that was given to a producer.
 pub(super) struct Flight {
@@ -393,6 +399,15 @@ impl ClientContext for Context {
 
     fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
         token(self.shared.bearer.as_ref())
+    }
+
+    /// What librdkafka says of quotas it says only here.
+    fn stats(&self, statistics: Statistics) {
+        let brokers = statistics.brokers.values();
+        let mut throttles = brokers.filter_map(|broker| broker.throttle.as_ref());
+        if throttles.any(|throttle| throttle.max > 0) {
+            self.shared.health().throttled = Some(Instant::now() + SAID_EVERY + THROTTLED_FOR);
+        }
     }
 
     fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {

@@ -35,8 +35,11 @@ const OURS: [(&str, &str); 7] = [
     // Bytes are bounded by permits and batch.size; counts would only bound tiny records.
     ("queue.buffering.max.messages", "0"),
     ("batch.num.messages", "1000000"),
-    ("statistics.interval.ms", "0"),
+    (SAYS, "0"),
 ];
+
+/// How often librdkafka says how it is, in ms; 0 for never. Only what produces does.
+pub(super) const SAYS: &str = "statistics.interval.ms";
 
 /// Other names of ours, and settings that would undo them.
 const REFUSED: [&str; 16] = [

@@ -41,6 +41,9 @@ const STUCK_AFTER_HINT: Duration = Duration::from_secs(5);
 /// A producer that gets no answer is compared with a new client this often.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
+/// A destination is called throttled for so long after it was: requests wait in turn.
+pub(super) const THROTTLED_FOR: Duration = Duration::from_secs(2);
+
 /// How the cluster is.
 #[expect(
     clippy::struct_excessive_bools,

@@ -1,6 +1,8 @@
-//! What many connections cost a bus while nobody says anything, with TLS and without.
+//! What many connections cost a bus while nobody says anything, with TLS and without; and what comes of it when
+//! their node is killed.
 //!
-//! All of them are of this process; they say hello, answer pings, and send nothing.
+//! All of them are of this process; they say hello, answer pings, and send nothing. When the node is gone all of them
+//! go to another one at once, each step as long as an agent waits, and again as an agent tries again.
 //!
 //! Not for: what batches cost (see [`crate::line`]).
 
@@ -10,15 +12,16 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tributary_common::{
+    backoff::Backoff,
     ids::{AgentId, Epoch, Zone},
     net,
     tls::{Dialer, Identity, Stream},
     wire::{self, Frame, Hello, PRELUDE_BYTES, PROTOCOL, Prelude, STREAM_PATH},
 };
-use tributary_tests::{certs::Authority, kafka::free_port, say};
+use tributary_tests::{certs::Authority, child::Child, kafka::free_port, say};
 
 use crate::{cpu::usage, line::start};
 
@@ -29,6 +32,9 @@ const AT_ONCE: usize = 200;
 /// How long nobody says anything: every connection is pinged once in it.
 const IDLE: Duration = Duration::from_secs(25);
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+/// How long an agent waits for each step of a connection, and between two tries.
+const STEP: Duration = Duration::from_secs(5);
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// Measures both, as a table.
 ///
@@ -71,6 +77,16 @@ pub(crate) fn measure(folder: &Path) -> Result<String> {
         &|seen| format!("{:.1} s", seen.came_in_s),
         "bar 60 s",
     );
+    row(
+        "their node is killed: all are at another one within",
+        &|seen| format!("{:.1} s", seen.back_in_s),
+        "bar 60 s",
+    );
+    row(
+        "… after so many tries that failed",
+        &|seen| seen.failed.to_string(),
+        "bar 0",
+    );
     Ok(rows.join("\n") + "\n")
 }
 
@@ -80,6 +96,8 @@ struct Seen {
     idle_cpu: f64,
     come_ms_each: f64,
     came_in_s: f64,
+    back_in_s: f64,
+    failed: u64,
 }
 
 async fn one(folder: &Path, secure: bool) -> Result<Seen> {
@@ -99,15 +117,7 @@ async fn one(folder: &Path, secure: bool) -> Result<Seen> {
         ),
         false => String::new(),
     };
-    let config = format!(
-        "zone = \"z\"\ncluster = \"c\"\nlisten = \"127.0.0.1:{listen}\"\n\
-         admin = \"127.0.0.1:{admin}\"\ndata_dir = {:?}\n{tls}\
-         [[destination]]\nname = \"local\"\nkind = \"file\"\npath = {:?}\n\
-         [[route]]\ntopic = \"*\"\nto = [{{ destination = \"local\" }}]\n",
-        folder.join("data"),
-        folder.join("out"),
-    );
-    let bus = start("bus", folder, admin, &config)?;
+    let mut bus = node(folder, "bus", &tls, (listen, admin))?;
     let dialer = secure.then(|| dialer(folder, &authority)).transpose()?;
 
     let before = (usage(bus.pid())?, resident_kib(bus.pid())?);
@@ -116,7 +126,8 @@ async fn one(folder: &Path, secure: bool) -> Result<Seen> {
     let mut coming = JoinSet::new();
     for number in 0..CONNECTIONS {
         let (dialer, addr) = (dialer.clone(), format!("127.0.0.1:{listen}"));
-        coming.spawn(async move { connect(&addr, number, dialer.as_deref()).await });
+        let connect = async move { connect(&addr, number, dialer.as_deref()).await };
+        coming.spawn(connect);
         if coming.len() >= AT_ONCE {
             let stream = coming.join_next().await.context("some are coming")???;
             open.spawn(answer(stream));
@@ -134,12 +145,70 @@ async fn one(folder: &Path, secure: bool) -> Result<Seen> {
     let each = |value: f64| value / f64::from(CONNECTIONS);
     #[expect(clippy::cast_precision_loss, reason = "a size in KiB")]
     let grown = grown as f64;
+    let (listen, admin) = (free_port()?, free_port()?);
+    let _other = node(&folder.join("other"), "other", &tls, (listen, admin))?;
+    bus.kill()?;
+    let (back_in_s, failed) = all_at_once(&format!("127.0.0.1:{listen}"), dialer.as_ref()).await?;
     Ok(Seen {
+        back_in_s,
+        failed,
         kib_each: each(grown),
         idle_cpu: idle.cpu_s() / IDLE.as_secs_f64(),
         come_ms_each: each(came.since(before.0).cpu_s() * 1000.0),
         came_in_s,
     })
+}
+
+/// A bus with files for a destination.
+fn node(folder: &Path, name: &str, tls: &str, (listen, admin): (u16, u16)) -> Result<Child> {
+    fs::create_dir_all(folder)?;
+    let config = format!(
+        "zone = \"z\"\ncluster = \"c\"\nlisten = \"127.0.0.1:{listen}\"\n\
+         admin = \"127.0.0.1:{admin}\"\ndata_dir = {:?}\n{tls}\
+         [[destination]]\nname = \"local\"\nkind = \"file\"\npath = {:?}\n\
+         [[route]]\ntopic = \"*\"\nto = [{{ destination = \"local\" }}]\n",
+        folder.join("data"),
+        folder.join("out"),
+    );
+    start(name, folder, admin, &config)
+}
+
+/// All agents of a node that is gone come to another one: after how many seconds the last one is there, and how
+/// many tries had failed by then.
+async fn all_at_once(addr: &str, dialer: Option<&Arc<Dialer>>) -> Result<(f64, u64)> {
+    let began = Instant::now();
+    let mut coming = JoinSet::new();
+    for number in 0..CONNECTIONS {
+        let (dialer, addr) = (dialer.cloned(), addr.to_owned());
+        coming.spawn(async move {
+            let (mut failed, mut rng) = (0_u64, fastrand::Rng::with_seed(number.into()));
+            let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
+            loop {
+                match connect_as_agent(&addr, number, dialer.as_deref()).await {
+                    Ok(stream) => return (stream, failed),
+                    Err(_failed) => failed += 1,
+                }
+                sleep(backoff.next(&mut rng)).await;
+            }
+        });
+    }
+    let (mut there, mut failed) = (JoinSet::new(), 0);
+    while let Some(came) = coming.join_next().await {
+        let (stream, tries) = came?;
+        failed += tries;
+        there.spawn(answer(stream));
+    }
+    Ok((began.elapsed().as_secs_f64(), failed))
+}
+
+/// [`connect`] with an agent's patience.
+async fn connect_as_agent(addr: &str, number: u32, dialer: Option<&Dialer>) -> Result<Stream> {
+    let stream = net::dial(addr, STEP).await?;
+    let stream = match dialer {
+        Some(dialer) => timeout(STEP, dialer.secure(stream, addr)).await??,
+        None => Stream::plain(stream),
+    };
+    timeout(STEP, greet(stream, addr, number)).await?
 }
 
 /// Who trusts the authority, and has a certificate of it.
@@ -159,10 +228,14 @@ pub(crate) fn dialer(folder: &Path, authority: &Authority) -> Result<Arc<Dialer>
 /// What an agent does before its first batch.
 pub(crate) async fn connect(addr: &str, number: u32, dialer: Option<&Dialer>) -> Result<Stream> {
     let stream = net::dial(addr, CONNECT_WITHIN).await?;
-    let mut stream = match dialer {
+    let stream = match dialer {
         Some(dialer) => dialer.secure(stream, addr).await?,
         None => Stream::plain(stream),
     };
+    greet(stream, addr, number).await
+}
+
+async fn greet(mut stream: Stream, addr: &str, number: u32) -> Result<Stream> {
     let upgrade = format!(
         "GET {STREAM_PATH} HTTP/1.1\r\nhost: {addr}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\r\n"
     );

@@ -1,7 +1,7 @@
 //! The thread that owns the producer: takes batches, does what [`super::cluster`] says, tells flights
 //! what became of them.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{
@@ -21,6 +21,7 @@ use super::{
         owner::{Work, give_back},
         produced::Flight,
         readback::Found,
+        watch::THROTTLED_FOR,
     },
     apart::{self, Apart, Rest},
     broker::Kind,
@@ -39,8 +40,6 @@ use super::{
 const HEARD: usize = 64;
 /// Orders that are taken before requests are made of them.
 const AT_A_TIME: usize = 256;
-/// A destination is called throttled for so long after it was: requests wait in turn.
-const THROTTLED_FOR: Duration = Duration::from_secs(2);
 
 /// What the engine is told.
 pub(super) enum Order {

@@ -104,6 +104,8 @@ struct World {
     next_producer: i64,
     /// Faults in a thousand.
     faults: u32,
+    /// A broker that went away for good.
+    gone: Option<BrokerNo>,
     /// Merged batches that were taken.
     merged: usize,
     topic: Arc<str>,
@@ -130,6 +132,7 @@ impl World {
             now,
             next_producer: 0,
             faults,
+            gone: None,
             merged: 0,
             topic: "t".into(),
         }
@@ -171,7 +174,7 @@ impl World {
                         .trim_start_matches(|c: char| !c.is_ascii_digit())
                         .parse()
                         .unwrap();
-                    if self.fault() {
+                    if self.gone == Some(broker) || self.fault() {
                         self.cluster.on_down(link, "refused", self.now);
                     } else {
                         self.links.insert(link, (broker, VecDeque::new()));
@@ -376,9 +379,32 @@ impl World {
     fn elect(&mut self) {
         let no = self.random.i32(0..PARTITIONS);
         let leader = self.random.i32(-1..BROKERS);
-        let gone = leader < 0 && self.faults > 0;
+        let none = leader < 0 && self.faults > 0;
+        let leader = self.there(leader.max(0));
         let partition = self.partitions.get_mut(&no).unwrap();
-        partition.leader = (!gone).then_some(leader.max(0));
+        partition.leader = (!none).then_some(leader);
+    }
+
+    /// This broker, or another one where it is gone.
+    fn there(&self, broker: BrokerNo) -> BrokerNo {
+        match self.gone == Some(broker) {
+            true => (broker + 1) % BROKERS,
+            false => broker,
+        }
+    }
+
+    /// A broker goes away for good; others lead what it has led.
+    fn lose(&mut self, broker: BrokerNo) {
+        self.gone = Some(broker);
+        let of = |(link, (at, _)): (&LinkNo, &(BrokerNo, _))| (*at == broker).then_some(*link);
+        let links: Vec<LinkNo> = self.links.iter().filter_map(of).collect();
+        links.into_iter().for_each(|link| self.cut(link));
+        self.obey();
+        for no in 0..PARTITIONS {
+            let leader = self.partitions[&no].leader;
+            let leader = leader.map(|leader| self.there(leader));
+            self.partitions.get_mut(&no).unwrap().leader = leader;
+        }
     }
 
     fn step(&mut self) {
@@ -487,16 +513,20 @@ fn parcel(cargo: Cargo) -> Parcel<Cargo> {
 proptest! {
     #[test]
     fn each_batch_is_in_the_log_once_in_order_at_the_place_that_was_told(
-        seed: u64, faults in 0_u32..300,
+        seed: u64, faults in 0_u32..300, gone in prop::option::of((0..BROKERS, 0_u32..600)),
     ) {
         let mut world = World::new(seed, faults);
-        for _step in 0..600 {
+        for step in 0..600 {
+            if let Some((broker, _)) = gone.filter(|(_, at)| *at == step) {
+                world.lose(broker);
+            }
             world.step();
         }
-        // The cluster is well again: everything gets through.
+        // The cluster is well again, but for that broker: everything gets through.
         world.faults = 0;
+        let leader = world.there(0);
         for partition in world.partitions.values_mut() {
-            partition.leader.get_or_insert(0);
+            partition.leader.get_or_insert(leader);
         }
         let mut steps = 0;
         while !world.is_done() {

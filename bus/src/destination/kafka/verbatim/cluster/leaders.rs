@@ -84,7 +84,16 @@ impl<T: Clone> Cluster<T> {
         };
         let mut partitions = topic.partitions.iter();
         let known = partitions.find(|(partition, _leader)| *partition == slot.partition);
-        slot.leader = known.and_then(|(_partition, leader)| *leader);
+        let leader = known.and_then(|(_partition, leader)| *leader);
+        let before = std::mem::replace(&mut slot.leader, leader);
+        if before != leader && slot.queued {
+            // It stands in the row of the one that led before, who may never be there again.
+            for broker in self.brokers.values_mut() {
+                let row = broker.ready.len();
+                broker.ready.retain(|one| *one != lane);
+                slot.queued &= broker.ready.len() == row;
+            }
+        }
         if known.is_some() {
             slot.unknown = None;
         } else {
