@@ -117,7 +117,7 @@ async fn one(folder: &Path, secure: bool) -> Result<Seen> {
         ),
         false => String::new(),
     };
-    let mut bus = node(folder, "bus", &tls, (listen, admin))?;
+    let mut bus = node(folder, &tls, (listen, admin))?;
     let dialer = secure.then(|| dialer(folder, &authority)).transpose()?;
 
     let before = (usage(bus.pid())?, resident_kib(bus.pid())?);
@@ -146,7 +146,7 @@ async fn one(folder: &Path, secure: bool) -> Result<Seen> {
     #[expect(clippy::cast_precision_loss, reason = "a size in KiB")]
     let grown = grown as f64;
     let (listen, admin) = (free_port()?, free_port()?);
-    let _other = node(&folder.join("other"), "other", &tls, (listen, admin))?;
+    let _other = node(&folder.join("other"), &tls, (listen, admin))?;
     bus.kill()?;
     let (back_in_s, failed) = all_at_once(&format!("127.0.0.1:{listen}"), dialer.as_ref()).await?;
     Ok(Seen {
@@ -160,7 +160,7 @@ async fn one(folder: &Path, secure: bool) -> Result<Seen> {
 }
 
 /// A bus with files for a destination.
-fn node(folder: &Path, name: &str, tls: &str, (listen, admin): (u16, u16)) -> Result<Child> {
+fn node(folder: &Path, tls: &str, (listen, admin): (u16, u16)) -> Result<Child> {
     fs::create_dir_all(folder)?;
     let config = format!(
         "zone = \"z\"\ncluster = \"c\"\nlisten = \"127.0.0.1:{listen}\"\n\
@@ -170,7 +170,7 @@ fn node(folder: &Path, name: &str, tls: &str, (listen, admin): (u16, u16)) -> Re
         folder.join("data"),
         folder.join("out"),
     );
-    start(name, folder, admin, &config)
+    start("bus", folder, admin, &config)
 }
 
 /// All agents of a node that is gone come to another one: after how many seconds the last one is there, and how
