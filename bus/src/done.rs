@@ -22,6 +22,9 @@ pub(crate) const IDLE_MINUTES: u32 = 30 * 24 * 60;
 
 /// The newest lives of a stream that are kept: an agent resends what the life before it left.
 pub(crate) const MAX_EPOCHS: usize = 8;
+/// So many streams are remembered, summed over the destinations, however busy the node. Each takes some 900 bytes;
+/// 11,000 agents with ten streams each and three destinations have 330,000.
+const MAX_STREAMS: usize = 500_000;
 
 /// One stream at one destination.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,6 +69,24 @@ impl Done {
         while stream.epochs.len() > MAX_EPOCHS {
             stream.epochs.pop_first();
         }
+        if self.streams.len() > MAX_STREAMS {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets the tenth of the streams that were idle for longest.
+    fn forget_oldest(&mut self) {
+        let streams = self.streams.iter();
+        let mut touched: Vec<_> = streams.map(|(&key, one)| (one.touched, key)).collect();
+        let tenth = touched.len() / 10;
+        touched.select_nth_unstable(tenth);
+        for (_touched, key) in touched.into_iter().take(tenth) {
+            self.streams.remove(&key);
+        }
+        tracing::warn!(
+            forgotten = tenth,
+            "there are very many streams: those that were idle for longest are forgotten, and repeats of them would be delivered again"
+        );
     }
 
     /// Forgets streams that were idle for [`IDLE_MINUTES`] at the minute `now`.
@@ -116,6 +137,38 @@ mod tests {
         assert!(!done.contains(1, id(1, 5)));
         assert!(!done.contains(0, id(2, 5)));
         assert!(!done.contains(0, id(1, 4)));
+    }
+
+    #[test]
+    fn of_too_many_streams_the_idle_ones_are_forgotten() {
+        let mut done = Done::default();
+        for stream in 0..=MAX_STREAMS as u64 {
+            let minute = u32::try_from(stream / 1_000).unwrap();
+            let of = (StreamId(stream), Epoch(1));
+            done.insert(0, of, (1, 2), minute);
+        }
+        assert_eq!(done.streams(), MAX_STREAMS + 1 - MAX_STREAMS / 10);
+        let knows = |stream: usize| done.knows(0, StreamId(stream as u64));
+        assert!(!knows(0) && !knows(MAX_STREAMS / 10 - 1_001));
+        assert!(knows(MAX_STREAMS / 10 + 1_000) && knows(MAX_STREAMS));
+    }
+
+    /// `cargo test -p tributary-bus --release --lib done -- --ignored --nocapture`
+    #[test]
+    #[ignore = "tells what they take; alone in its process"]
+    fn what_the_streams_of_eleven_thousand_agents_take() {
+        let resident = tributary_common::metrics::resident_bytes;
+        let (before, mut done) = (resident(), Done::default());
+        for stream in 0..110_000 {
+            // An old life, and this one with what came out of order.
+            for (epoch, first) in [(1, 1), (2, 1), (2, 12)] {
+                let of = (StreamId(stream), Epoch(epoch));
+                done.insert(0, of, (first, first + 10), 1);
+            }
+        }
+        let each = (resident() - before) / done.streams() as u64;
+        println!("{each} bytes each");
+        assert!(each < 1_000, "{each}");
     }
 
     #[test]

@@ -314,6 +314,7 @@ fn a_damaged_spill_costs_what_is_damaged_and_the_ledger_says_what() -> Result<()
         std::fs::write(&segment, bytes)?;
         let said = inspect(folder, &spill, false)?;
         ensure!(said.contains("damage"), "{said}");
+        ensure!(said.contains("targets") && said.contains("next"), "{said}");
         cluster.bus.start()?;
         away.proxy.set(Mode::Pass);
         let seen = poll::until_seen(

@@ -1,12 +1,17 @@
 //! A spill in words, for `tributary inspect spill`. Reads, never writes; a running node may go on.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+};
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tributary_common::disk;
+use tributary_common::{disk, ids::Class};
 
 use super::{
+    format::Head,
+    queue::Place,
     segment::{self, DAMAGED, DROPPED, HEADS, SEGMENT, Scan, number_of, path_of},
     store::numbers,
 };
@@ -33,9 +38,35 @@ struct Destination {
     batches: u64,
     records: u64,
     bytes: u64,
-    topics: std::collections::BTreeMap<String, u64>,
+    topics: BTreeMap<String, u64>,
+    /// By the physical topic or path that they are for.
+    targets: BTreeMap<String, Target>,
+    /// What leaves the disk first, once its target takes something.
+    next: Option<Next>,
     segments: Vec<Segment>,
     kept_damaged_segments: usize,
+}
+
+/// What waits for one physical topic or path.
+#[derive(Debug, Default, Serialize)]
+struct Target {
+    batches: u64,
+    records: u64,
+    bytes: u64,
+}
+
+/// The batch that leaves first: of the most urgent class the one that came first.
+#[derive(Debug, Serialize)]
+struct Next {
+    class: Class,
+    /// Its place among all that came.
+    order: u64,
+    batch: String,
+    topic: String,
+    target: String,
+    segment: String,
+    /// Where in the segment it begins, in bytes.
+    at: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -103,7 +134,9 @@ fn look(dir: &Path, verify: bool) -> anyhow::Result<Destination> {
         batches: 0,
         records: 0,
         bytes: 0,
-        topics: std::collections::BTreeMap::new(),
+        topics: BTreeMap::new(),
+        targets: BTreeMap::new(),
+        next: None,
         segments: Vec::new(),
         kept_damaged_segments: 0,
     };
@@ -116,6 +149,35 @@ fn look(dir: &Path, verify: bool) -> anyhow::Result<Destination> {
         found.segments.push(segment);
     }
     Ok(found)
+}
+
+impl Destination {
+    /// A batch that is to be drained.
+    fn add(&mut self, place: Place, head: &Head) {
+        let (records, bytes) = (u64::from(head.header.records), u64::from(place.bytes));
+        self.batches += 1;
+        self.records += records;
+        self.bytes += bytes;
+        let topic = head.header.topic.to_string();
+        *self.topics.entry(topic.clone()).or_default() += records;
+        let target = self.targets.entry(head.target.clone()).or_default();
+        target.batches += 1;
+        target.records += records;
+        target.bytes += bytes;
+        let (class, order) = (head.header.class, head.order);
+        let first = |next: &Next| (next.class, next.order) <= (class, order);
+        if !self.next.as_ref().is_some_and(first) {
+            self.next = Some(Next {
+                class,
+                order,
+                batch: head.header.id().to_string(),
+                topic,
+                target: head.target.clone(),
+                segment: format!("{:016x}", place.segment),
+                at: place.at,
+            });
+        }
+    }
 }
 
 /// Looks at one segment, and adds what it holds to its destination's sums.
@@ -151,11 +213,7 @@ fn look_at(
             segment.drained_batches += 1;
             continue;
         }
-        found.batches += 1;
-        found.records += u64::from(head.header.records);
-        found.bytes += u64::from(place.bytes);
-        let topic = head.header.topic.to_string();
-        *found.topics.entry(topic).or_default() += u64::from(head.header.records);
+        found.add(place, &head);
         let sound = match (&file, verify) {
             (Some(file), true) => matches!(segment::read(file, place)?, Some((_, Some(_)))),
             (Some(_) | None, _) => true,
