@@ -241,6 +241,11 @@ fn all(args: &Args, folder: &Path, missing: &mut Vec<&'static str>) -> Result<St
         table
     };
     let many = part("files", many_files(&folder.join("files")));
+    let priority = part(
+        "priority",
+        priority::measure(&folder.join("priority"), args.steady_for),
+    );
+    let limits = part("limits", limits::measure(&folder.join("limits")));
     let connections = part(
         "connections",
         connections::measure(&folder.join("connections")),
@@ -256,7 +261,7 @@ fn all(args: &Args, folder: &Path, missing: &mut Vec<&'static str>) -> Result<St
     let hdfs = part("hdfs", stores::files(&folder.join("hdfs"), z));
     let line = part("the line", measure(args, folder));
     Ok(format!(
-        "{line}\n{many}\n{connections}\n{counting}\n{fleet}\n{spill}\n{drain}\n{search}\n{hdfs}"
+        "{line}\n{many}\n{priority}\n{limits}\n{connections}\n{counting}\n{fleet}\n{spill}\n{drain}\n{search}\n{hdfs}"
     ))
 }
 
