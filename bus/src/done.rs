@@ -83,7 +83,7 @@ impl Done {
         for (_touched, key) in touched.into_iter().take(tenth) {
             self.streams.remove(&key);
         }
-        tracing::warn!(
+        tracing::info!(
             forgotten = tenth,
             "there are very many streams: those that were idle for longest are forgotten, and repeats of them would be delivered again"
         );

@@ -5,8 +5,8 @@
 //! one is refused whole. The answer is 200 only when every destination has every line; a request
 //! that failed may have been delivered in part, and whoever repeats it delivers at least once.
 //!
-//! Memory: the encoded body has its own budget, taken before it is read; each batch takes from the
-//! node's budget as all do. Batches on their way never wait for bodies, so the two cannot lock each
+//! Memory: the encoded body has its own budget, taken as the body comes, so that one that hardly comes holds hardly
+//! anything; each batch takes from the node's budget as all do. Batches on their way never wait for bodies, so the two cannot lock each
 //! other. Not for: agents (see [`crate::session`]).
 
 mod body;
@@ -49,6 +49,8 @@ use crate::{
 
 /// The longest body as sent, in bytes.
 pub(crate) const MAX_ENCODED_BYTES: u64 = 16 << 20;
+/// So much memory is taken at a time while a body comes.
+const PIECE_BYTES: u64 = 16 << 10;
 /// The body's budget is this part of the node's memory.
 const BODIES_PART: u64 = 4;
 /// How long a request waits for memory.
@@ -208,7 +210,7 @@ impl Lines {
         Ok(totals)
     }
 
-    /// Reads the body, having taken memory for it first.
+    /// Reads the body, and takes memory for it as it comes.
     async fn take_body<B>(&self, request: Request<B>) -> Result<(Bytes, OwnedSemaphorePermit), No>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -224,37 +226,53 @@ impl Lines {
         if announced.is_some_and(|bytes| bytes > MAX_ENCODED_BYTES) {
             return Err(too_large());
         }
-        let bytes = u32::try_from(announced.unwrap_or(MAX_ENCODED_BYTES)).unwrap_or(u32::MAX);
-        let held = timeout(
-            MEMORY_WITHIN,
-            Arc::clone(&self.bodies).acquire_many_owned(bytes),
-        )
-        .await
-        .map_err(|_elapsed| {
+        let mut held = self
+            .hold(announced.unwrap_or(PIECE_BYTES).min(PIECE_BYTES))
+            .await?;
+        let limit = usize::try_from(MAX_ENCODED_BYTES).unwrap_or(usize::MAX);
+        let body = Limited::new(request.into_body(), limit);
+        let collect = async {
+            let mut bytes = BytesMut::new();
+            let mut body = std::pin::pin!(body);
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+                    true => too_large(),
+                    false => No::new(
+                        StatusCode::BAD_REQUEST,
+                        format!("the body broke off: {error}"),
+                    ),
+                })?;
+                let Ok(data) = frame.into_data() else {
+                    continue;
+                };
+                let more = (bytes.len() + data.len()).saturating_sub(held.num_permits());
+                if more > 0 {
+                    held.merge(self.hold((more as u64).max(PIECE_BYTES)).await?);
+                }
+                bytes.extend_from_slice(&data);
+            }
+            Ok::<_, No>(bytes.freeze())
+        };
+        let body = timeout(BODY_WITHIN, collect).await.map_err(|_elapsed| {
+            No::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body took longer than 60 s",
+            )
+        })??;
+        Ok((body, held))
+    }
+
+    /// Takes memory for so many bytes of a body.
+    async fn hold(&self, bytes: u64) -> Result<OwnedSemaphorePermit, No> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let held = Arc::clone(&self.bodies).acquire_many_owned(bytes);
+        let held = timeout(MEMORY_WITHIN, held).await.map_err(|_elapsed| {
             No::later(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too many bodies are on their way",
             )
-        })?
-        .expect("the semaphore of bodies is never closed");
-        let limit = usize::try_from(MAX_ENCODED_BYTES).unwrap_or(usize::MAX);
-        let body = Limited::new(request.into_body(), limit);
-        let body = timeout(BODY_WITHIN, collect(body))
-            .await
-            .map_err(|_elapsed| {
-                No::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "the body took longer than 60 s",
-                )
-            })?;
-        match body {
-            Ok(body) => Ok((body, held)),
-            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-            Err(error) => Err(No::new(
-                StatusCode::BAD_REQUEST,
-                format!("the body broke off: {error}"),
-            )),
-        }
+        })?;
+        Ok(held.expect("the semaphore of bodies is never closed"))
     }
 
     /// Cuts the body into batches, sends them on their way and waits for all of them.
@@ -412,21 +430,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         )
     };
     tokio::task::spawn_blocking(work).await.map_err(failed)
-}
-
-async fn collect<B>(body: Limited<B>) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let mut bytes = BytesMut::new();
-    let mut body = std::pin::pin!(body);
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            bytes.extend_from_slice(&data);
-        }
-    }
-    Ok(bytes.freeze())
 }
 
 /// The class of a request: `?class=P1`, else the default.

@@ -1,8 +1,14 @@
 //! Requests with lines: what a client sees.
 
-use std::io::Write as _;
+use std::{
+    io::Write as _,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use http_body_util::BodyExt as _;
+use hyper::body::Frame;
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
@@ -232,4 +238,42 @@ async fn too_many_bodies_are_put_off() {
     let answer = lines.answer(&rig.node, "web", request).await;
     assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
     drop(held);
+}
+
+/// A body of which one byte comes, and then nothing.
+struct Stalled(bool);
+
+impl Body for Stalled {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match std::mem::replace(&mut self.0, true) {
+            true => Poll::Pending,
+            false => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x"))))),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_stall_keep_the_memory_from_nobody_and_end() {
+    let rig = rig();
+    let lines = Arc::new(Lines::new(0));
+    let mut stalled = JoinSet::new();
+    for _body in 0..500 {
+        let (lines, node) = (Arc::clone(&lines), Arc::clone(&rig.node));
+        let request = Request::post("http://bus/").body(Stalled(false)).unwrap();
+        stalled.spawn(async move { lines.answer(&node, "web", request).await.status() });
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let request = Request::post("http://bus/")
+        .body(Full::new(Bytes::from("a line")))
+        .unwrap();
+    let answer = lines.answer(&rig.node, "web", request).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let ended = stalled.join_all().await;
+    assert_eq!(ended, [StatusCode::REQUEST_TIMEOUT; 500]);
 }
