@@ -78,7 +78,11 @@ pub fn inspect(path: &Path) -> anyhow::Result<Inspection> {
         let (mut streams, mut batches) = (0, 0);
         for (_destination, _stream, done) in here {
             streams += 1;
-            batches += done.epochs.values().map(|seqs| seqs.len()).sum::<u64>();
+            batches += done
+                .epochs
+                .iter()
+                .map(|(_epoch, seqs)| seqs.len())
+                .sum::<u64>();
         }
         let targets = memory
             .targets_of(no)

@@ -305,11 +305,11 @@ impl Memory {
             let Some(name) = self.destinations.get(usize::from(destination)) else {
                 continue;
             };
-            for (&epoch, seqs) in &done.epochs {
+            for (epoch, seqs) in &done.epochs {
                 records.push(Record::Done {
                     destination: name.clone(),
                     stream,
-                    epoch,
+                    epoch: *epoch,
                     ranges: seqs.iter().collect(),
                     touched: done.touched,
                 });
