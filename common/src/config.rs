@@ -18,6 +18,7 @@ mod diff;
 mod env;
 mod fault;
 mod nearest;
+mod over;
 mod print;
 mod reference;
 mod sample;
@@ -29,6 +30,8 @@ mod walk;
 pub use diff::{Difference, differences};
 pub use env::Env;
 pub use fault::{Fault, Faults, Place};
+use over::Seam;
+pub use over::{Origin, Over};
 pub use reference::reference_markdown;
 pub use sample::samples;
 pub use schema::{Absent, Key, Kind, Schema, Support, Variant, parses};
@@ -41,6 +44,7 @@ const DUPLICATE: &str = "duplicate key";
 #[derive(Debug, Clone, Default)]
 struct Source {
     file: String,
+    seam: Seam,
     places: BTreeMap<String, Place>,
 }
 
@@ -57,12 +61,12 @@ impl Source {
                 None => break Place::Whole,
             }
         };
-        Fault {
+        self.seam.told(Fault {
             file: self.file.clone(),
             place,
             key: key.to_owned(),
             why: why.to_string(),
-        }
+        })
     }
 }
 
@@ -74,6 +78,7 @@ pub struct Loaded<T> {
     source: Arc<Source>,
     warnings: Vec<Fault>,
     effective: String,
+    origin: Arc<Origin>,
 }
 
 impl<T> Loaded<T> {
@@ -87,6 +92,12 @@ impl<T> Loaded<T> {
     #[must_use]
     pub fn effective(&self) -> &str {
         &self.effective
+    }
+
+    /// What it was loaded from, without what went over it; for [`parse_over`].
+    #[must_use]
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
     }
 
     /// A fault at a key such as `task[0].topic`.
@@ -170,35 +181,67 @@ pub fn parse<T: DeserializeOwned, U>(
     env: &Env,
     check: impl FnOnce(T, &mut Checker) -> Option<U>,
 ) -> Result<Loaded<U>, Faults> {
-    let lines = Lines::new(text);
-    let mut walk = Walk::new(name, &lines, env);
-    let (table, errors) = DeTable::parse_recoverable(text);
-    // What follows a syntax error is guesswork; a key that stands twice leaves the rest readable.
-    let offset = |error: &&toml::de::Error| error.span().map_or(usize::MAX, |span| span.start);
-    let syntax = errors
-        .iter()
-        .filter(|error| error.message() != DUPLICATE)
-        .min_by_key(offset);
-    for error in syntax.map_or(&errors[..], std::slice::from_ref) {
-        let place = error
-            .span()
-            .map_or(Place::Whole, |span| lines.place(span.start));
-        walk.fault(place, "", error.message().to_owned());
-    }
-    if syntax.is_some() {
+    let origin = Arc::new(Origin {
+        name: name.to_owned(),
+        text: text.to_owned(),
+        env: env.clone(),
+    });
+    read(part, schema, &origin, None, check)
+}
+
+/// Loads a part's configuration from what it was loaded from before, with another document over it, or
+/// without any. `check` as in [`parse()`].
+///
+/// # Errors
+/// All faults, each with the name of the document that has it.
+pub fn parse_over<T: DeserializeOwned, U>(
+    part: &str,
+    schema: &'static Schema,
+    origin: &Arc<Origin>,
+    over: Option<Over<'_>>,
+    check: impl FnOnce(T, &mut Checker) -> Option<U>,
+) -> Result<Loaded<U>, Faults> {
+    over.as_ref().map_or(Ok(()), Over::check)?;
+    read(part, schema, origin, over, check)
+}
+
+fn read<T: DeserializeOwned, U>(
+    part: &str,
+    schema: &'static Schema,
+    origin: &Arc<Origin>,
+    over: Option<Over<'_>>,
+    check: impl FnOnce(T, &mut Checker) -> Option<U>,
+) -> Result<Loaded<U>, Faults> {
+    let (text, name) = (&origin.text, &origin.name);
+    let (whole, second) = match over {
+        Some(over) => over.behind(text),
+        None => (text.clone(), String::new()),
+    };
+    let seam = over.map_or_else(Seam::default, |over| over.seam(text));
+    let lines = Lines::new(&whole);
+    let mut walk = Walk::new(name, &lines, &origin.env);
+    let (mut table, errors) = DeTable::parse_recoverable(text);
+    if over::syntax(&errors, &mut walk) {
         return Err(Faults::new(walk.faults));
     }
+    if let Some(over) = over {
+        let (second, _told_before) = DeTable::parse_recoverable(&second);
+        let table = table.get_mut();
+        for (key, value) in second.into_inner() {
+            table.remove(key.get_ref().as_ref());
+            table.insert(key, value);
+        }
+        debug_assert!(over.check().is_ok(), "its faults are told before");
+    }
     let tree = walk.document(part, schema, table.get_ref());
-    let Walk {
-        faults,
-        mut warnings,
-        places,
-        ..
-    } = walk;
+    let told = |fault| seam.told(fault);
+    let faults = walk.faults.into_iter().map(told).collect();
+    let mut warnings: Vec<Fault> = walk.warnings.into_iter().map(told).collect();
     let effective = print::effective(schema, &tree);
     let source = Arc::new(Source {
-        file: name.to_owned(),
-        places,
+        file: name.clone(),
+        places: walk.places,
+        seam,
     });
     let mut checker = Checker {
         source: Arc::clone(&source),
@@ -221,6 +264,7 @@ pub fn parse<T: DeserializeOwned, U>(
             source,
             warnings,
             effective,
+            origin: Arc::clone(origin),
         }),
         None if checker.faults.is_empty() => Err(source.fault("", "cannot be used").into()),
         Some(_) | None => Err(Faults::new(checker.faults)),

@@ -463,3 +463,57 @@ mod any_text {
         }
     }
 }
+
+#[test]
+fn a_document_over_a_file_replaces_its_keys_and_each_fault_names_its_document() {
+    let file = format!("zone = 'z' # ü\n[limits]\nmemory = '2MiB'\n{TASK_TEXT}");
+    let load = |text: &str| {
+        let over = Over {
+            name: "over",
+            text,
+            keys: &["task", "fast"],
+        };
+        let origin = Arc::clone(load_text(&file, &[]).unwrap().origin());
+        parse_over("test", &SCHEMA, &origin, Some(over), as_is)
+    };
+    let check = |text: &str, wanted: &[&str]| {
+        let faults = load(text).unwrap_err().to_string();
+        assert_eq!(faults.lines().collect::<Vec<_>>(), wanted);
+    };
+    let loaded = load("\u{feff}fast = true\n[[task]]\nid = 'b'\ntopic = 't'\npaths = ['/y']\n");
+    let loaded = loaded.unwrap();
+    let raw = &loaded.value;
+    assert_eq!((raw.fast, raw.limits.memory), (true, 2 << 20));
+    assert_eq!((raw.task.len(), raw.task[0].id.as_str()), (1, "b"));
+    let far = loaded.fault("task[0].paths", "is far");
+    assert_eq!(far.to_string(), "over:5:9: task[0].paths: is far");
+    let far = loaded.fault("limits.memory", "is far");
+    assert_eq!(far.to_string(), "t.toml:3:10: limits.memory: is far");
+    // A key that it does not have is the file's; without it all of them are.
+    let raw = load("fast = true").unwrap().value;
+    assert_eq!((raw.fast, raw.task[0].id.as_str()), (true, "a"));
+    let origin = Arc::clone(load("fast = true").unwrap().origin());
+    let back = parse_over("test", &SCHEMA, &origin, None, as_is).unwrap();
+    assert_eq!((back.value.fast, back.value.task.len()), (false, 1));
+
+    check(
+        "\n[[task]]\nid = 'b'\ntopic = 't'\npath = ['/y']\nclass = 'P9'\n",
+        &[
+            "over:2:1: task[0].paths: is missing; expected is a list of at least 1, each a path",
+            "over:5:1: task[0].path: is unknown; did you mean \"paths\"?",
+            "over:6:9: task[0].class: \"P9\" is unknown; allowed are P0, P1, P2, P3",
+        ],
+    );
+    check(
+        "zone = 'y'\n[limits]\n",
+        &[
+            "over: has none of task, fast",
+            "over:1:1: zone: cannot stand in this document; allowed are task, fast",
+            "over:2:2: limits: cannot stand in this document; allowed are task, fast",
+        ],
+    );
+    check(
+        "fast = \n",
+        &["over:1:8: string values must be quoted, expected literal string"],
+    );
+}

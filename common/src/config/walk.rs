@@ -119,7 +119,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The place of a span.
-    fn place(&self, span: std::ops::Range<usize>) -> Place {
+    pub(super) fn place(&self, span: std::ops::Range<usize>) -> Place {
         self.fixed
             .clone()
             .unwrap_or_else(|| self.lines.place(span.start))
