@@ -12,7 +12,9 @@ use std::{
 
 use serde::Deserialize;
 use tributary_common::{
-    config::{self, Checker, Env, Faults, Key, Kind, Loaded, Schema, Variant, parses},
+    config::{
+        self, Checker, Env, Faults, Key, Kind, Loaded, Origin, Over, Schema, Variant, parses,
+    },
     ids::{Name, NodeId, Zone},
     telemetry::{LOG, Log},
     tls,
@@ -232,7 +234,7 @@ pub(crate) const LIVE_LIST: &str = "destination";
 
 /// All keys of `bus.toml`.
 pub static SCHEMA: Schema = Schema::new(
-    "A bus node. SIGHUP takes `[[route]]`, `[[destination]]` and `[spill]` anew; a document that changes anything else is refused as a whole until a restart.",
+    "A bus node. SIGHUP takes `[[route]]`, `[[destination]]` and `[spill]` anew; a document that changes anything else is refused as a whole until a restart. The manager can give `[[route]]` and `[[destination]]` in the place of those here.",
     &[
         Key::required(
             "zone",
@@ -471,6 +473,8 @@ pub enum DestinationKind {
 pub struct Config {
     /// The document as it counts, for comparing.
     pub effective: String,
+    /// The file that it was loaded from, without what the manager's document says.
+    pub origin: Arc<Origin>,
     /// The data centre.
     pub zone: Zone,
     /// The cluster.
@@ -517,9 +521,21 @@ pub fn parse(text: &str, name: &str) -> Result<Loaded<Config>, Faults> {
     config::parse("bus", &SCHEMA, text, name, &Env::none(), check).map(with_text)
 }
 
+/// Loads the configuration from its file as it was, with a document of the manager over it or without.
+///
+/// # Errors
+/// All faults.
+pub(crate) fn load_over(
+    file: &Arc<Origin>,
+    over: Option<Over<'_>>,
+) -> Result<Loaded<Config>, Faults> {
+    config::parse_over("bus", &SCHEMA, file, over, check).map(with_text)
+}
+
 /// Settings that know how they were written.
 fn with_text(mut loaded: Loaded<Config>) -> Loaded<Config> {
     loaded.value.effective = loaded.effective().to_owned();
+    loaded.value.origin = Arc::clone(loaded.origin());
     loaded
 }
 
@@ -557,6 +573,7 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
     };
     Some(Config {
         effective: String::new(),
+        origin: Arc::default(),
         zone: raw.zone,
         cluster: raw.cluster,
         node: node?,

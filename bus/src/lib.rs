@@ -19,6 +19,7 @@
 //! | `dedupe`, `done`, `unfinished`, [`journal`] | what is on its way, what is delivered, and that on disk |
 //! | [`route`], [`template`] | which topic goes where, under which name |
 //! | `routing`, `site`, `moving`, `live` | the rules and destinations that count now, and how they are swapped |
+//! | `managed` | the manager's routes over the file's, and what is kept of them |
 //! | `breaker`, `switch`, `standby` | which destination is used where several stand in for each other |
 //! | `destination` | Kafka, files, HDFS, Elasticsearch; the contract on one page |
 //! | `dead` | records that a destination will never take, until somebody replays them |
@@ -41,6 +42,7 @@ pub mod journal;
 mod lines;
 mod listen;
 mod live;
+mod managed;
 mod moving;
 mod node;
 mod order;
@@ -94,6 +96,7 @@ use crate::{
     lines::Lines,
     listen::Door,
     live::Live,
+    managed::Start,
     node::{Identity, Node},
     quota::Quotas,
     report::Ledger,
@@ -163,9 +166,15 @@ pub async fn run_with(
         admin: admin_listener.local_addr()?,
     };
 
+    let Start {
+        config,
+        document,
+        health,
+    } = managed::start(config);
     let (journal, owner) = open_journal(&config)?;
     let (node, workshop) = assemble(&config, journal, stop.clone()).await?;
     let node = Arc::new(node);
+    node.show_routes(|routes| *routes = health);
     for (site, _leaving) in node.routing().sites() {
         site.start(&node)?;
     }
@@ -173,10 +182,15 @@ pub async fn run_with(
     bound(addresses);
 
     let told = CancellationToken::new();
+    let (offer, offers) = watch::channel(None);
     let mut reporter = JoinSet::new();
     if let Some(client) = client(&config)? {
         report::retell(&node);
-        reporter.spawn(report::run(Arc::clone(&node), client, told.clone()));
+        reporter.spawn(report::run(
+            Arc::clone(&node),
+            (client, offer),
+            told.clone(),
+        ));
     }
     let mut parts = Supervisor::new(stop, GRACE);
     let lines = Arc::new(Lines::new(config.limits.memory));
@@ -185,8 +199,8 @@ pub async fn run_with(
         connections: config.limits.connections,
         tls: config.tls.clone(),
     };
-    let live = Live::new(config, Arc::clone(&node), workshop);
-    parts.spawn("config", live.run(reload, node.stop.clone()));
+    let live = Live::new((config, document), Arc::clone(&node), workshop);
+    parts.spawn("config", live.run(reload, offers, node.stop.clone()));
     parts.spawn(
         "listen",
         listen::run(Arc::clone(&node), lines, listener, door),

@@ -6,6 +6,9 @@
 //! its spill with it, while its batches are answered `Busy`; one that is not there any more gets nothing
 //! new and ends when it has nothing to finish. One whose spill holds batches cannot be taken away.
 //!
+//! What the manager says of where topics go is taken in the same way, over the file that counts, and kept (see
+//! [`crate::managed`]); SIGHUP puts it over the new file.
+//!
 //! Not for: what new rules mean for what is on its way (see [`crate::routing`], [`crate::moving`]).
 //! Started by [`crate::run_live`].
 
@@ -13,6 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
+    sync::watch,
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
@@ -21,12 +25,14 @@ use tributary_common::{
     config::{Difference, Faults, Loaded, differences},
     daemon::Reload,
     ids::Name,
+    report::{RoutesDocument, RoutesFrom, RoutesHealth},
 };
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     config::{Config, DestinationConfig, DestinationKind, LIVE_KEYS, LIVE_LIST, SCHEMA},
     journal::now_ms,
+    managed::{self, Document},
     node::Node,
     routing::Routing,
     site::{Site, Workshop},
@@ -42,15 +48,22 @@ type Refused = Vec<String>;
 #[derive(Debug)]
 pub(crate) struct Live {
     config: Config,
+    /// The manager's document, also one that does not fit the file.
+    document: Option<Document>,
     node: Arc<Node>,
     workshop: Workshop,
 }
 
 impl Live {
     /// Goes on from the configuration that the node was started with.
-    pub(crate) fn new(config: Config, node: Arc<Node>, workshop: Workshop) -> Self {
+    pub(crate) fn new(
+        (config, document): (Config, Option<Document>),
+        node: Arc<Node>,
+        workshop: Workshop,
+    ) -> Self {
         let live = Self {
             config,
+            document,
             node,
             workshop,
         };
@@ -65,6 +78,7 @@ impl Live {
     pub(crate) async fn run(
         mut self,
         mut reload: Reload<Config>,
+        mut offers: watch::Receiver<Option<RoutesDocument>>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut tick = interval(TIDY_EVERY);
@@ -73,6 +87,7 @@ impl Live {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 document = reload.next() => self.consider(document).await,
+                routes = next(&mut offers) => self.offered(routes).await,
                 _now = tick.tick() => tidy(&self.node).await?,
             }
         }
@@ -81,13 +96,8 @@ impl Live {
     /// Applies a document, or says why not.
     async fn consider(&mut self, document: Result<Loaded<Config>, Faults>) {
         let outcome = match document {
-            Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
-            Ok(loaded) => {
-                for warning in loaded.warnings() {
-                    tracing::warn!("{warning}");
-                }
-                self.apply(loaded).await
-            }
+            Err(faults) => Err(words(&faults)),
+            Ok(loaded) => self.reload(loaded).await,
         };
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -96,11 +106,128 @@ impl Live {
                 "refused"
             }
         };
-        metrics::counter!("tributary_bus_config_loads_total", "outcome" => outcome).increment(1);
+        count(outcome);
+    }
+
+    /// Applies a new file, with the manager's document over it where there is one. A document that counts
+    /// and does not fit the new file keeps that out; one that did not fit before keeps nothing out.
+    async fn reload(&mut self, loaded: Loaded<Config>) -> Result<&'static str, Refused> {
+        let Some(document) = self.document.clone() else {
+            return self.apply(loaded).await;
+        };
+        let health = self.node.routes_health();
+        let counts = health.from == RoutesFrom::Manager;
+        // A later one that was refused stays so: it is for the manager to say another.
+        let newer = !health.refused.is_empty() && health.refused != document.version;
+        match document.over(&loaded.value.origin) {
+            Ok(merged) => {
+                let outcome = self.apply(merged).await?;
+                self.took(RoutesFrom::Manager, document.version);
+                if newer {
+                    self.show_refused(health.refused, health.fault);
+                }
+                Ok(outcome)
+            }
+            Err(faults) if counts => Err(words(&faults)),
+            Err(faults) => {
+                let outcome = self.apply(loaded).await?;
+                if !newer {
+                    self.refuse_routes(document.version, &words(&faults));
+                }
+                Ok(outcome)
+            }
+        }
+    }
+
+    /// Applies what the manager says, or says why not.
+    async fn offered(&mut self, routes: RoutesDocument) {
+        let health = self.node.routes_health();
+        let RoutesDocument { version, text } = routes;
+        if [&health.version, &health.refused].contains(&&version) {
+            return;
+        }
+        let document = text.map(|text| Document {
+            version: version.clone(),
+            text,
+        });
+        let file = &self.config.origin;
+        let loaded = match &document {
+            Some(document) => document.over(file),
+            None => crate::config::load_over(file, None),
+        };
+        let outcome = match loaded {
+            Ok(loaded) => self.apply(loaded).await,
+            Err(faults) => Err(words(&faults)),
+        };
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(faults) => {
+                self.refuse_routes(version, &faults);
+                count("refused");
+                return;
+            }
+        };
+        count(outcome);
+        let from = match document {
+            Some(_) => RoutesFrom::Manager,
+            None => RoutesFrom::File,
+        };
+        tracing::info!(%version, ?from, "what the manager says of where topics go counts");
+        self.document.clone_from(&document);
+        self.took(from, version);
+        self.keep(document).await;
+    }
+
+    /// Keeps what counts for the next start. Without that it counts all the same, and the fault says what a
+    /// restart would do.
+    async fn keep(&self, document: Option<Document>) {
+        let data_dir = self.config.data_dir.clone();
+        let keeping = spawn_blocking(move || managed::keep(&data_dir, document.as_ref()));
+        let kept = keeping.await.context("the writing failed");
+        if let Err(error) = kept.and_then(|kept| kept.map_err(anyhow::Error::from)) {
+            let fault = format!(
+                "it counts, but is not kept: {error:#}; after a restart the node goes by what it kept before, until \
+                 the manager says it again"
+            );
+            tracing::error!("{fault}");
+            self.node.show_routes(|routes| routes.fault = fault);
+            self.show(|_config| {});
+        }
+    }
+
+    /// Shows what was taken from the manager.
+    fn took(&self, from: RoutesFrom, version: String) {
+        self.node.show_routes(|routes| {
+            *routes = RoutesHealth {
+                from,
+                version,
+                ..RoutesHealth::default()
+            };
+        });
+        self.show(|_config| {});
+    }
+
+    /// Says that what the manager says does not count.
+    fn refuse_routes(&self, version: String, faults: &[String]) {
+        for fault in faults {
+            tracing::error!("{fault}");
+        }
+        tracing::error!(%version, faults = faults.len(), "the manager's routes are refused as a whole; the old ones go on");
+        self.show_refused(version, faults.join("\n"));
+    }
+
+    fn show_refused(&self, version: String, fault: String) {
+        self.node.show_routes(|routes| {
+            (routes.refused, routes.fault) = (version, fault);
+        });
+        self.show(|_config| {});
     }
 
     /// Applies a good document, unless it changes what cannot change.
     async fn apply(&mut self, loaded: Loaded<Config>) -> Result<&'static str, Refused> {
+        for warning in loaded.warnings() {
+            tracing::warn!("{warning}");
+        }
         let new = &loaded.value;
         let found = differences(&SCHEMA, &self.config.effective, &new.effective);
         let mut faults: Refused = found
@@ -125,6 +252,8 @@ impl Live {
         if found.is_empty() && self.config.destinations == new.destinations {
             tracing::info!("the configuration is the one that counts already");
             self.show(|config| config.fault.clear());
+            // What the manager's document hides may be another.
+            self.config.origin = loaded.value.origin;
             return Ok("unchanged");
         }
         let (node, workshop) = (Arc::clone(&self.node), self.workshop.clone());
@@ -191,8 +320,30 @@ impl Live {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         metrics::gauge!("tributary_bus_config_applied_seconds")
             .set((config.applied_ms / 1000) as f64);
-        let faulty = if config.fault.is_empty() { 0.0 } else { 1.0 };
+        let good = config.fault.is_empty() && self.node.routes_health().fault.is_empty();
+        let faulty = if good { 0.0 } else { 1.0 };
         metrics::gauge!("tributary_bus_config_faulty_count").set(faulty);
+    }
+}
+
+/// Counts a document.
+fn count(outcome: &'static str) {
+    metrics::counter!("tributary_bus_config_loads_total", "outcome" => outcome).increment(1);
+}
+
+fn words(faults: &Faults) -> Refused {
+    faults.iter().map(ToString::to_string).collect()
+}
+
+/// The next thing that the manager says; never, where there is no manager.
+async fn next(offers: &mut watch::Receiver<Option<RoutesDocument>>) -> RoutesDocument {
+    loop {
+        if offers.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        if let Some(routes) = offers.borrow_and_update().clone() {
+            return routes;
+        }
     }
 }
 

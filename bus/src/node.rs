@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_common::{
     header::BatchHeader,
     ids::{AgentId, BatchId, Class, Epoch, Name, NodeId, Topic, Zone},
-    report::ConfigHealth,
+    report::{ConfigHealth, RoutesHealth},
     wire::{Busy, Outcome, Receipt, RefuseReason, Scope},
 };
 
@@ -88,6 +88,8 @@ pub(crate) struct Node {
     pub(crate) connections: AtomicU64,
     /// The configuration that counts, and the last one that does not.
     pub(crate) config: Mutex<ConfigHealth>,
+    /// What it has from the manager of where topics go.
+    routes: Mutex<RoutesHealth>,
     routing: RwLock<Arc<Routing>>,
     /// What is on its way by rules that counted before.
     moving: Moving,
@@ -119,6 +121,7 @@ impl Node {
             stop,
             connections: AtomicU64::new(0),
             config: Mutex::default(),
+            routes: Mutex::default(),
             routing: RwLock::new(Arc::new(routing)),
             moving: Moving::default(),
             pins: Mutex::new(Pins::new(Instant::now())),
@@ -602,6 +605,18 @@ impl Node {
         let routing = self.routing();
         let missing = routing.missing(&self.journal, topic, batch);
         missing.is_some_and(|missing| missing.is_empty())
+    }
+
+    /// What it has from the manager of where topics go.
+    pub(crate) fn routes_health(&self) -> RoutesHealth {
+        let routes = self.routes.lock();
+        routes.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what is said of it.
+    pub(crate) fn show_routes(&self, change: impl FnOnce(&mut RoutesHealth)) {
+        let routes = self.routes.lock();
+        change(&mut routes.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The configuration that counts, and why the last one does not.

@@ -7,7 +7,8 @@
 //! The data path never waits for any of it: when the manager is away for long, the oldest facts
 //! fall off, counted; the agents hold the durable ones.
 //!
-//! The answer may ask for a window of [`mod@crate::balance`].
+//! The answer may ask for a window of [`mod@crate::balance`], and say where topics are to go: [`crate::live`] hears
+//! of that.
 //!
 //! Not for: what the manager makes of it. See [`tributary_common::report`].
 
@@ -17,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
     backoff::Backoff,
@@ -26,13 +30,14 @@ use tributary_common::{
     ids::{BatchId, Epoch, StreamId, Topic},
     report::{
         DestinationHealth, Duplicates, Fact, Health, Hop, Loss, Lost, REPORTS_PATH, Report,
-        ReportAnswer, Reporter, Run,
+        ReportAnswer, Reporter, RoutesDocument, Run,
     },
 };
 
 use crate::{
     dead::Letters,
     journal::{format::Record, memory::Untold, now_ms},
+    managed,
     node::Node,
     status,
 };
@@ -322,7 +327,7 @@ pub(crate) fn retell(node: &Node) {
 /// does not answer.
 pub(crate) async fn run(
     node: Arc<Node>,
-    mut client: Client,
+    (mut client, offer): (Client, watch::Sender<Option<RoutesDocument>>),
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut rng = fastrand::Rng::new();
@@ -368,6 +373,9 @@ pub(crate) async fn run(
             let has = node.open_connections();
             node.balance.open_asked(asked, has, Instant::now());
         }
+        if let Some(routes) = answer.routes {
+            pass_on(&offer, routes);
+        }
         if let Some(since) = failing_since.take() {
             let after_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::info!(after_ms, "the manager takes reports again");
@@ -387,6 +395,15 @@ pub(crate) async fn run(
         if stopping && node.ledger.is_empty() && all_told {
             return Ok(());
         }
+    }
+}
+
+/// Passes on where topics are to go; it is said again while it is being applied.
+fn pass_on(offer: &watch::Sender<Option<RoutesDocument>>, routes: RoutesDocument) {
+    if managed::is_version(&routes.version) {
+        offer.send_replace(Some(routes));
+    } else {
+        tracing::warn!(version = ?routes.version, "the manager's routes have a version that is none; they do not count");
     }
 }
 
@@ -438,6 +455,7 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
             connections: node.open_connections(),
             not_ready: status::ready(node).err().unwrap_or_default(),
             rebalance: node.balance.health(),
+            routes: Some(node.routes_health()),
             destinations: node
                 .routing()
                 .sites()

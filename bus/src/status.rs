@@ -8,7 +8,7 @@ use tokio::{
     task::block_in_place,
     time::Instant,
 };
-use tributary_common::report::ConfigHealth;
+use tributary_common::report::{ConfigHealth, RoutesHealth};
 
 use crate::{
     destination::{hdfs::HdfsSink, kafka::groups::grouped::Grouped},
@@ -49,7 +49,7 @@ pub(crate) fn status(node: &Node) -> Value {
     // A node that stops has closed its door: what came in cannot be told from what leads out.
     let connections_out = (!node.stop.is_cancelled()).then(|| aside(outgoing));
     // Before what it decides: who reads that a configuration counts sees below what it brought.
-    let config = config(&node.config_health());
+    let config = config(&node.config_health(), &node.routes_health());
     let topics: serde_json::Map<String, Value> = node
         .counts()
         .into_iter()
@@ -142,13 +142,17 @@ fn spill(routing: &Routing) -> Value {
     })
 }
 
-/// Which configuration counts, and why the last one does not.
-fn config(config: &ConfigHealth) -> Value {
+/// Which configuration counts, and why the last one does not; the same of what the manager says.
+fn config(config: &ConfigHealth, routes: &RoutesHealth) -> Value {
     json!({
         "version": config.version,
         "applied_ms": config.applied_ms,
         "fault": config.fault,
         "fault_ms": (config.fault_ms > 0).then_some(config.fault_ms),
+        "routes_from": routes.from,
+        "routes_version": routes.version,
+        "routes_refused": routes.refused,
+        "routes_fault": routes.fault,
     })
 }
 

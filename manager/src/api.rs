@@ -11,5 +11,6 @@ pub(crate) mod losses;
 pub(crate) mod nodes;
 pub(crate) mod openapi;
 pub(crate) mod reports;
+pub(crate) mod routes;
 pub(crate) mod system;
 pub(crate) mod topics;

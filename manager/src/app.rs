@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    service::{intake::Intake, live::Live, rates::Rates, windows::Windows},
+    service::{intake::Intake, live::Live, rates::Rates, routes::Routes, windows::Windows},
     store::Store,
 };
 
@@ -41,6 +41,8 @@ pub(crate) struct App {
     pub(crate) live: Arc<Live>,
     /// Windows in which bus clusters hand over connections.
     pub(crate) windows: Arc<Windows>,
+    /// Where the topics of bus clusters are to go.
+    pub(crate) routes: Arc<Routes>,
     /// Bytes of reports in memory.
     pub(crate) report_bytes: Arc<Semaphore>,
     /// The token that reports must bring, if any.

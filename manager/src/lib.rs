@@ -5,6 +5,7 @@
 //! reports -> api/reports -> service/intake (one writer) -> service/ledger -> store (SQLite)
 //! people  -> api/*, api/live, console                   <- store (readers), service/rates
 //! api/clusters -> service/windows -> the answers to the bus nodes' reports
+//! api/routes   -> service/routes  ->   the same
 //! ```
 //!
 //! [`run`] and [`serve`] are the whole surface; `tributary-manager`, `tributary up` and the tests
@@ -30,7 +31,7 @@ use tributary_common::{disk::Lock, metrics, net, tasks::Supervisor};
 pub use crate::{api::openapi::document as openapi_document, config::Config};
 use crate::{
     app::{App, Clock},
-    service::{intake, live::Live, rates::Rates, windows::Windows},
+    service::{intake, live::Live, rates::Rates, routes::Routes, windows::Windows},
     store::Store,
 };
 
@@ -66,6 +67,7 @@ pub async fn serve(
         .context("failed to ask for the listening address")?;
     let (rates, live) = (Arc::new(Rates::new()), Arc::new(Live::new()));
     let windows = Arc::new(Windows::new(store.newest_audit().await?));
+    let routes = Arc::new(Routes::new(store.routes().await?));
     let (door, writer) = intake::new(store.clone(), Arc::clone(&rates), Arc::clone(&live));
     let app = App {
         store: store.clone(),
@@ -73,6 +75,7 @@ pub async fn serve(
         rates,
         live,
         windows,
+        routes,
         report_bytes: Arc::new(Semaphore::new(api::reports::MAX_REPORTS_BYTES)),
         report_token: config.report_token.as_deref().map(Arc::from),
         clock: Clock,

@@ -12,8 +12,8 @@ use tributary_common::report::REPORTS_PATH;
 
 use crate::{
     api::{
-        audit, clusters, dead, error::ApiError, live, losses, nodes, openapi, reports, system,
-        topics,
+        audit, clusters, dead, error::ApiError, live, losses, nodes, openapi, reports, routes,
+        system, topics,
     },
     app::App,
     console,
@@ -33,6 +33,10 @@ pub(crate) fn routes(app: App) -> Router {
         (
             "/api/v1/clusters/{cluster}/rebalance",
             post(clusters::rebalance),
+        ),
+        (
+            "/api/v1/clusters/{cluster}/routes",
+            get(routes::show).put(routes::put).delete(routes::take_back),
         ),
         ("/api/v1/audit", get(audit::list)),
         ("/api/v1/live", get(live::events)),

@@ -6,6 +6,7 @@ pub(crate) mod letters;
 pub(crate) mod live;
 pub(crate) mod range;
 pub(crate) mod rates;
+pub(crate) mod routes;
 pub(crate) mod states;
 pub(crate) mod tally;
 pub(crate) mod windows;

@@ -12,6 +12,7 @@ pub(crate) mod letters;
 pub(crate) mod losses;
 pub(crate) mod nodes;
 pub(crate) mod reports;
+pub(crate) mod routes;
 pub(crate) mod streams;
 pub(crate) mod tallies;
 pub(crate) mod tidy;
@@ -53,6 +54,7 @@ fn migrations() -> Migrator {
         step(4, "spilled", include_str!("../migrations/0004_spilled.sql")),
         step(5, "dead", include_str!("../migrations/0005_dead.sql")),
         step(6, "audit", include_str!("../migrations/0006_audit.sql")),
+        step(7, "routes", include_str!("../migrations/0007_routes.sql")),
     ])
 }
 

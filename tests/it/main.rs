@@ -16,6 +16,7 @@ mod hdfs;
 mod hung;
 mod links;
 mod live;
+mod managed;
 mod merged;
 mod names;
 mod person;

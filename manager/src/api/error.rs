@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use tributary_common::report::MAX_ROUTES_BYTES;
 
 use crate::{
     service::{intake::IntakeError, range::RangeError, windows::NoWindow},
@@ -55,7 +56,7 @@ pub(crate) enum ApiError {
         limit_bytes: usize,
     },
     /// The body did not come in time.
-    #[error("the report did not arrive within {0:?}; send it again")]
+    #[error("the body did not arrive within {0:?}; send it again")]
     Slow(Duration),
     /// The token is missing or another.
     #[error(
@@ -71,6 +72,15 @@ pub(crate) enum ApiError {
     /// The body is not what is asked for.
     #[error("failed to read the body: {0}; /api/openapi.json describes it")]
     Body(String),
+    /// The body does not say that it is TOML.
+    #[error("content-type is {0:?}; the body must be TOML, and say application/toml or text/plain")]
+    NotToml(String),
+    /// The body is no document of routes.
+    #[error("{0}")]
+    Routes(String),
+    /// The document is too long.
+    #[error("the document is longer than {MAX_ROUTES_BYTES} bytes; join routes by patterns")]
+    LongRoutes,
     /// No such cluster.
     #[error(
         "no bus node of a cluster {0:?} has reported; /api/v1/clusters lists those that have some"
@@ -122,6 +132,9 @@ impl ApiError {
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             Self::Body(_) => (StatusCode::BAD_REQUEST, "bad_body"),
+            Self::NotToml(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_toml"),
+            Self::Routes(_) => (StatusCode::BAD_REQUEST, "bad_routes"),
+            Self::LongRoutes => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::UnknownCluster(_) => (StatusCode::NOT_FOUND, "unknown_cluster"),
             Self::Node(_) => (StatusCode::CONFLICT, "node_away"),
             Self::NoWindow(NoWindow::Open { .. }) => (StatusCode::CONFLICT, "window_open"),

@@ -155,6 +155,7 @@ fn item(row: NodeRow, now_ms: i64) -> NodeItem {
         destinations,
         not_ready,
         rebalance: _its_cluster_says,
+        routes: _its_cluster_says_too,
     } = row.health;
     NodeItem {
         part: if row.part == "agent" {

@@ -8,7 +8,7 @@ use axum::{
 use utoipa::OpenApi;
 
 use crate::{
-    api::{audit, clusters, dead, live, losses, nodes, reports, system, topics},
+    api::{audit, clusters, dead, live, losses, nodes, reports, routes, system, topics},
     service::range::Named,
 };
 
@@ -30,6 +30,9 @@ use crate::{
         nodes::list,
         clusters::list,
         clusters::rebalance,
+        routes::show,
+        routes::put,
+        routes::take_back,
         audit::list,
         live::events,
         reports::take,

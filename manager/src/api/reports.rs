@@ -12,7 +12,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::Serialize;
-use tributary_common::report::{Rebalance, Report, ReportAnswer, Reporter};
+use tributary_common::report::{Rebalance, Report, ReportAnswer, Reporter, RoutesDocument};
 
 use crate::{
     api::{
@@ -41,6 +41,20 @@ pub(crate) struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(crate) rebalance: Option<Asked>,
+    /// For a bus node: where topics are to go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) routes: Option<Told>,
+}
+
+/// Where topics are to go.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = RoutesDocument)]
+pub(crate) struct Told {
+    /// Its version.
+    pub(crate) version: String,
+    /// The document; `null` where the node is to go by its file.
+    pub(crate) text: Option<String>,
 }
 
 /// A window that a bus node is to open.
@@ -56,7 +70,13 @@ pub(crate) struct Asked {
 }
 
 impl From<ReportAnswer> for Answer {
-    fn from(ReportAnswer { number, rebalance }: ReportAnswer) -> Self {
+    fn from(answer: ReportAnswer) -> Self {
+        let ReportAnswer {
+            number,
+            rebalance,
+            routes,
+        } = answer;
+        let told = |RoutesDocument { version, text }| Told { version, text };
         let asked = |asked: Rebalance| Asked {
             window: asked.window,
             connections: asked.connections,
@@ -65,6 +85,7 @@ impl From<ReportAnswer> for Answer {
         Self {
             number,
             rebalance: rebalance.map(asked),
+            routes: routes.map(told),
         }
     }
 }
@@ -105,9 +126,17 @@ pub(crate) async fn take(
         Reporter::Agent { .. } => None,
     };
     let number = app.intake.take(report, received_ms).await?;
-    let rebalance =
-        bus.and_then(|(reporter, health)| app.windows.heard(&reporter, &health, received_ms));
-    Ok(Json(ReportAnswer { number, rebalance }.into()))
+    let heard = |(reporter, health)| {
+        let rebalance = app.windows.heard(&reporter, &health, received_ms);
+        (rebalance, app.routes.heard(&reporter, &health))
+    };
+    let (rebalance, routes) = bus.map(heard).unwrap_or_default();
+    let answer = ReportAnswer {
+        number,
+        rebalance,
+        routes,
+    };
+    Ok(Json(answer.into()))
 }
 
 /// The bytes that the body may have: as announced, or the most where nothing is announced.

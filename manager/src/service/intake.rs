@@ -18,7 +18,7 @@ use tributary_common::report::{DeadRecords, Lost, Report, Reporter, Run};
 use super::{live::Live, rates::Rates};
 use crate::{
     service::writer::{Incoming, Writer},
-    store::{Store, StoreError, audit, audit::AuditWrite, tidy},
+    store::{Store, StoreError, audit, audit::AuditWrite, routes, routes::RoutesRow, tidy},
 };
 
 /// Reports that may wait: more than a group, so that the next one gathers while one is written.
@@ -61,6 +61,10 @@ enum Command {
     },
     Audit {
         record: AuditWrite,
+        answer: oneshot::Sender<Result<(), IntakeError>>,
+    },
+    Routes {
+        row: RoutesRow,
         answer: oneshot::Sender<Result<(), IntakeError>>,
     },
 }
@@ -133,6 +137,14 @@ impl Intake {
         sent.or(Err(IntakeError::Stopping))?;
         answered.await.unwrap_or(Err(IntakeError::Stopping))
     }
+
+    /// Writes where topics are to go; once it is safe.
+    pub(crate) async fn routes(&self, row: RoutesRow) -> Result<(), IntakeError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.queue.send(Command::Routes { row, answer }).await;
+        sent.or(Err(IntakeError::Stopping))?;
+        answered.await.unwrap_or(Err(IntakeError::Stopping))
+    }
 }
 
 impl Task {
@@ -160,6 +172,10 @@ impl Task {
                     Command::Forget { cutoff_ms, answer } => {
                         let gone = self.forget(cutoff_ms).await;
                         answer_or_drop(answer, gone);
+                    }
+                    Command::Routes { row, answer } => {
+                        let written = self.routes(&row).await;
+                        answer_or_drop(answer, written);
                     }
                     Command::Audit { record, answer } => {
                         let written = self.audit(&record).await;
@@ -211,13 +227,18 @@ impl Task {
         let written = async {
             let mut tx = self.store.writer().begin().await?;
             audit::write(&mut tx, record).await?;
-            tx.commit().await?;
-            Ok::<(), StoreError>(())
+            Ok(tx.commit().await?)
         };
-        written.await.map_err(|error| {
-            tracing::error!(%error, "failed to write what was asked for");
-            IntakeError::Failed
-        })
+        safe(written.await)
+    }
+
+    async fn routes(&self, row: &RoutesRow) -> Result<(), IntakeError> {
+        let written = async {
+            let mut tx = self.store.writer().begin().await?;
+            routes::write(&mut tx, row).await?;
+            Ok(tx.commit().await?)
+        };
+        safe(written.await)
     }
 
     async fn forget(&mut self, cutoff_ms: i64) -> Result<u64, StoreError> {
@@ -230,6 +251,14 @@ impl Task {
         }
         Ok(gone)
     }
+}
+
+/// Whether what was asked for is written; the log has the cause.
+fn safe(written: Result<(), StoreError>) -> Result<(), IntakeError> {
+    written.map_err(|error| {
+        tracing::error!(%error, "failed to write what was asked for");
+        IntakeError::Failed
+    })
 }
 
 /// Answers; who asked may be gone.

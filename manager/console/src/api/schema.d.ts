@@ -59,6 +59,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/clusters/{cluster}/routes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What was asked for last, and what each node made of it. */
+        get: operations["showRoutes"];
+        /**
+         * Gives all nodes of a cluster other routes and destinations.
+         * @description The body is TOML with `[[destination]]` and `[[route]]` as in `bus.toml`; a list that it does not have is that
+         *     of each node's file. Nodes hear of it in the answers to their reports, within two seconds. Each takes it whole,
+         *     keeps it, and goes on by it after a restart, or refuses it with all its faults and goes on as before.
+         */
+        put: operations["putRoutes"];
+        post?: never;
+        /** Takes back what was given: the nodes go by their files again. */
+        delete: operations["takeRoutesBack"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dead": {
         parameters: {
             query?: never;
@@ -688,6 +712,33 @@ export interface components {
             /** @description Its zone. */
             zone: string;
         };
+        /** @description What a node made of it, as it said last. */
+        NodeRoutes: {
+            /** @description Why, a fault a line. */
+            fault: string;
+            /** @description Whose routes it goes by. */
+            from: components["schemas"]["NodeRoutesFrom"];
+            /** @description Its id. */
+            id: string;
+            /**
+             * Format: int64
+             * @description Its last report, in ms since 1970 by the manager's clock.
+             */
+            last_report_ms: number;
+            /** @description The version that it refused since; empty for none. */
+            refused: string;
+            /** @description Whether it reports. */
+            state: components["schemas"]["NodeState"];
+            /** @description It is of a version that takes routes from the manager. */
+            takes_routes: boolean;
+            /** @description The version that it took last; empty for none. */
+            version: string;
+        };
+        /**
+         * @description Whose routes a node goes by.
+         * @enum {string}
+         */
+        NodeRoutesFrom: "file" | "manager";
         /**
          * @description How a node is.
          * @enum {string}
@@ -792,6 +843,42 @@ export interface components {
             number: number;
             /** @description For a bus node: a window that it is to open, in which it hands over connections. */
             rebalance?: components["schemas"]["Rebalance"];
+            /** @description For a bus node: where topics are to go. */
+            routes?: components["schemas"]["RoutesDocument"];
+        };
+        /** @description What somebody asked for last. */
+        RoutesAsked: {
+            /**
+             * Format: int64
+             * @description When, in ms since 1970 by the manager's clock.
+             */
+            at_ms: number;
+            /** @description The document as it came; `null` where the nodes are to go by their files. */
+            text?: string | null;
+            /** @description Its version: another one each time, also for the same text. */
+            version: string;
+            /** @description Who: the address that the request came from. */
+            who: string;
+        };
+        /** @description Where topics are to go. */
+        RoutesDocument: {
+            /** @description The document; `null` where the node is to go by its file. */
+            text?: string | null;
+            /** @description Its version. */
+            version: string;
+        };
+        /** @description Where the topics of a bus cluster go. */
+        RoutesPage: {
+            asked?: null | components["schemas"]["RoutesAsked"];
+            /** @description The cluster. */
+            cluster: string;
+            /**
+             * Format: int64
+             * @description The manager's clock, in ms since 1970.
+             */
+            generated_at_ms: number;
+            /** @description Its nodes, by id. */
+            nodes: components["schemas"]["NodeRoutes"][];
         };
         /** @description A topic's records per event minute. */
         TopicCounts: {
@@ -1132,6 +1219,149 @@ export interface operations {
             };
             /** @description Not application/json. */
             415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Stopping; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    showRoutes: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The cluster. */
+                cluster: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RoutesPage"];
+                };
+            };
+            /** @description No such cluster. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    putRoutes: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The cluster. */
+                cluster: string;
+            };
+            cookie?: never;
+        };
+        /** @description At most 1 MiB; text/plain is taken, too. */
+        requestBody: {
+            content: {
+                "application/toml": string;
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RoutesPage"];
+                };
+            };
+            /** @description No TOML, or it has other keys; each fault with its place. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description No such cluster. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Longer than 1 MiB. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Neither application/toml nor text/plain. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Stopping; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    takeRoutesBack: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The cluster. */
+                cluster: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RoutesPage"];
+                };
+            };
+            /** @description No such cluster. */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
