@@ -96,7 +96,6 @@ use crate::{
     lines::Lines,
     listen::Door,
     live::Live,
-    managed::Start,
     node::{Identity, Node},
     quota::Quotas,
     report::Ledger,
@@ -166,15 +165,12 @@ pub async fn run_with(
         admin: admin_listener.local_addr()?,
     };
 
-    let Start {
-        config,
-        document,
-        health,
-    } = managed::start(config);
+    let start = managed::start(config);
+    let config = start.config;
     let (journal, owner) = open_journal(&config)?;
     let (node, workshop) = assemble(&config, journal, stop.clone()).await?;
     let node = Arc::new(node);
-    node.show_routes(|routes| *routes = health);
+    node.show_routes(|routes| *routes = start.health);
     for (site, _leaving) in node.routing().sites() {
         site.start(&node)?;
     }
@@ -199,7 +195,7 @@ pub async fn run_with(
         connections: config.limits.connections,
         tls: config.tls.clone(),
     };
-    let live = Live::new((config, document), Arc::clone(&node), workshop);
+    let live = Live::new((config, start.document), Arc::clone(&node), workshop);
     parts.spawn("config", live.run(reload, offers, node.stop.clone()));
     parts.spawn(
         "listen",

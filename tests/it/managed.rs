@@ -88,6 +88,46 @@ fn must_lie_once(written: &Written, folders: [&Path; 2]) -> Result<()> {
     .must_be_perfect()
 }
 
+/// What is no document is refused at the door, what the node cannot do by the node: with all faults. It goes on
+/// by a version.
+fn must_refuse_what_is_bad(cluster: &Cluster, second: &Path, version: &str) -> Result<()> {
+    let other = ask(cluster, "PUT", "zone = \"x\"\n[[rout]]\n")?;
+    let text = other.text();
+    ensure!(other.status == 400 && text.contains("1:1"), "{text}");
+    ensure!(text.contains("zone") && text.contains("rout"), "{text}");
+    let bad = to(second).replace("\"file\"", "\"flie\"");
+    let bad = bad + "[[route]]\ntopic = \"x\"\nto = [{ destination = \"nobody\" }]\n";
+    let refused = asked(cluster, "PUT", &bad)?;
+    let node = until_said(cluster, "refused", &refused)?;
+    let fault = node["fault"].as_str().unwrap_or_default();
+    ensure!(
+        fault.contains("\"flie\"") && fault.contains("\"nobody\""),
+        "{fault}"
+    );
+    ensure!(node["version"] == version, "{node}");
+    let config = cluster.bus.status()?["config"].clone();
+    ensure!(config["routes_fault"] == fault, "{config}");
+    ensure!(config["routes_from"] == "manager", "{config}");
+    Ok(())
+}
+
+/// Started without a manager, the bus goes by what it took, also over another file.
+fn must_go_on_alone(cluster: &mut Cluster, version: &str) -> Result<()> {
+    let config = cluster.bus.status()?["config"].clone();
+    ensure!(config["routes_version"] == version, "{config}");
+    ensure!(config["routes_from"] == "manager", "{config}");
+    let file = std::fs::read_to_string(cluster.bus.folder().join("config.toml"))?;
+    let slowly = file.replace("[spill]\n", "[spill]\nmax = \"1GiB\"\n");
+    cluster.bus.reload(&slowly)?;
+    let look = || Ok(cluster.bus.status()?["config"].clone());
+    let applied = config["version"].clone();
+    let config = poll::until_seen("the file to count", SOON, look, |now| {
+        now["version"] != applied
+    })?;
+    ensure!(config["routes_from"] == "manager", "{config}");
+    Ok(())
+}
+
 #[test]
 fn routes_of_the_manager_count_are_kept_and_can_be_taken_back() -> Result<()> {
     scratch::scenario("managed", |folder| {
@@ -118,45 +158,16 @@ fn routes_of_the_manager_count_are_kept_and_can_be_taken_back() -> Result<()> {
         let mut writer = background.finish()?;
         let [before, _] = counted(&cluster, &mut writer, 500, folders)?;
 
-        // What is no document is refused at the door, what the node cannot do by the node: with all faults.
-        let other = ask(&cluster, "PUT", "zone = \"x\"\n[[rout]]\n")?;
-        let text = other.text();
-        ensure!(other.status == 400 && text.contains("1:1"), "{text}");
-        ensure!(text.contains("zone") && text.contains("rout"), "{text}");
-        let bad = to(&second).replace("\"file\"", "\"flie\"");
-        let bad = bad + "[[route]]\ntopic = \"x\"\nto = [{ destination = \"nobody\" }]\n";
-        let refused = asked(&cluster, "PUT", &bad)?;
-        let node = until_said(&cluster, "refused", &refused)?;
-        let fault = node["fault"].as_str().unwrap_or_default();
-        ensure!(
-            fault.contains("\"flie\"") && fault.contains("\"nobody\""),
-            "{fault}"
-        );
-        ensure!(node["version"] == version.as_str(), "{node}");
-        let config = cluster.bus.status()?["config"].clone();
-        ensure!(config["routes_fault"] == fault, "{config}");
-        ensure!(config["routes_from"] == "manager", "{config}");
+        must_refuse_what_is_bad(&cluster, &second, &version)?;
         let [still, _] = counted(&cluster, &mut writer, 500, folders)?;
         ensure!(
             still == before,
             "{still} lines in the first place, not {before}"
         );
 
-        // Without a manager the bus starts with what it took, and SIGHUP keeps it.
         cluster.manager.stop_cleanly()?;
         cluster.bus.kill_and_start()?;
-        let config = cluster.bus.status()?["config"].clone();
-        ensure!(config["routes_version"] == version.as_str(), "{config}");
-        ensure!(config["routes_from"] == "manager", "{config}");
-        let file = std::fs::read_to_string(cluster.bus.folder().join("config.toml"))?;
-        let slowly = file.replace("[spill]\n", "[spill]\nmax = \"1GiB\"\n");
-        cluster.bus.reload(&slowly)?;
-        let look = || Ok(cluster.bus.status()?["config"].clone());
-        let applied = config["version"].clone();
-        let config = poll::until_seen("the file to count", SOON, look, |now| {
-            now["version"] != applied
-        })?;
-        ensure!(config["routes_from"] == "manager", "{config}");
+        must_go_on_alone(&mut cluster, &version)?;
         writer.write(500)?;
         cluster.manager.start()?;
         let [still, _] = counted(&cluster, &mut writer, 500, folders)?;
