@@ -172,6 +172,7 @@ impl Reports {
             duplicates: Vec::new(),
             losses,
             letters: Vec::new(),
+            switches: Vec::new(),
             held: std::mem::take(&mut telling.held),
             health: Health {
                 software: software(),

@@ -30,7 +30,7 @@ use tributary_common::{
     ids::{BatchId, Epoch, StreamId, Topic},
     report::{
         DestinationHealth, Duplicates, Fact, Health, Hop, Loss, Lost, REPORTS_PATH, Report,
-        ReportAnswer, Reporter, RoutesDocument, Run,
+        ReportAnswer, Reporter, RoutesDocument, Run, Switched,
     },
 };
 
@@ -446,6 +446,7 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
         duplicates,
         losses,
         letters: Vec::new(),
+        switches: switches(node),
         held: Vec::new(),
         health: Health {
             software: concat!("tributary-bus ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -467,6 +468,15 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
         },
     };
     (report, marked)
+}
+
+/// Where batches went to another destination, since this was asked last. Only who tells somebody asks.
+fn switches(node: &Node) -> Vec<Switched> {
+    let routing = node.routing();
+    let branches = routing.table().with_standby();
+    branches
+        .flat_map(|branch| branch.switch.take_untold())
+        .collect()
 }
 
 /// The number of a report's mark: unlike the report's own it never comes again in a later life,

@@ -1,8 +1,8 @@
 //! Which of its destinations a branch of a route uses, since when and why; and which it used before.
 //!
 //! The first in the order of the config whose breaker is closed; when none is, the first of all, whose
-//! spill takes the batches. Every change is one line of the log and one of `/status`, with times: from
-//! them a person knows which minutes lie where. Not for: whether a destination is well (see
+//! spill takes the batches. Every change is one line of the log, one of `/status`, and
+//! one of the manager's record, with times: from them a person knows which minutes lie where. Not for: whether a destination is well (see
 //! [`crate::breaker`]).
 
 use std::{
@@ -13,23 +13,15 @@ use std::{
     },
 };
 
-use serde::Serialize;
 use serde_json::{Value, json};
-use tributary_common::ids::Name;
+use tributary_common::{ids::Name, report::Switched};
 
 use crate::journal::now_ms;
 
 /// The changes that `/status` tells.
 const KEEP: usize = 20;
-
-/// A change.
-#[derive(Debug, Clone, Serialize)]
-struct Switched {
-    at_ms: u64,
-    from: Name,
-    to: Name,
-    why: String,
-}
+/// Those that wait for a manager that is away.
+const KEEP_UNTOLD: usize = 1_000;
 
 #[derive(Debug, Default)]
 struct Use {
@@ -37,6 +29,8 @@ struct Use {
     why: String,
     /// The newest last.
     switches: VecDeque<Switched>,
+    /// Those that the manager was not told yet.
+    untold: VecDeque<Switched>,
 }
 
 /// Of one branch.
@@ -46,6 +40,14 @@ pub(crate) struct Switch {
     names: Vec<Name>,
     using: AtomicUsize,
     told: Mutex<Use>,
+}
+
+/// The newest ones stay.
+fn keep(kept: &mut VecDeque<Switched>, one: Switched, most: usize) {
+    kept.push_back(one);
+    if kept.len() > most {
+        kept.pop_front();
+    }
 }
 
 /// What a branch uses, of destinations in their order: whether each is to be used.
@@ -125,18 +127,23 @@ impl Switch {
             ("destination", to.to_string()),
         ];
         metrics::counter!("tributary_bus_route_switches_total", &labels).increment(1);
-        told.since_ms = at_ms;
         told.why.clone_from(&why);
-        told.switches.push_back(Switched {
+        let switched = Switched {
+            topic: self.topic.clone(),
             at_ms,
             from: from.clone(),
+            used_from_ms: std::mem::replace(&mut told.since_ms, at_ms),
             to: to.clone(),
             why,
-        });
-        if told.switches.len() > KEEP {
-            told.switches.pop_front();
-        }
+        };
+        keep(&mut told.switches, switched.clone(), KEEP);
+        keep(&mut told.untold, switched, KEEP_UNTOLD);
         self.using.store(now, Ordering::Relaxed);
+    }
+
+    /// The changes that nobody was told yet.
+    pub(crate) fn take_untold(&self) -> Vec<Switched> {
+        self.told().untold.drain(..).collect()
     }
 
     /// For `/status`.

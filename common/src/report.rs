@@ -354,6 +354,23 @@ pub struct Health {
     pub destinations: Vec<DestinationHealth>,
 }
 
+/// New batches of some topics go to another destination of their route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// The pattern of the topics.
+    pub topic: String,
+    /// Since when, in ms since 1970 by the node's clock.
+    pub at_ms: u64,
+    /// The destination that they went to before.
+    pub from: Name,
+    /// Since when they had.
+    pub used_from_ms: u64,
+    /// The one that they go to now.
+    pub to: Name,
+    /// Why, in words.
+    pub why: String,
+}
+
 /// How a window goes in which a bus node hands over connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RebalanceHealth {
@@ -389,6 +406,9 @@ pub struct Report {
     /// restart once more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub letters: Vec<DeadRecords>,
+    /// Bus only: where batches went to another destination of their route, since the last report.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub switches: Vec<Switched>,
     /// Agent only: everything that it holds now, consistent with `facts`: each batch with a Read
     /// fact up to this report is either here or has a Delivered fact up to this report.
     pub held: Vec<Held>,

@@ -12,5 +12,6 @@ pub(crate) mod nodes;
 pub(crate) mod openapi;
 pub(crate) mod reports;
 pub(crate) mod routes;
+pub(crate) mod switches;
 pub(crate) mod system;
 pub(crate) mod topics;

@@ -13,7 +13,7 @@ use tributary_common::report::REPORTS_PATH;
 use crate::{
     api::{
         audit, clusters, dead, error::ApiError, live, losses, nodes, openapi, reports, routes,
-        system, topics,
+        switches, system, topics,
     },
     app::App,
     console,
@@ -38,6 +38,7 @@ pub(crate) fn routes(app: App) -> Router {
             "/api/v1/clusters/{cluster}/routes",
             get(routes::show).put(routes::put).delete(routes::take_back),
         ),
+        ("/api/v1/switches", get(switches::list)),
         ("/api/v1/audit", get(audit::list)),
         ("/api/v1/live", get(live::events)),
         (REPORTS_PATH, post(reports::take)),

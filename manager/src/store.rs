@@ -14,6 +14,7 @@ pub(crate) mod nodes;
 pub(crate) mod reports;
 pub(crate) mod routes;
 pub(crate) mod streams;
+pub(crate) mod switches;
 pub(crate) mod tallies;
 pub(crate) mod tidy;
 
@@ -55,6 +56,11 @@ fn migrations() -> Migrator {
         step(5, "dead", include_str!("../migrations/0005_dead.sql")),
         step(6, "audit", include_str!("../migrations/0006_audit.sql")),
         step(7, "routes", include_str!("../migrations/0007_routes.sql")),
+        step(
+            8,
+            "switches",
+            include_str!("../migrations/0008_switches.sql"),
+        ),
     ])
 }
 

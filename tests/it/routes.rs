@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use tributary_tests::{
     cluster::{Cluster, Layout, SETTLE_LIMIT, for_each_seed, glob_of, topic_name},
+    http,
     kafka::{self, Arrived, Kafka},
     ledger,
     oracle::Verdict,
@@ -214,6 +215,7 @@ fn a_standby_cluster_takes_over_and_gives_back_and_every_line_lies_in_one_of_the
         );
         writer.write(1_000)?;
         let written = [writer.written().clone()];
+        recorded(cluster.manager.admin())?;
         ledger::must_agree(
             cluster.manager.admin(),
             &topic,
@@ -228,6 +230,23 @@ fn a_standby_cluster_takes_over_and_gives_back_and_every_line_lies_in_one_of_the
         cluster.stop()
     })
     .map(drop)
+}
+
+/// The manager has it that one cluster stood in for the other, and from when to when.
+fn recorded(manager: &str) -> Result<()> {
+    let look = || http::get(manager, "/api/v1/switches?cluster=dc1")?.json();
+    let both = |seen: &Value| seen["switches"].as_array().map(Vec::len) == Some(2);
+    let seen = poll::until_seen("both switches", SOON, look, both)?;
+    let (back, away) = (&seen["switches"][0], &seen["switches"][1]);
+    ensure!(
+        [&away["from"], &away["to"]] == ["main", "b"]
+            && [&back["from"], &back["to"]] == ["b", "main"]
+            && away["at_ms"] == back["used_from_ms"]
+            && back["at_ms"].as_u64() > away["at_ms"].as_u64()
+            && away["node"] == "bus1",
+        "{seen:#}"
+    );
+    Ok(())
 }
 
 /// A bus is killed at random moments around the switch to a standby cluster and around the way back. What was on

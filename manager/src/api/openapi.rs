@@ -8,7 +8,7 @@ use axum::{
 use utoipa::OpenApi;
 
 use crate::{
-    api::{audit, clusters, dead, live, losses, nodes, reports, routes, system, topics},
+    api::{audit, clusters, dead, live, losses, nodes, reports, routes, switches, system, topics},
     service::range::Named,
 };
 
@@ -33,6 +33,7 @@ use crate::{
         routes::show,
         routes::put,
         routes::take_back,
+        switches::list,
         audit::list,
         live::events,
         reports::take,

@@ -31,7 +31,7 @@ use crate::store::{
     nodes::NodeWrite,
     reports, streams,
     streams::{StreamKey, StreamRow},
-    tallies,
+    switches, tallies,
 };
 
 /// States kept in memory: some 300 bytes each, so at most about 30 MiB.
@@ -237,6 +237,7 @@ impl Writer {
         }
         self.link(&key, incoming, group);
         self.events(tx, id, incoming, group).await?;
+        switches::add(tx, id, &report.switches).await?;
         if newest {
             let write = NodeWrite::new(id, before, incoming, group.nodes.get(&id))?;
             group.nodes.insert(id, write);

@@ -168,6 +168,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/switches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Which destination a bus node used instead of another one of the same route, and from when to when: which minutes lie
+         *     where. The newest 10,000 are kept.
+         */
+        get: operations["listSwitches"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/topics": {
         parameters: {
             query?: never;
@@ -880,6 +900,41 @@ export interface components {
             /** @description Its nodes, by id. */
             nodes: components["schemas"]["NodeRoutes"][];
         };
+        /** @description New batches of some topics went to another destination of their route. */
+        SwitchItem: {
+            /**
+             * Format: int64
+             * @description Since when, in ms since 1970 by the node's clock.
+             */
+            at_ms: number;
+            /** @description Its cluster. */
+            cluster: string;
+            /** @description The destination that they went to before. */
+            from: string;
+            /** @description The bus node. */
+            node: string;
+            /** @description The one that they go to since. */
+            to: string;
+            /** @description The pattern of the topics, as in the route. */
+            topic: string;
+            /**
+             * Format: int64
+             * @description Since when they had, in ms since 1970 by the node's clock.
+             */
+            used_from_ms: number;
+            /** @description Why, in words. */
+            why: string;
+        };
+        /** @description Records. */
+        SwitchesPage: {
+            /**
+             * Format: int64
+             * @description The manager's clock, in ms since 1970.
+             */
+            generated_at_ms: number;
+            /** @description The newest first. */
+            switches: components["schemas"]["SwitchItem"][];
+        };
         /** @description A topic's records per event minute. */
         TopicCounts: {
             /**
@@ -1569,6 +1624,30 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    listSwitches: {
+        parameters: {
+            query?: {
+                /** @description Only of this bus cluster. */
+                cluster?: string;
+                /** @description At most so many, 1 to 1000 (default 100). */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SwitchesPage"];
                 };
             };
         };
