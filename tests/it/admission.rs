@@ -78,7 +78,7 @@ fn urgent_lines_go_on_beside_a_flood_that_fills_the_memory() -> Result<()> {
         })?;
         proxy.set(Mode::Throttle(250_000));
         bulk.write(100_000)?;
-        let full = (String::from("memory"), flood.to_owned());
+        let full = (String::from("destination"), flood.to_owned());
         poll::until("the flood to be held back", LIMIT, || {
             Ok(held_back(&cluster)?.contains(&full).then_some(()))
         })?;
