@@ -254,7 +254,7 @@ impl World {
             10 => {
                 let mut state = self.node.state();
                 (state.down, state.over) = (how & 1 > 0, how & 2 > 0);
-                state.group_full = how & 8 > 0;
+                (state.group_full, state.share_full) = (how & 8 > 0, how & 16 > 0);
                 state.crowd = None;
                 let most = self.node.budget.limit();
                 if how & 4 > 0 {
@@ -345,7 +345,7 @@ impl World {
         {
             let mut state = self.node.state();
             (state.down, state.over, state.crowd) = (false, false, None);
-            state.group_full = false;
+            (state.group_full, state.share_full) = (false, false);
         }
         let mut quiet = 0;
         while quiet < 3 {

@@ -46,6 +46,8 @@ pub(crate) struct State {
     pub(crate) over: bool,
     /// The memory of its group of brokers is full.
     pub(crate) group_full: bool,
+    /// Its destination holds its share of the memory.
+    pub(crate) share_full: bool,
     /// Memory that somebody else has.
     pub(crate) crowd: Option<Permit>,
     /// Somebody sends what is no batch of ours: its payload is not known.
@@ -116,6 +118,7 @@ impl Node {
             down: state.down.then_some("down"),
             over: state.over.then_some((Why::AgentRate, 10)),
             group_full: state.group_full,
+            share_full: state.share_full,
             crowded: self.budget.is_crowded(header.class, cost),
             absurd: budget::absurd(header),
         });

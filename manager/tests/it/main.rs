@@ -15,6 +15,8 @@ mod reports;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod routes;
+#[cfg(test)]
 mod speed;
 #[cfg(test)]
 mod topics;
