@@ -151,7 +151,7 @@ impl Front {
         let config = format!(
             "zone = \"z\"\ncluster = \"c\"\nnode = \"n\"\nlisten = \"127.0.0.1:{listen}\"\n\
              admin = \"127.0.0.1:{admin_port}\"\ndata_dir = {:?}\n{tls}\
-             [spill]\nmin_free = \"1%\"\n\
+             [limits]\nmemory = \"2GiB\"\n[spill]\nmin_free = \"1%\"\n\
              [[destination]]\nname = \"k\"\n{destination}\
              [[route]]\ntopic = \"*\"\nto = [{{ destination = \"k\"{branch} }}]\n",
             folder.join("data"),
