@@ -184,7 +184,7 @@ impl Live {
         let data_dir = self.config.data_dir.clone();
         let keeping = spawn_blocking(move || managed::keep(&data_dir, document.as_ref()));
         let kept = keeping.await.context("the writing failed");
-        if let Err(error) = kept.and_then(|kept| kept.map_err(anyhow::Error::from)) {
+        if let Err(error) = kept.flatten() {
             let fault = format!(
                 "it counts, but is not kept: {error:#}; after a restart the node goes by what it kept before, until \
                  the manager says it again"

@@ -21,7 +21,7 @@ use anyhow::{Context as _, bail};
 use tributary_common::{
     config::{Faults, Loaded, Origin, Over},
     crc::crc32c,
-    disk::{self, DiskError},
+    disk,
     report::{ROUTES_KEYS, RoutesFrom, RoutesHealth},
 };
 
@@ -124,17 +124,31 @@ pub(crate) fn start(config: Config) -> Start {
 /// Keeps a document, or nothing any more. Blocks.
 ///
 /// # Errors
-/// [`DiskError`]; what was kept before is still there.
-pub(crate) fn keep(data_dir: &Path, document: Option<&Document>) -> Result<(), DiskError> {
+/// A disk that fails, or a file of another version, which is never overwritten; what was kept before is still there.
+pub(crate) fn keep(data_dir: &Path, document: Option<&Document>) -> anyhow::Result<()> {
     let dir = data_dir.join(FOLDER);
     let path = dir.join(FILE);
+    let before = disk::read(&path)?.unwrap_or_default();
+    let head = before
+        .split(|&byte| byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let head = String::from_utf8_lossy(head);
+    let version = head.strip_prefix(MAGIC).map(str::parse::<u32>);
+    if let Some(Ok(other)) = version.filter(|version| *version != Ok(VERSION)) {
+        bail!(
+            "{} has version {other}; this build writes version {VERSION}, and leaves it alone",
+            path.display()
+        );
+    }
     match document {
-        None => disk::remove(&path).map(drop),
+        None => disk::remove(&path).map(drop)?,
         Some(document) => {
             disk::create_dir_all(&dir)?;
-            disk::replace(&path, written(document).as_bytes())
+            disk::replace(&path, written(document).as_bytes())?;
         }
     }
+    Ok(())
 }
 
 fn written(Document { version, text }: &Document) -> String {
@@ -238,6 +252,13 @@ mod tests {
         keep(dir.path(), None).unwrap();
         keep(dir.path(), None).unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
+        let newer = dir.path().join(FOLDER).join(FILE);
+        disk::replace(&newer, b"# tributary bus routes, version 2\nx").unwrap();
+        for other in [None, Some(&document(ELSEWHERE))] {
+            let error = keep(dir.path(), other).unwrap_err().to_string();
+            assert!(error.contains("has version 2"), "{error}");
+        }
+        assert!(disk::read(&newer).unwrap().is_some(), "it is left alone");
         let check = |text: &str, wanted: &str| {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text:?}: {error}");

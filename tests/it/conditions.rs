@@ -2,7 +2,7 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use serde_json::Value;
 use tokio::time::Instant;
 use tributary_tests::{
@@ -16,19 +16,6 @@ use tributary_tests::{
 
 /// By then a cluster is called what it is, also on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// Three brokers, of which the first is the controller.
-fn brokers() -> Result<(Kafka, Kafka, Kafka)> {
-    let folder = scratch::create("kafka-conditions")?;
-    let first = Kafka::start(&folder.join("1"))?;
-    thread::scope(|scope| {
-        let second = scope.spawn(|| first.join(&folder.join("2"), 2));
-        let third = first.join(&folder.join("3"), 3);
-        let second = second.join().map_err(|_panic| anyhow!("panicked"))?;
-        Ok((second?, third?))
-    })
-    .map(|(second, third)| (first, second, third))
-}
 
 /// A line of logs through a bus that delivers to one Kafka.
 struct Line {
@@ -94,7 +81,7 @@ impl Line {
 
 #[test]
 fn each_fault_of_a_cluster_has_its_own_word_and_costs_no_line() -> Result<()> {
-    let (first, mut second, mut third) = brokers()?;
+    let (first, mut second, mut third) = Kafka::three(&scratch::create("kafka-conditions")?)?;
     for_each_seed("conditions", 2, |seed, folder| {
         let topic = topic_name("conditions", seed);
         first.create_topic_on(&topic, &[3])?;

@@ -3,7 +3,7 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tokio::time::Instant;
 use tributary_tests::{
     cluster::{Cluster, Layout, glob_of},
@@ -17,19 +17,6 @@ use tributary_tests::{
 const LIMIT: Duration = Duration::from_secs(60);
 /// Small enough that the batches of one group could take all of it.
 const NODE: &str = "[limits]\nmemory = \"16MiB\"\n";
-
-/// Three brokers, the first of which is the controller and must not hang.
-fn brokers() -> Result<(Kafka, Kafka, Kafka)> {
-    let folder = scratch::create("kafka-groups")?;
-    let first = Kafka::start(&folder.join("1"))?;
-    thread::scope(|scope| {
-        let second = scope.spawn(|| first.join(&folder.join("2"), 2));
-        let third = first.join(&folder.join("3"), 3);
-        let second = second.join().map_err(|_panic| anyhow!("panicked"))?;
-        Ok((second?, third?))
-    })
-    .map(|(second, third)| (first, second, third))
-}
 
 /// Posts lines; how long until they were safe.
 fn post(cluster: &Cluster, topic: &str, class: &str, lines: &str) -> Result<Duration> {
@@ -234,7 +221,7 @@ fn one_hangs_without_groups(kafka: &Kafka, hangs: &mut Kafka) -> Result<()> {
 
 #[test]
 fn topics_lie_inside_their_group_and_one_that_hangs_spoils_no_other() -> Result<()> {
-    let (first, _second, mut third) = brokers()?;
+    let (first, _second, mut third) = Kafka::three(&scratch::create("kafka-groups")?)?;
     one_hangs_without_groups(&first, &mut third)?;
     topics_lie_inside(&first)?;
     one_hangs(&first, &mut third, ("P2", "P0"), "P0 = [1, 2], P2 = [3]")?;

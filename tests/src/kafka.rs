@@ -17,6 +17,7 @@ use std::{
         LazyLock, OnceLock,
         atomic::{AtomicU16, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -129,6 +130,21 @@ impl Kafka {
         let advertised = format!("127.0.0.1:{port}");
         let ports = (port, self.controller);
         Self::start_node(folder, id, ports, &advertised, &Extra::default())
+    }
+
+    /// Starts three brokers in folders of their own, of which the first is the only controller.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn three(folder: &Path) -> Result<(Self, Self, Self)> {
+        let first = Self::start(&folder.join("1"))?;
+        let (second, third) = thread::scope(|scope| {
+            let second = scope.spawn(|| first.join(&folder.join("2"), 2));
+            let third = first.join(&folder.join("3"), 3);
+            (second.join(), third)
+        });
+        let second = second.map_err(|_panic| anyhow!("a start panicked"))?;
+        Ok((first, second?, third?))
     }
 
     fn start_node(
