@@ -18,7 +18,7 @@ use std::{
 
 use serde::Deserialize;
 use tributary_common::{
-    config::{self, Checker, Env, Faults, Key, Kind, Loaded, Schema, parses},
+    config::{self, Checker, Env, Faults, Key, Kind, Loaded, Origin, Over, Schema, parses},
     ids::{Name, Zone},
     telemetry::{LOG, Log},
     tls,
@@ -63,7 +63,7 @@ static BUS: Schema = Schema::new(
 
 /// The keys of `agent.toml`.
 pub static SCHEMA: Schema = Schema::new(
-    "The daemon on every server. SIGHUP takes `[[task]]`, `[[bus]]` and `[limits]` anew; a document that changes anything else is refused as a whole until a restart.",
+    "The daemon on every server. SIGHUP takes `[[task]]`, `[[bus]]` and `[limits]` anew, and the manager can give these; a document that changes anything else is refused as a whole until a restart.",
     &[
         Key::default(
             "zone",
@@ -128,6 +128,8 @@ pub(crate) const LIVE_LISTS: &[&str] = &["task", "bus"];
 pub struct Config {
     /// All of them as TOML, defaults filled in: what is kept and compared.
     pub effective: String,
+    /// The file that it was loaded from, without what the manager gave over it.
+    pub origin: Arc<Origin>,
     /// Its data centre.
     pub zone: Zone,
     /// Connections to the buses are TLS, those to an https manager trusted by this.
@@ -205,9 +207,21 @@ pub fn parse(text: &str, name: &str) -> Result<Loaded<Config>, Faults> {
     config::parse("agent", &SCHEMA, text, name, &Env::none(), check).map(with_text)
 }
 
+/// Loads the configuration of a file once more, with what the manager gives over it, or without.
+///
+/// # Errors
+/// All faults.
+pub(crate) fn load_over(
+    file: &Arc<Origin>,
+    over: Option<Over<'_>>,
+) -> Result<Loaded<Config>, Faults> {
+    config::parse_over("agent", &SCHEMA, file, over, check).map(with_text)
+}
+
 /// Settings that know how they were written.
 fn with_text(mut loaded: Loaded<Config>) -> Loaded<Config> {
     loaded.value.effective = loaded.effective().to_owned();
+    loaded.value.origin = Arc::clone(loaded.origin());
     loaded
 }
 
@@ -248,6 +262,7 @@ fn check(raw: RawConfig, checker: &mut Checker) -> Option<Config> {
     let tasks = tasks.into_iter().collect::<Option<Vec<Task>>>()?;
     Some(Config {
         effective: String::new(),
+        origin: Arc::default(),
         zone,
         state_dir,
         admin,

@@ -64,7 +64,9 @@ use tokio_util::sync::CancellationToken;
 use tributary_common::{
     admin::{self, Admin},
     daemon::Reload,
-    disk, metrics, net,
+    disk,
+    given::{self, COLLECTION, Given, Start},
+    metrics, net,
     report::Reporter,
     tasks::Supervisor,
     wire::Hello,
@@ -118,6 +120,8 @@ pub async fn run_live(
     metrics::install();
     let lock = disk::Lock::acquire(&config.state_dir)?;
     let listener = net::listen_for("admin", &config.admin.to_string()).await?;
+    let start = given_over(config);
+    let config = start.config.clone();
     let shared = Shared::open(&config)?;
     let (events, incoming_events) = sync_channel(EVENTS);
     let waker = events.clone();
@@ -157,11 +161,12 @@ pub async fn run_live(
     );
     let (ways, ways_now) = watch::channel(Ways::of(&config));
     let status = Arc::clone(&shared.status);
-    let live = Live::new(config.clone(), places, plans, ways, status);
-    parts.spawn("config", live.run(reload, stop.clone()));
+    let live = Live::new(start, places, plans, ways, status);
+    let (offer, offers) = watch::channel(None);
+    parts.spawn("config", live.run(reload, offers, stop.clone()));
     start_sending(
         &mut parts,
-        config,
+        (config, offer),
         shared.clone(),
         (batches, ways_now),
         stop,
@@ -235,6 +240,15 @@ impl Shared {
     }
 }
 
+/// With what was kept of the manager over the configuration.
+fn given_over(config: Config) -> Start<Config> {
+    let (state_dir, file) = (config.state_dir.clone(), Arc::clone(&config.origin));
+    let manager = config.manager.is_some();
+    given::start(&COLLECTION, (config, &state_dir, manager), |over| {
+        config::load_over(&file, Some(over))
+    })
+}
+
 /// Starts the thread that compresses, which ends with the reader.
 fn start_spool(parts: &mut Supervisor, config: &Config, events: SyncSender<Event>) -> SpoolWiring {
     let folder = config.state_dir.join(spool::FOLDER);
@@ -275,7 +289,7 @@ fn start_reading(
 /// Starts the sender, and what comes after its last answer: the keeper and the reports.
 fn start_sending(
     parts: &mut Supervisor,
-    config: Config,
+    (config, offer): (Config, watch::Sender<Option<Given>>),
     shared: Shared,
     (batches, ways): (mpsc::Receiver<Vec<Outgoing>>, watch::Receiver<Ways>),
     stop: CancellationToken,
@@ -316,6 +330,7 @@ fn start_sending(
             epoch,
             checkpoint,
             status,
+            offer,
         };
         parts.spawn("report", reports.run(sent));
     }

@@ -1,10 +1,13 @@
 //! Takes a new configuration while the agent runs.
 //!
-//! A document comes as SIGHUP's load of the file. It is refused whole, with all its faults, when it
+//! A document comes as SIGHUP's load of the file, or from the manager. It is refused whole, with all its faults, when it
 //! is no good or changes what cannot change while the agent runs; the old one goes on. What is good
 //! becomes a `Plan`: discovery looks for the new list's files from its next look on, the reader
 //! takes it over between two batches, the sender uses the new list of clusters when it connects next.
 //! Only when the reader has it does it count as applied.
+//!
+//! What the manager gives is taken in the same way, over the file that counts, and kept (see
+//! [`tributary_common::given`]); SIGHUP puts it over the new file.
 //!
 //! Not for: what a change means to files and streams (see `crate::reader`). Started by
 //! [`crate::run_live`].
@@ -17,8 +20,9 @@ use anyhow::Context as _;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
-    config::{Difference, Faults, Loaded, differences},
+    config::{Difference, Faults, Loaded, Origin, Over, differences},
     daemon::Reload,
+    given::{self, COLLECTION, Given, Kind, Part, Refused, Standing, Start, words},
     ids::TaskId,
 };
 use xxhash_rust::xxh3::xxh3_64;
@@ -26,7 +30,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use self::kept::{Kept, inspect as inspect_kept, is_kept};
 use crate::{
     clock,
-    config::{Config, LIVE_KEYS, LIVE_LISTS, Limits, SCHEMA, Task},
+    config::{self, Config, LIVE_KEYS, LIVE_LISTS, Limits, SCHEMA, Task},
     send::Ways,
     status::{Applied, Status},
 };
@@ -69,19 +73,18 @@ pub(crate) fn version_of(effective: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct Live {
     config: Config,
+    /// What it has of the manager.
+    standing: Standing,
     places: Places,
     plans: crossbeam_channel::Sender<Plan>,
     ways: watch::Sender<Ways>,
     status: Arc<Status>,
 }
 
-/// Why a document does not count.
-type Refused = Vec<String>;
-
 impl Live {
-    /// Goes on from the configuration that the parts were started with.
+    /// Goes on from what the parts were started with.
     pub(crate) fn new(
-        config: Config,
+        Start { config, standing }: Start<Config>,
         places: Places,
         plans: crossbeam_channel::Sender<Plan>,
         ways: watch::Sender<Ways>,
@@ -89,6 +92,7 @@ impl Live {
     ) -> Self {
         Self {
             config,
+            standing,
             places,
             plans,
             ways,
@@ -103,76 +107,37 @@ impl Live {
     pub(crate) async fn run(
         mut self,
         mut reload: Reload<Config>,
+        mut offers: watch::Receiver<Option<Given>>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         self.keep(clock::now_ms()).await;
-        while let Some(document) = stop.run_until_cancelled(reload.next()).await {
-            if stop
-                .run_until_cancelled(self.consider(document))
-                .await
-                .is_none()
-            {
-                break;
+        let taking = async {
+            loop {
+                let outcome = tokio::select! {
+                    document = reload.next() => Some(self.consider(document).await),
+                    given = given::next(&mut offers) => given::offered(&mut self, given).await,
+                };
+                if let Some(outcome) = outcome {
+                    metrics::counter!("tributary_agent_config_loads_total", "outcome" => outcome)
+                        .increment(1);
+                }
             }
-        }
+        };
+        // What is under way when all ends is not waited for.
+        let _ended = stop.run_until_cancelled(taking).await;
         Ok(())
     }
 
-    /// Applies a document, or says why not.
-    async fn consider(&mut self, document: Result<Loaded<Config>, Faults>) {
+    /// Applies a document, or says why not; what became of it.
+    async fn consider(&mut self, document: Result<Loaded<Config>, Faults>) -> &'static str {
         let outcome = match document {
-            Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
-            Ok(loaded) => {
-                for warning in loaded.warnings() {
-                    tracing::warn!("{warning}");
-                }
-                self.apply(loaded).await
-            }
+            Err(faults) => Err(words(&faults)),
+            Ok(loaded) => given::reload(self, loaded).await,
         };
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(faults) => {
-                self.refuse(&faults);
-                "refused"
-            }
-        };
-        metrics::counter!("tributary_agent_config_loads_total", "outcome" => outcome).increment(1);
-    }
-
-    /// Applies a good document, unless it changes what cannot change.
-    async fn apply(&mut self, loaded: Loaded<Config>) -> Result<&'static str, Refused> {
-        let new = &loaded.value;
-        let found = differences(&SCHEMA, &self.config.effective, &new.effective);
-        let fixed: Refused = found
-            .iter()
-            .filter_map(fixed_key)
-            .map(|key| {
-                let why = "cannot change while the agent runs; restart it to change it";
-                loaded.fault(key, why).to_string()
-            })
-            .collect();
-        if !fixed.is_empty() {
-            return Err(fixed);
-        }
-        if found.is_empty() {
-            tracing::info!("the configuration is the one that counts already");
-            self.status.config(|applied| applied.fault.clear());
-            return Ok("unchanged");
-        }
-        let now_ms = clock::now_ms();
-        self.hand_over(new, &found).await?;
-        self.ways.send_replace(Ways::of(new));
-        self.config = loaded.value;
-        let version = version_of(&self.config.effective);
-        let changes: Vec<String> = found.iter().map(ToString::to_string).collect();
-        tracing::info!(
-            version,
-            tasks = self.config.tasks.len(),
-            changes = changes.join("; "),
-            "the new configuration counts"
-        );
-        self.keep(now_ms).await;
-        Ok("applied")
+        outcome.unwrap_or_else(|faults| {
+            self.refuse(&faults);
+            "refused"
+        })
     }
 
     /// Gives the reader the new tasks, and waits until it has them.
@@ -239,9 +204,79 @@ impl Live {
                 version,
                 applied_ms,
                 kept,
+                given: self.standing.health().clone(),
                 ..Applied::default()
             };
         });
+    }
+}
+
+impl Part for Live {
+    type Config = Config;
+
+    fn kind(&self) -> &'static Kind {
+        &COLLECTION
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.config.state_dir.clone()
+    }
+
+    fn file(&self) -> Arc<Origin> {
+        Arc::clone(&self.config.origin)
+    }
+
+    fn load(&self, file: &Arc<Origin>, over: Option<Over<'_>>) -> Result<Loaded<Config>, Faults> {
+        config::load_over(file, over)
+    }
+
+    async fn apply(&mut self, loaded: Loaded<Config>) -> Result<&'static str, Refused> {
+        for warning in loaded.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let new = &loaded.value;
+        let found = differences(&SCHEMA, &self.config.effective, &new.effective);
+        let fixed: Refused = found
+            .iter()
+            .filter_map(fixed_key)
+            .map(|key| {
+                let why = "cannot change while the agent runs; restart it to change it";
+                loaded.fault(key, why).to_string()
+            })
+            .collect();
+        if !fixed.is_empty() {
+            return Err(fixed);
+        }
+        if found.is_empty() {
+            tracing::info!("the configuration is the one that counts already");
+            self.status.config(|applied| applied.fault.clear());
+            // What the manager's document hides may be another.
+            self.config.origin = loaded.value.origin;
+            return Ok("unchanged");
+        }
+        let now_ms = clock::now_ms();
+        self.hand_over(new, &found).await?;
+        self.ways.send_replace(Ways::of(new));
+        self.config = loaded.value;
+        let version = version_of(&self.config.effective);
+        let changes: Vec<String> = found.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            version,
+            tasks = self.config.tasks.len(),
+            changes = changes.join("; "),
+            "the new configuration counts"
+        );
+        self.keep(now_ms).await;
+        Ok("applied")
+    }
+
+    fn standing(&mut self) -> &mut Standing {
+        &mut self.standing
+    }
+
+    fn show(&mut self) {
+        let given = self.standing.health().clone();
+        self.status.config(|applied| applied.given = given);
     }
 }
 

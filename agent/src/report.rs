@@ -10,10 +10,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
     disk,
+    given::{self, Given},
     http::Client,
     ids::{Epoch, StreamId},
     metrics::resident_bytes,
@@ -54,6 +58,8 @@ pub(crate) struct Reports {
     pub(crate) epoch: Epoch,
     pub(crate) checkpoint: Arc<Checkpoint>,
     pub(crate) status: Arc<Status>,
+    /// What the manager gives goes there.
+    pub(crate) offer: watch::Sender<Option<Given>>,
 }
 
 /// What one report tells, and what to mark when it is answered.
@@ -97,7 +103,7 @@ impl Reports {
             number += 1;
             let body = serde_json::to_vec(&report)?;
             // The same report until it is answered; at the stop it is tried once.
-            loop {
+            let answer = loop {
                 match send(
                     &mut client,
                     &body,
@@ -106,13 +112,16 @@ impl Reports {
                 )
                 .await
                 {
-                    Ok(()) => break,
+                    Ok(answer) => break answer,
                     Err(error) => self.tell(&error, &mut last_error),
                 }
                 let pause = sleep_until(Instant::now() + backoff.next(&mut rng));
                 if stopped || stop.run_until_cancelled(pause).await.is_none() {
                     return Ok(());
                 }
+            };
+            if let Some(given) = answer.collection {
+                given::pass_on(&self.offer, given);
             }
             if !last_error.is_empty() {
                 tracing::info!("the manager takes reports again");
@@ -179,6 +188,7 @@ impl Reports {
                 memory_bytes: resident_bytes(),
                 tasks: self.status.health(&self.checkpoint),
                 config: Some(self.status.config_health()),
+                collection: Some(self.status.given()),
                 ..Health::default()
             },
         };
@@ -197,7 +207,7 @@ async fn send(
     body: &[u8],
     number: u64,
     limit: Duration,
-) -> Result<(), String> {
+) -> Result<ReportAnswer, String> {
     let answer = client.post_json(REPORTS_PATH, body.to_vec(), limit).await;
     let (status, body) = answer.map_err(|error| error.to_string())?;
     if !status.is_success() {
@@ -205,7 +215,7 @@ async fn send(
         return Err(format!("the manager answered {status}: {text}"));
     }
     match serde_json::from_slice::<ReportAnswer>(&body) {
-        Ok(answer) if answer.number == number => Ok(()),
+        Ok(answer) if answer.number == number => Ok(answer),
         Ok(answer) => Err(format!(
             "the manager answered report {} instead of {number}",
             answer.number

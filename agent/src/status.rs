@@ -20,6 +20,7 @@ use metrics::{Counter, Gauge, counter, gauge};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tributary_common::{
+    given::GivenHealth,
     ids::{Class, StreamId, TaskId, Topic},
     report::{ConfigHealth, TaskHealth},
 };
@@ -166,6 +167,8 @@ pub(crate) struct Applied {
     pub(crate) fault: String,
     /// When that was, in ms since 1970; 0 for never.
     pub(crate) fault_ms: u64,
+    /// What it has of the manager.
+    pub(crate) given: GivenHealth,
 }
 
 /// One task's metrics, looked up once.
@@ -318,7 +321,8 @@ impl Status {
         let mut applied = lock(&self.config);
         change(&mut applied);
         gauge!("tributary_agent_config_applied_seconds").set(as_gauge(applied.applied_ms / 1000));
-        let faulty = u64::from(!applied.fault.is_empty());
+        let good = applied.fault.is_empty() && applied.given.fault.is_empty();
+        let faulty = u64::from(!good);
         gauge!("tributary_agent_config_faulty_count").set(as_gauge(faulty));
     }
 
@@ -331,6 +335,11 @@ impl Status {
             fault: applied.fault,
             fault_ms: applied.fault_ms,
         }
+    }
+
+    /// What it has of the manager, for reports.
+    pub(crate) fn given(&self) -> GivenHealth {
+        lock(&self.config).given.clone()
     }
 
     /// Discovery's figures.
@@ -559,10 +568,13 @@ fn task_page(health: &TaskHealth, view: &TaskView, looks: &Figures) -> Value {
 }
 
 fn config_page(applied: &Applied) -> Value {
+    let given = &applied.given;
     json!({
         "version": applied.version, "applied_ms": applied.applied_ms, "kept": applied.kept,
         "fault": applied.fault,
         "fault_ms": (applied.fault_ms > 0).then_some(applied.fault_ms),
+        "collection_from": given.from, "collection_version": given.version,
+        "collection_refused": given.refused, "collection_fault": given.fault,
     })
 }
 

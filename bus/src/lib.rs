@@ -19,7 +19,6 @@
 //! | `dedupe`, `done`, `unfinished`, [`journal`] | what is on its way, what is delivered, and that on disk |
 //! | [`route`], [`template`] | which topic goes where, under which name |
 //! | `routing`, `site`, `moving`, `live` | the rules and destinations that count now, and how they are swapped |
-//! | `managed` | the manager's routes over the file's, and what is kept of them |
 //! | `breaker`, `switch`, `standby` | which destination is used where several stand in for each other |
 //! | `destination` | Kafka, files, HDFS, Elasticsearch; the contract on one page |
 //! | `dead` | records that a destination will never take, until somebody replays them |
@@ -42,7 +41,6 @@ pub mod journal;
 mod lines;
 mod listen;
 mod live;
-mod managed;
 mod moving;
 mod node;
 mod order;
@@ -81,6 +79,7 @@ use tributary_common::{
     admin::{self, Admin},
     daemon::Reload,
     disk::{self, Lock},
+    given::{self, ROUTES, Start},
     http::Client,
     ids::AgentId,
     net,
@@ -165,12 +164,12 @@ pub async fn run_with(
         admin: admin_listener.local_addr()?,
     };
 
-    let start = managed::start(config);
-    let config = start.config;
+    let start = given_over(config);
+    let config = start.config.clone();
     let (journal, owner) = open_journal(&config)?;
     let (node, workshop) = assemble(&config, journal, stop.clone()).await?;
     let node = Arc::new(node);
-    node.show_routes(|routes| *routes = start.health);
+    node.show_routes(start.standing.health().clone());
     for (site, _leaving) in node.routing().sites() {
         site.start(&node)?;
     }
@@ -195,7 +194,7 @@ pub async fn run_with(
         connections: config.limits.connections,
         tls: config.tls.clone(),
     };
-    let live = Live::new((config, start.document), Arc::clone(&node), workshop);
+    let live = Live::new(start, Arc::clone(&node), workshop);
     parts.spawn("config", live.run(reload, offers, node.stop.clone()));
     parts.spawn(
         "listen",
@@ -226,6 +225,15 @@ pub async fn run_with(
         .context("failed to close the journal")?;
     tracing::info!("the bus node has stopped");
     ended
+}
+
+/// With what was kept of the manager over the configuration.
+fn given_over(config: Config) -> Start<Config> {
+    let (data_dir, file) = (config.data_dir.clone(), Arc::clone(&config.origin));
+    let manager = config.manager.is_some();
+    given::start(&ROUTES, (config, &data_dir, manager), |over| {
+        config::load_over(&file, Some(over))
+    })
 }
 
 fn open_journal(config: &Config) -> anyhow::Result<(Journal, journal::Owner)> {

@@ -7,12 +7,12 @@
 //! new and ends when it has nothing to finish. One whose spill holds batches cannot be taken away.
 //!
 //! What the manager says of where topics go is taken in the same way, over the file that counts, and kept (see
-//! [`crate::managed`]); SIGHUP puts it over the new file.
+//! [`tributary_common::given`]); SIGHUP puts it over the new file.
 //!
 //! Not for: what new rules mean for what is on its way (see [`crate::routing`], [`crate::moving`]).
 //! Started by [`crate::run_live`].
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -22,17 +22,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
-    config::{Difference, Faults, Loaded, differences},
+    config::{Difference, Faults, Loaded, Origin, Over, differences},
     daemon::Reload,
+    given::{self, Given, Kind, Part, ROUTES, Refused, Standing, Start, words},
     ids::Name,
-    report::{RoutesDocument, RoutesFrom, RoutesHealth},
 };
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    config::{Config, DestinationConfig, DestinationKind, LIVE_KEYS, LIVE_LIST, SCHEMA},
+    config::{self, Config, DestinationConfig, DestinationKind, LIVE_KEYS, LIVE_LIST, SCHEMA},
     journal::now_ms,
-    managed::{self, Document},
     node::Node,
     routing::Routing,
     site::{Site, Workshop},
@@ -41,33 +40,28 @@ use crate::{
 /// How often is looked whether a destination that leaves has finished.
 const TIDY_EVERY: Duration = Duration::from_millis(250);
 
-/// Why a document does not count.
-type Refused = Vec<String>;
-
 /// The loop's state.
 #[derive(Debug)]
 pub(crate) struct Live {
     config: Config,
-    /// The manager's document, also one that does not fit the file.
-    document: Option<Document>,
+    /// What it has of the manager.
+    standing: Standing,
     node: Arc<Node>,
     workshop: Workshop,
 }
 
 impl Live {
-    /// Goes on from the configuration that the node was started with.
-    pub(crate) fn new(
-        (config, document): (Config, Option<Document>),
-        node: Arc<Node>,
-        workshop: Workshop,
-    ) -> Self {
-        let live = Self {
+    /// Goes on from what the node was started with.
+    pub(crate) fn new(start: Start<Config>, node: Arc<Node>, workshop: Workshop) -> Self {
+        let Start { config, standing } = start;
+        let mut live = Self {
             config,
-            document,
+            standing,
             node,
             workshop,
         };
         live.counts();
+        live.show();
         live
     }
 
@@ -78,7 +72,7 @@ impl Live {
     pub(crate) async fn run(
         mut self,
         mut reload: Reload<Config>,
-        mut offers: watch::Receiver<Option<RoutesDocument>>,
+        mut offers: watch::Receiver<Option<Given>>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut tick = interval(TIDY_EVERY);
@@ -87,7 +81,11 @@ impl Live {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 document = reload.next() => self.consider(document).await,
-                routes = next(&mut offers) => self.offered(routes).await,
+                given = given::next(&mut offers) => {
+                    if let Some(outcome) = given::offered(&mut self, given).await {
+                        count(outcome);
+                    }
+                }
                 _now = tick.tick() => tidy(&self.node).await?,
             }
         }
@@ -97,7 +95,7 @@ impl Live {
     async fn consider(&mut self, document: Result<Loaded<Config>, Faults>) {
         let outcome = match document {
             Err(faults) => Err(words(&faults)),
-            Ok(loaded) => self.reload(loaded).await,
+            Ok(loaded) => given::reload(self, loaded).await,
         };
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -109,121 +107,67 @@ impl Live {
         count(outcome);
     }
 
-    /// Applies a new file, with the manager's document over it where there is one. A document that counts
-    /// and does not fit the new file keeps that out; one that did not fit before keeps nothing out.
-    async fn reload(&mut self, loaded: Loaded<Config>) -> Result<&'static str, Refused> {
-        let Some(document) = self.document.clone() else {
-            return self.apply(loaded).await;
-        };
-        let health = self.node.routes_health();
-        let counts = health.from == RoutesFrom::Manager;
-        // A later one that was refused stays so: it is for the manager to say another.
-        let newer = !health.refused.is_empty() && health.refused != document.version;
-        match document.over(&loaded.value.origin) {
-            Ok(merged) => {
-                let outcome = self.apply(merged).await?;
-                self.took(RoutesFrom::Manager, document.version);
-                if newer {
-                    self.show_refused(health.refused, health.fault);
-                }
-                Ok(outcome)
-            }
-            Err(faults) if counts => Err(words(&faults)),
-            Err(faults) => {
-                let outcome = self.apply(loaded).await?;
-                if !newer {
-                    self.refuse_routes(document.version, &words(&faults));
-                }
-                Ok(outcome)
-            }
-        }
-    }
-
-    /// Applies what the manager says, or says why not.
-    async fn offered(&mut self, routes: RoutesDocument) {
-        let health = self.node.routes_health();
-        let RoutesDocument { version, text } = routes;
-        if [&health.version, &health.refused].contains(&&version) {
-            return;
-        }
-        let document = text.map(|text| Document {
-            version: version.clone(),
-            text,
+    /// Shows that the present configuration counts.
+    fn counts(&self) {
+        let version = format!("{:016x}", xxh3_64(self.config.effective.as_bytes()));
+        self.show_config(|config| {
+            config.version = version;
+            config.applied_ms = now_ms();
+            config.fault.clear();
+            config.fault_ms = 0;
         });
-        let file = &self.config.origin;
-        let loaded = match &document {
-            Some(document) => document.over(file),
-            None => crate::config::load_over(file, None),
-        };
-        let outcome = match loaded {
-            Ok(loaded) => self.apply(loaded).await,
-            Err(faults) => Err(words(&faults)),
-        };
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(faults) => {
-                self.refuse_routes(version, &faults);
-                count("refused");
-                return;
-            }
-        };
-        count(outcome);
-        let from = match document {
-            Some(_) => RoutesFrom::Manager,
-            None => RoutesFrom::File,
-        };
-        tracing::info!(%version, ?from, "what the manager says of where topics go counts");
-        self.document.clone_from(&document);
-        self.took(from, version);
-        self.keep(document).await;
     }
 
-    /// Keeps what counts for the next start. Without that it counts all the same, and the fault says what a
-    /// restart would do.
-    async fn keep(&self, document: Option<Document>) {
-        let data_dir = self.config.data_dir.clone();
-        let keeping = spawn_blocking(move || managed::keep(&data_dir, document.as_ref()));
-        let kept = keeping.await.context("the writing failed");
-        if let Err(error) = kept.flatten() {
-            let fault = format!(
-                "it counts, but is not kept: {error:#}; after a restart the node goes by what it kept before, until \
-                 the manager says it again"
-            );
-            tracing::error!("{fault}");
-            self.node.show_routes(|routes| routes.fault = fault);
-            self.show(|_config| {});
-        }
-    }
-
-    /// Shows what was taken from the manager.
-    fn took(&self, from: RoutesFrom, version: String) {
-        self.node.show_routes(|routes| {
-            *routes = RoutesHealth {
-                from,
-                version,
-                ..RoutesHealth::default()
-            };
-        });
-        self.show(|_config| {});
-    }
-
-    /// Says that what the manager says does not count.
-    fn refuse_routes(&self, version: String, faults: &[String]) {
+    /// Says that a document does not count.
+    fn refuse(&self, faults: &[String]) {
         for fault in faults {
             tracing::error!("{fault}");
         }
-        tracing::error!(%version, faults = faults.len(), "the manager's routes are refused as a whole; the old ones go on");
-        self.show_refused(version, faults.join("\n"));
-    }
-
-    fn show_refused(&self, version: String, fault: String) {
-        self.node.show_routes(|routes| {
-            (routes.refused, routes.fault) = (version, fault);
+        tracing::error!(
+            faults = faults.len(),
+            "the new configuration is refused as a whole; the old one goes on"
+        );
+        self.show_config(|config| {
+            config.fault = faults.join("\n");
+            config.fault_ms = now_ms();
         });
-        self.show(|_config| {});
     }
 
-    /// Applies a good document, unless it changes what cannot change.
+    fn show_config(&self, change: impl FnOnce(&mut tributary_common::report::ConfigHealth)) {
+        let mut config = self
+            .node
+            .config
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(&mut config);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        metrics::gauge!("tributary_bus_config_applied_seconds")
+            .set((config.applied_ms / 1000) as f64);
+        let good = config.fault.is_empty() && self.standing.health().fault.is_empty();
+        let faulty = if good { 0.0 } else { 1.0 };
+        metrics::gauge!("tributary_bus_config_faulty_count").set(faulty);
+    }
+}
+
+impl Part for Live {
+    type Config = Config;
+
+    fn kind(&self) -> &'static Kind {
+        &ROUTES
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.config.data_dir.clone()
+    }
+
+    fn file(&self) -> Arc<Origin> {
+        Arc::clone(&self.config.origin)
+    }
+
+    fn load(&self, file: &Arc<Origin>, over: Option<Over<'_>>) -> Result<Loaded<Config>, Faults> {
+        config::load_over(file, over)
+    }
+
     async fn apply(&mut self, loaded: Loaded<Config>) -> Result<&'static str, Refused> {
         for warning in loaded.warnings() {
             tracing::warn!("{warning}");
@@ -251,7 +195,7 @@ impl Live {
         // Secrets are no part of what is compared above.
         if found.is_empty() && self.config.destinations == new.destinations {
             tracing::info!("the configuration is the one that counts already");
-            self.show(|config| config.fault.clear());
+            self.show_config(|config| config.fault.clear());
             // What the manager's document hides may be another.
             self.config.origin = loaded.value.origin;
             return Ok("unchanged");
@@ -284,67 +228,20 @@ impl Live {
         Ok("applied")
     }
 
-    /// Shows that the present configuration counts.
-    fn counts(&self) {
-        let version = format!("{:016x}", xxh3_64(self.config.effective.as_bytes()));
-        self.show(|config| {
-            config.version = version;
-            config.applied_ms = now_ms();
-            config.fault.clear();
-            config.fault_ms = 0;
-        });
+    fn standing(&mut self) -> &mut Standing {
+        &mut self.standing
     }
 
-    /// Says that a document does not count.
-    fn refuse(&self, faults: &[String]) {
-        for fault in faults {
-            tracing::error!("{fault}");
-        }
-        tracing::error!(
-            faults = faults.len(),
-            "the new configuration is refused as a whole; the old one goes on"
-        );
-        self.show(|config| {
-            config.fault = faults.join("\n");
-            config.fault_ms = now_ms();
-        });
-    }
-
-    fn show(&self, change: impl FnOnce(&mut tributary_common::report::ConfigHealth)) {
-        let mut config = self
-            .node
-            .config
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        change(&mut config);
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        metrics::gauge!("tributary_bus_config_applied_seconds")
-            .set((config.applied_ms / 1000) as f64);
-        let good = config.fault.is_empty() && self.node.routes_health().fault.is_empty();
-        let faulty = if good { 0.0 } else { 1.0 };
-        metrics::gauge!("tributary_bus_config_faulty_count").set(faulty);
+    fn show(&mut self) {
+        let health = self.standing.health().clone();
+        self.node.show_routes(health);
+        self.show_config(|_config| {});
     }
 }
 
 /// Counts a document.
 fn count(outcome: &'static str) {
     metrics::counter!("tributary_bus_config_loads_total", "outcome" => outcome).increment(1);
-}
-
-fn words(faults: &Faults) -> Refused {
-    faults.iter().map(ToString::to_string).collect()
-}
-
-/// The next thing that the manager says; never, where there is no manager.
-async fn next(offers: &mut watch::Receiver<Option<RoutesDocument>>) -> RoutesDocument {
-    loop {
-        if offers.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        if let Some(routes) = offers.borrow_and_update().clone() {
-            return routes;
-        }
-    }
 }
 
 /// The key of a difference that needs a restart.

@@ -15,9 +15,10 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
+    given::GivenHealth,
     header::BatchHeader,
     ids::{AgentId, BatchId, Class, Epoch, Name, NodeId, Topic, Zone},
-    report::{ConfigHealth, RoutesHealth},
+    report::ConfigHealth,
     wire::{Busy, Outcome, Receipt, RefuseReason, Scope},
 };
 
@@ -89,7 +90,7 @@ pub(crate) struct Node {
     /// The configuration that counts, and the last one that does not.
     pub(crate) config: Mutex<ConfigHealth>,
     /// What it has from the manager of where topics go.
-    routes: Mutex<RoutesHealth>,
+    routes: Mutex<GivenHealth>,
     routing: RwLock<Arc<Routing>>,
     /// What is on its way by rules that counted before.
     moving: Moving,
@@ -608,15 +609,15 @@ impl Node {
     }
 
     /// What it has from the manager of where topics go.
-    pub(crate) fn routes_health(&self) -> RoutesHealth {
+    pub(crate) fn routes_health(&self) -> GivenHealth {
         let routes = self.routes.lock();
         routes.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes what is said of it.
-    pub(crate) fn show_routes(&self, change: impl FnOnce(&mut RoutesHealth)) {
+    /// Other things are said of it.
+    pub(crate) fn show_routes(&self, health: GivenHealth) {
         let routes = self.routes.lock();
-        change(&mut routes.unwrap_or_else(PoisonError::into_inner));
+        *routes.unwrap_or_else(PoisonError::into_inner) = health;
     }
 
     /// The configuration that counts, and why the last one does not.

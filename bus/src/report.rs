@@ -25,19 +25,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tributary_common::{
     backoff::Backoff,
+    given::{self, Given},
     header::{BatchHeader, MinuteCount},
     http::Client,
     ids::{BatchId, Epoch, StreamId, Topic},
     report::{
         DestinationHealth, Duplicates, Fact, Health, Hop, Loss, Lost, REPORTS_PATH, Report,
-        ReportAnswer, Reporter, RoutesDocument, Run, Switched,
+        ReportAnswer, Reporter, Run, Switched,
     },
 };
 
 use crate::{
     dead::Letters,
     journal::{format::Record, memory::Untold, now_ms},
-    managed,
     node::Node,
     status,
 };
@@ -327,7 +327,7 @@ pub(crate) fn retell(node: &Node) {
 /// does not answer.
 pub(crate) async fn run(
     node: Arc<Node>,
-    (mut client, offer): (Client, watch::Sender<Option<RoutesDocument>>),
+    (mut client, offer): (Client, watch::Sender<Option<Given>>),
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut rng = fastrand::Rng::new();
@@ -374,7 +374,7 @@ pub(crate) async fn run(
             node.balance.open_asked(asked, has, Instant::now());
         }
         if let Some(routes) = answer.routes {
-            pass_on(&offer, routes);
+            given::pass_on(&offer, routes);
         }
         if let Some(since) = failing_since.take() {
             let after_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -395,15 +395,6 @@ pub(crate) async fn run(
         if stopping && node.ledger.is_empty() && all_told {
             return Ok(());
         }
-    }
-}
-
-/// Passes on where topics are to go; it is said again while it is being applied.
-fn pass_on(offer: &watch::Sender<Option<RoutesDocument>>, routes: RoutesDocument) {
-    if managed::is_version(&routes.version) {
-        offer.send_replace(Some(routes));
-    } else {
-        tracing::warn!(version = ?routes.version, "the manager's routes have a version that is none; they do not count");
     }
 }
 
@@ -457,6 +448,7 @@ async fn compose(node: &Node, number: u64) -> (Report, bool) {
             not_ready: status::ready(node).err().unwrap_or_default(),
             rebalance: node.balance.health(),
             routes: Some(node.routes_health()),
+            collection: None,
             destinations: node
                 .routing()
                 .sites()

@@ -8,7 +8,7 @@ use tokio::{
     task::block_in_place,
     time::Instant,
 };
-use tributary_common::report::{ConfigHealth, RoutesHealth};
+use tributary_common::{given::GivenHealth, report::ConfigHealth};
 
 use crate::{
     destination::{hdfs::HdfsSink, kafka::groups::grouped::Grouped},
@@ -143,7 +143,7 @@ fn spill(routing: &Routing) -> Value {
 }
 
 /// Which configuration counts, and why the last one does not; the same of what the manager says.
-fn config(config: &ConfigHealth, routes: &RoutesHealth) -> Value {
+fn config(config: &ConfigHealth, routes: &GivenHealth) -> Value {
     json!({
         "version": config.version,
         "applied_ms": config.applied_ms,

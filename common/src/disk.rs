@@ -15,6 +15,7 @@ pub mod faults;
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -75,12 +76,25 @@ fn folder(path: &Path) -> &Path {
 /// # Errors
 /// [`DiskError`]; the old file is untouched then, unless the folder's sync failed.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    replace_as(path, bytes, 0o666)
+}
+
+/// As [`replace`]; nobody but the owner may read it.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    replace_as(path, bytes, 0o600)
+}
+
+/// With these permissions, less the process's mask.
+fn replace_as(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DiskError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
     let temp = path.with_file_name(name);
     let write = || {
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
+        options.write(true).create(true).truncate(true).mode(mode);
         let file = calls::create(&temp, &options).map_err(at("create", &temp))?;
         calls::write(&file, &temp, bytes).map_err(at("write", &temp))?;
         calls::sync(&file, &temp).map_err(at("sync", &temp))?;

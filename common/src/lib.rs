@@ -39,6 +39,7 @@ pub mod crc;
 pub mod daemon;
 pub mod disk;
 pub mod even;
+pub mod given;
 pub mod header;
 pub mod heap;
 pub mod http;

@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    given::{Given, GivenHealth},
     header::MinuteCount,
     ids::{AgentId, BatchId, Epoch, GenerationId, Name, NodeId, StreamId, TaskId, Topic, Zone},
     span::Span,
@@ -234,37 +235,6 @@ pub struct TaskHealth {
     pub last_error: String,
 }
 
-/// The top-level keys that the manager may give a bus node.
-pub const ROUTES_KEYS: &[&str] = &["destination", "route"];
-/// The longest document of them, in bytes.
-pub const MAX_ROUTES_BYTES: usize = 1 << 20;
-
-/// Whose `[[destination]]` and `[[route]]` count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RoutesFrom {
-    /// Those of the node's file.
-    #[default]
-    File,
-    /// Those of the manager's document; a list that it does not have is the file's.
-    Manager,
-}
-
-/// What a bus node has from the manager of where topics go.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct RoutesHealth {
-    /// Whose routes count.
-    pub from: RoutesFrom,
-    /// The version that it took last; empty for none.
-    pub version: String,
-    /// The version that it refused since; empty for none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub refused: String,
-    /// Why, a fault a line.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub fault: String,
-}
-
 /// The configuration that a part goes by.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ConfigHealth {
@@ -348,7 +318,10 @@ pub struct Health {
     pub rebalance: Option<RebalanceHealth>,
     /// Bus only: what it has from the manager of where topics go; none of a node that takes nothing of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub routes: Option<RoutesHealth>,
+    pub routes: Option<GivenHealth>,
+    /// Agent only: what it has from the manager of what it is to collect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<GivenHealth>,
     /// Bus only: its destinations.
     #[serde(default)]
     pub destinations: Vec<DestinationHealth>,
@@ -426,16 +399,10 @@ pub struct ReportAnswer {
     pub rebalance: Option<Rebalance>,
     /// For a bus node: where topics are to go. Said again until the node's health says that it took or refused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub routes: Option<RoutesDocument>,
-}
-
-/// Where topics are to go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RoutesDocument {
-    /// Its version: another one each time that somebody asks for something.
-    pub version: String,
-    /// TOML with nothing but [`ROUTES_KEYS`]; none where the nodes are to go by their files.
-    pub text: Option<String>,
+    pub routes: Option<Given>,
+    /// For an agent: what it is to collect, said again in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<Given>,
 }
 
 /// A window in which a bus node hands over what it has above its share.
@@ -485,21 +452,6 @@ mod tests {
             serde_json::from_str(r#"{"software":"s","memory_bytes":1,"connections":2}"#).unwrap();
         assert_eq!((health.not_ready.as_str(), health.rebalance), ("", None));
         assert_eq!((answer.routes, health.routes), (None, None));
-    }
-
-    #[test]
-    fn what_is_said_of_routes_is_short_where_all_is_well() {
-        let health = RoutesHealth {
-            from: RoutesFrom::Manager,
-            version: "7-0a".to_owned(),
-            ..RoutesHealth::default()
-        };
-        let json = serde_json::to_string(&health).unwrap();
-        assert_eq!(json, r#"{"from":"manager","version":"7-0a"}"#);
-        assert_eq!(serde_json::from_str::<RoutesHealth>(&json).unwrap(), health);
-        let back: ReportAnswer =
-            serde_json::from_str(r#"{"number":3,"routes":{"version":"8-0a"}}"#).unwrap();
-        assert_eq!(back.routes.unwrap().text, None);
     }
 
     #[test]

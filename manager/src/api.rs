@@ -3,7 +3,9 @@
 
 pub(crate) mod audit;
 pub(crate) mod clusters;
+pub(crate) mod collection;
 pub(crate) mod dead;
+pub(crate) mod documents;
 pub(crate) mod error;
 pub(crate) mod extract;
 pub(crate) mod live;

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    service::{intake::Intake, live::Live, rates::Rates, routes::Routes, windows::Windows},
+    service::{documents::Documents, intake::Intake, live::Live, rates::Rates, windows::Windows},
     store::Store,
 };
 
@@ -41,12 +41,14 @@ pub(crate) struct App {
     pub(crate) live: Arc<Live>,
     /// Windows in which bus clusters hand over connections.
     pub(crate) windows: Arc<Windows>,
-    /// Where the topics of bus clusters are to go.
-    pub(crate) routes: Arc<Routes>,
+    /// What parts are to go by over their files.
+    pub(crate) documents: Arc<Documents>,
     /// Bytes of reports in memory.
     pub(crate) report_bytes: Arc<Semaphore>,
     /// The token that reports must bring, if any.
     pub(crate) report_token: Option<Arc<str>>,
+    /// The token that changes must bring, if any.
+    pub(crate) admin_token: Option<Arc<str>>,
     /// Wall time.
     pub(crate) clock: Clock,
     /// Cancelled when the manager stops.

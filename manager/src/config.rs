@@ -29,6 +29,8 @@ pub struct Config {
     pub log: Log,
     /// The token that reports must bring; none: reports are taken from everybody who can connect.
     pub report_token: Option<String>,
+    /// The token of who may change what agents and bus nodes do; none: whoever is on this host may.
+    pub admin_token: Option<String>,
     /// How long facts are kept after they were last touched.
     pub keep_facts: Duration,
     /// The port speaks TLS.
@@ -45,6 +47,7 @@ impl Config {
             database,
             log: Log::default(),
             report_token: None,
+            admin_token: None,
             keep_facts: Duration::from_secs(7 * 24 * 3600),
             tls: None,
         }
@@ -59,6 +62,12 @@ static AUTH: Schema = Schema::new(
             Kind::Path,
             "A file with the token that agents and bus nodes must send with their reports (their \
              manager.token_file); without it every report is taken.",
+        ),
+        Key::optional(
+            "admin_token_file",
+            Kind::Path,
+            "A file with the token that a request must bring that changes what agents collect or where topics go; \
+             without it such requests are taken from this host alone, behind a proxy from everybody.",
         ),
         Key::optional("users", Kind::Any, "Local users.")
             .not_yet("listen on a private address instead"),
@@ -122,6 +131,7 @@ struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawAuth {
     report_token_file: Option<PathBuf>,
+    admin_token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -147,13 +157,16 @@ fn check_database(text: &str) -> Result<(), String> {
 }
 
 fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
-    let report_token = match &raw.auth.report_token_file {
-        Some(path) => {
-            let secret = disk::read_secret(path);
-            Some(checker.take("auth.report_token_file", secret)?)
-        }
-        None => None,
+    let mut token = |key: &str, path: Option<&PathBuf>| match path {
+        Some(path) => checker.take(key, disk::read_secret(path)).map(Some),
+        None => Some(None),
     };
+    let report_token = token(
+        "auth.report_token_file",
+        raw.auth.report_token_file.as_ref(),
+    );
+    let admin_token = token("auth.admin_token_file", raw.auth.admin_token_file.as_ref());
+    let (report_token, admin_token) = (report_token?, admin_token?);
     if report_token.is_none() && !raw.listen.ip().is_loopback() {
         checker.warn(
             "listen",
@@ -170,6 +183,7 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         database: raw.database.trim_start_matches(SQLITE).into(),
         log: raw.log,
         report_token,
+        admin_token,
         keep_facts: Duration::from_millis(raw.retention.facts),
         tls,
     })
@@ -232,7 +246,7 @@ mod tests {
         std::fs::write(&token, "s3cret\n").unwrap();
         let loaded = good(&format!(
             "listen = \"0.0.0.0:80\"\ndatabase = \"sqlite:///data/m.db\"\n\
-             [auth]\nreport_token_file = {token:?}\n[retention]\nfacts = \"30d\"\n\
+             [auth]\nreport_token_file = {token:?}\nadmin_token_file = {token:?}\n[retention]\nfacts = \"30d\"\n\
              [log]\nlevel = \"debug\"\n"
         ));
         assert!(loaded.warnings().is_empty(), "{:?}", loaded.warnings());
@@ -240,6 +254,7 @@ mod tests {
         let config = loaded.value;
         assert_eq!(config.database, Path::new("/data/m.db"));
         assert_eq!(config.report_token.as_deref(), Some("s3cret"));
+        assert_eq!(config.admin_token.as_deref(), Some("s3cret"));
         assert_eq!(config.keep_facts, Duration::from_secs(30 * 24 * 3600));
         assert_eq!(config.log.level, "debug");
     }
@@ -266,8 +281,8 @@ mod tests {
         check_refused("database = \"sqlite://relative.db\"", &["absolute path"]);
         check_refused("[tls]\ncert = \"a\"\n", &["tls.key"]);
         check_refused(
-            "[auth]\nreport_token_file = \"/nowhere/token\"\n",
-            &["/nowhere/token"],
+            "[auth]\nreport_token_file = \"/nowhere/token\"\nadmin_token_file = \"/nowhere/else\"\n",
+            &["/nowhere/token", "/nowhere/else"],
         );
     }
 }

@@ -5,11 +5,11 @@
 //! reports -> api/reports -> service/intake (one writer) -> service/ledger -> store (SQLite)
 //! people  -> api/*, api/live, console                   <- store (readers), service/rates
 //! api/clusters -> service/windows -> the answers to the bus nodes' reports
-//! api/routes   -> service/routes  ->   the same
+//! api/routes, api/collection -> service/documents -> the answers to all reports
 //! ```
 //!
 //! [`run`] and [`serve`] are the whole surface; `tributary-manager`, `tributary up` and the tests
-//! call them. Not for: configuring agents (a later version).
+//! call them.
 
 mod api;
 mod app;
@@ -31,7 +31,7 @@ use tributary_common::{disk::Lock, metrics, net, tasks::Supervisor};
 pub use crate::{api::openapi::document as openapi_document, config::Config};
 use crate::{
     app::{App, Clock},
-    service::{intake, live::Live, rates::Rates, routes::Routes, windows::Windows},
+    service::{documents::Documents, intake, live::Live, rates::Rates, windows::Windows},
     store::Store,
 };
 
@@ -67,7 +67,7 @@ pub async fn serve(
         .context("failed to ask for the listening address")?;
     let (rates, live) = (Arc::new(Rates::new()), Arc::new(Live::new()));
     let windows = Arc::new(Windows::new(store.newest_audit().await?));
-    let routes = Arc::new(Routes::new(store.routes().await?));
+    let documents = Arc::new(Documents::new(store.documents().await?));
     let (door, writer) = intake::new(store.clone(), Arc::clone(&rates), Arc::clone(&live));
     let app = App {
         store: store.clone(),
@@ -75,9 +75,10 @@ pub async fn serve(
         rates,
         live,
         windows,
-        routes,
+        documents,
         report_bytes: Arc::new(Semaphore::new(api::reports::MAX_REPORTS_BYTES)),
         report_token: config.report_token.as_deref().map(Arc::from),
+        admin_token: config.admin_token.as_deref().map(Arc::from),
         clock: Clock,
         stop: stop.clone(),
     };

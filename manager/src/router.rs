@@ -12,8 +12,8 @@ use tributary_common::report::REPORTS_PATH;
 
 use crate::{
     api::{
-        audit, clusters, dead, error::ApiError, live, losses, nodes, openapi, reports, routes,
-        switches, system, topics,
+        audit, clusters, collection, dead, error::ApiError, live, losses, nodes, openapi, reports,
+        routes, switches, system, topics,
     },
     app::App,
     console,
@@ -37,6 +37,18 @@ pub(crate) fn routes(app: App) -> Router {
         (
             "/api/v1/clusters/{cluster}/routes",
             get(routes::show).put(routes::put).delete(routes::take_back),
+        ),
+        (
+            "/api/v1/zones/{zone}/collection",
+            get(collection::show_zone)
+                .put(collection::put_zone)
+                .delete(collection::take_zone_back),
+        ),
+        (
+            "/api/v1/agents/{agent}/collection",
+            get(collection::show_agent)
+                .put(collection::put_agent)
+                .delete(collection::take_agent_back),
         ),
         ("/api/v1/switches", get(switches::list)),
         ("/api/v1/audit", get(audit::list)),

@@ -8,11 +8,11 @@
 //! table beside this one, typed rows in and out.
 
 pub(crate) mod audit;
+pub(crate) mod documents;
 pub(crate) mod letters;
 pub(crate) mod losses;
 pub(crate) mod nodes;
 pub(crate) mod reports;
-pub(crate) mod routes;
 pub(crate) mod streams;
 pub(crate) mod switches;
 pub(crate) mod tallies;
@@ -60,6 +60,11 @@ fn migrations() -> Migrator {
             8,
             "switches",
             include_str!("../migrations/0008_switches.sql"),
+        ),
+        step(
+            9,
+            "documents",
+            include_str!("../migrations/0009_documents.sql"),
         ),
     ])
 }

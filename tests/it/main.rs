@@ -4,6 +4,7 @@ mod admission;
 mod bad_input;
 mod browser;
 mod bus_on_kafka;
+mod collection;
 mod conditions;
 mod deliver;
 mod dump;

@@ -1,8 +1,8 @@
 //! The last good configuration, kept in the state directory.
 //!
 //! # Constraints
-//! An agent that gets its tasks from a manager starts with it while the manager is away. With a file
-//! of its own the agent starts from that file alone; what is kept is for people.
+//! It is for people: the agent starts from its own file, with what the manager gave over it (see
+//! [`tributary_common::given`]).
 //!
 //! # Layout
 //! `<state_dir>/config/agent.toml`: a line with format and version, a line with the sum of what

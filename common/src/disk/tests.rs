@@ -27,6 +27,17 @@ fn a_replaced_file_is_whole_and_leaves_nothing_beside_it() {
 }
 
 #[test]
+fn what_is_private_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = folder_of("private");
+    let path = dir.path().join("state");
+    replace(&path, b"open").unwrap();
+    replace_private(&path, b"secret").unwrap();
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
 fn a_failed_replace_keeps_the_old_file_and_names_it() {
     let dir = folder_of("replace-fails");
     let path = dir.path().join("state");

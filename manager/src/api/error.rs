@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use tributary_common::report::MAX_ROUTES_BYTES;
+use tributary_common::given::MAX_BYTES;
 
 use crate::{
     service::{intake::IntakeError, range::RangeError, windows::NoWindow},
@@ -63,6 +63,16 @@ pub(crate) enum ApiError {
         "the report token is missing or wrong; send `Authorization: Bearer <token>` with the token of the manager's auth.report_token_file"
     )]
     Token,
+    /// The token of who may change things is missing or another.
+    #[error(
+        "the admin token is missing or wrong; send `Authorization: Bearer <token>` with the token of the manager's auth.admin_token_file"
+    )]
+    AdminToken,
+    /// Only this host may, since there is no such token.
+    #[error(
+        "from {0} nothing can be changed: without auth.admin_token_file the manager takes changes from its own host alone; set that key, or ask there"
+    )]
+    FromAfar(std::net::IpAddr),
     /// Too much work at once.
     #[error("the manager is busy with other {0}; try again in a second")]
     Busy(&'static str),
@@ -75,12 +85,18 @@ pub(crate) enum ApiError {
     /// The body does not say that it is TOML.
     #[error("content-type is {0:?}; the body must be TOML, and say application/toml or text/plain")]
     NotToml(String),
-    /// The body is no document of routes.
+    /// The body is no document of its kind.
     #[error("{0}")]
-    Routes(String),
+    Document(String),
     /// The document is too long.
-    #[error("the document is longer than {MAX_ROUTES_BYTES} bytes; join routes by patterns")]
-    LongRoutes,
+    #[error("the document is longer than {MAX_BYTES} bytes; join what is alike by patterns")]
+    LongDocument,
+    /// No such zone.
+    #[error("no agent of a zone {0:?} has reported; /api/v1/nodes lists those that have")]
+    UnknownZone(String),
+    /// No such agent.
+    #[error("no agent {0:?} has reported; /api/v1/nodes lists those that have")]
+    UnknownAgent(String),
     /// No such cluster.
     #[error(
         "no bus node of a cluster {0:?} has reported; /api/v1/clusters lists those that have some"
@@ -120,7 +136,7 @@ pub(crate) enum ApiError {
 
 impl ApiError {
     /// Status and code.
-    fn kind(&self) -> (StatusCode, &'static str) {
+    pub(super) fn kind(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Range(_) => (StatusCode::BAD_REQUEST, "bad_range"),
             Self::Query(_) => (StatusCode::BAD_REQUEST, "bad_query"),
@@ -129,12 +145,16 @@ impl ApiError {
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, "slow"),
             Self::Token => (StatusCode::UNAUTHORIZED, "bad_token"),
+            Self::AdminToken => (StatusCode::UNAUTHORIZED, "bad_token"),
+            Self::FromAfar(_) => (StatusCode::FORBIDDEN, "from_afar"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             Self::Body(_) => (StatusCode::BAD_REQUEST, "bad_body"),
             Self::NotToml(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_toml"),
-            Self::Routes(_) => (StatusCode::BAD_REQUEST, "bad_routes"),
-            Self::LongRoutes => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::Document(_) => (StatusCode::BAD_REQUEST, "bad_document"),
+            Self::LongDocument => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::UnknownZone(_) => (StatusCode::NOT_FOUND, "unknown_zone"),
+            Self::UnknownAgent(_) => (StatusCode::NOT_FOUND, "unknown_agent"),
             Self::UnknownCluster(_) => (StatusCode::NOT_FOUND, "unknown_cluster"),
             Self::Node(_) => (StatusCode::CONFLICT, "node_away"),
             Self::NoWindow(NoWindow::Open { .. }) => (StatusCode::CONFLICT, "window_open"),

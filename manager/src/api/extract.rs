@@ -9,7 +9,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::api::error::ApiError;
+use crate::{api::error::ApiError, app::App};
 
 /// The parameters after `?`.
 #[derive(Debug)]
@@ -90,5 +90,73 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         parts.extensions.get().copied().ok_or(ApiError::Failed)
+    }
+}
+
+/// Who may change what agents and bus nodes do, and where the request came from: who brings the admin token, or,
+/// where the manager has none, who is on its host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Admin(pub(crate) SocketAddr);
+
+impl FromRequestParts<App> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let Peer(peer) = Peer::from_request_parts(parts, app).await?;
+        may_change(app.admin_token.as_deref(), &parts.headers, peer)?;
+        Ok(Self(peer))
+    }
+}
+
+fn may_change(wanted: Option<&str>, headers: &HeaderMap, peer: SocketAddr) -> Result<(), ApiError> {
+    match wanted {
+        Some(wanted) if bears(headers, wanted) => Ok(()),
+        Some(_) => Err(ApiError::AdminToken),
+        None if peer.ip().to_canonical().is_loopback() => Ok(()),
+        None => Err(ApiError::FromAfar(peer.ip())),
+    }
+}
+
+/// Whether a request brings this token.
+pub(crate) fn bears(headers: &HeaderMap, wanted: &str) -> bool {
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let given = given
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .unwrap_or_default();
+    same(given.trim().as_bytes(), wanted.as_bytes())
+}
+
+/// Compares without telling by its time how much is right.
+fn same(given: &[u8], wanted: &[u8]) -> bool {
+    let differs = given
+        .iter()
+        .zip(wanted)
+        .fold(0u8, |sum, (a, b)| sum | (a ^ b));
+    given.len() == wanted.len() && differs == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_need_the_token_or_come_from_this_host() {
+        let check = |wanted: Option<&str>, given: &str, peer: &str, code: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, given.parse().unwrap());
+            let peer = format!("{peer}:1").parse().unwrap();
+            let found = may_change(wanted, &headers, peer);
+            let found = found.err().map(|error| error.kind().1);
+            assert_eq!(found, code, "{wanted:?} {given:?} {peer}");
+        };
+        check(None, "", "127.0.0.1", None);
+        check(None, "", "[::ffff:127.0.0.1]", None);
+        check(None, "Bearer x", "10.0.0.1", Some("from_afar"));
+        check(Some("x"), "Bearer x", "10.0.0.1", None);
+        for wrong in ["", "x", "Bearer ", "Bearer y", "Bearer xx"] {
+            check(Some("x"), wrong, "127.0.0.1", Some("bad_token"));
+        }
     }
 }

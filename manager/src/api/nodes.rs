@@ -156,6 +156,7 @@ fn item(row: NodeRow, now_ms: i64) -> NodeItem {
         not_ready,
         rebalance: _its_cluster_says,
         routes: _its_cluster_says_too,
+        collection: _its_zone_says,
     } = row.health;
     NodeItem {
         part: if row.part == "agent" {

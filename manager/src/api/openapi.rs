@@ -8,7 +8,10 @@ use axum::{
 use utoipa::OpenApi;
 
 use crate::{
-    api::{audit, clusters, dead, live, losses, nodes, reports, routes, switches, system, topics},
+    api::{
+        audit, clusters, collection, dead, live, losses, nodes, reports, routes, switches, system,
+        topics,
+    },
     service::range::Named,
 };
 
@@ -33,6 +36,12 @@ use crate::{
         routes::show,
         routes::put,
         routes::take_back,
+        collection::show_zone,
+        collection::put_zone,
+        collection::take_zone_back,
+        collection::show_agent,
+        collection::put_agent,
+        collection::take_agent_back,
         switches::list,
         audit::list,
         live::events,

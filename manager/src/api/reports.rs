@@ -12,12 +12,15 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::Serialize;
-use tributary_common::report::{Rebalance, Report, ReportAnswer, Reporter, RoutesDocument};
+use tributary_common::{
+    given::Given,
+    report::{Rebalance, Report, ReportAnswer, Reporter},
+};
 
 use crate::{
     api::{
         error::{ApiError, ErrorBody},
-        extract::is_json,
+        extract::{bears, is_json},
     },
     app::App,
 };
@@ -45,15 +48,19 @@ pub(crate) struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(crate) routes: Option<Told>,
+    /// For an agent: what it is to collect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) collection: Option<Told>,
 }
 
-/// Where topics are to go.
+/// What a part is to go by.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = RoutesDocument)]
+#[schema(as = Given)]
 pub(crate) struct Told {
     /// Its version.
     pub(crate) version: String,
-    /// The document; `null` where the node is to go by its file.
+    /// The document; `null` where the part is to go by its file.
     pub(crate) text: Option<String>,
 }
 
@@ -75,8 +82,9 @@ impl From<ReportAnswer> for Answer {
             number,
             rebalance,
             routes,
+            collection,
         } = answer;
-        let told = |RoutesDocument { version, text }| Told { version, text };
+        let told = |Given { version, text }| Told { version, text };
         let asked = |asked: Rebalance| Asked {
             window: asked.window,
             connections: asked.connections,
@@ -86,6 +94,7 @@ impl From<ReportAnswer> for Answer {
             number,
             rebalance: rebalance.map(asked),
             routes: routes.map(told),
+            collection: collection.map(told),
         }
     }
 }
@@ -121,21 +130,26 @@ pub(crate) async fn take(
     let body = body.or(Err(ApiError::Slow(BODY_WITHIN)))?;
     let body = body.map_err(|error| unread(&error, length))?;
     let report = parse(body).await?;
-    let bus = match &report.reporter {
-        Reporter::Bus { .. } => Some((report.reporter.clone(), report.health.clone())),
-        Reporter::Agent { .. } => None,
+    let reporter = report.reporter.clone();
+    let mut answer = ReportAnswer {
+        number: 0,
+        rebalance: None,
+        routes: None,
+        collection: None,
     };
-    let number = app.intake.take(report, received_ms).await?;
-    let heard = |(reporter, health)| {
-        let rebalance = app.windows.heard(&reporter, &health, received_ms);
-        (rebalance, app.routes.heard(&reporter, &health))
-    };
-    let (rebalance, routes) = bus.map(heard).unwrap_or_default();
-    let answer = ReportAnswer {
-        number,
-        rebalance,
-        routes,
-    };
+    match &reporter {
+        Reporter::Bus { .. } => {
+            let health = report.health.clone();
+            answer.number = app.intake.take(report, received_ms).await?;
+            answer.rebalance = app.windows.heard(&reporter, &health, received_ms);
+            answer.routes = app.documents.heard(&reporter, health.routes.as_ref());
+        }
+        Reporter::Agent { .. } => {
+            let has = report.health.collection.clone();
+            answer.number = app.intake.take(report, received_ms).await?;
+            answer.collection = app.documents.heard(&reporter, has.as_ref());
+        }
+    }
     Ok(Json(answer.into()))
 }
 
@@ -181,42 +195,8 @@ async fn parse(body: Bytes) -> Result<Report, ApiError> {
 }
 
 fn check_token(wanted: Option<&str>, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(wanted) = wanted else { return Ok(()) };
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let given = given
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .unwrap_or_default();
-    if same(given.trim().as_bytes(), wanted.as_bytes()) {
-        Ok(())
-    } else {
-        Err(ApiError::Token)
-    }
-}
-
-/// Compares without telling by its time how much is right.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    let differs = given
-        .iter()
-        .zip(wanted)
-        .fold(0u8, |sum, (a, b)| sum | (a ^ b));
-    given.len() == wanted.len() && differs == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_are_compared_whole() {
-        for (given, wanted, expected) in [
-            ("a", "a", true),
-            ("a", "b", false),
-            ("a", "ab", false),
-            ("", "a", false),
-        ] {
-            assert_eq!(same(given.as_bytes(), wanted.as_bytes()), expected);
-        }
+    match wanted {
+        Some(wanted) if !bears(headers, wanted) => Err(ApiError::Token),
+        Some(_) | None => Ok(()),
     }
 }

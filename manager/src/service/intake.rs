@@ -18,7 +18,12 @@ use tributary_common::report::{DeadRecords, Lost, Report, Reporter, Run};
 use super::{live::Live, rates::Rates};
 use crate::{
     service::writer::{Incoming, Writer},
-    store::{Store, StoreError, audit, audit::AuditWrite, routes, routes::RoutesRow, tidy},
+    store::{
+        Store, StoreError, audit,
+        audit::AuditWrite,
+        documents::{self, DocumentRow},
+        tidy,
+    },
 };
 
 /// Reports that may wait: more than a group, so that the next one gathers while one is written.
@@ -63,8 +68,8 @@ enum Command {
         record: AuditWrite,
         answer: oneshot::Sender<Result<(), IntakeError>>,
     },
-    Routes {
-        row: RoutesRow,
+    Document {
+        row: DocumentRow,
         answer: oneshot::Sender<Result<(), IntakeError>>,
     },
 }
@@ -138,10 +143,10 @@ impl Intake {
         answered.await.unwrap_or(Err(IntakeError::Stopping))
     }
 
-    /// Writes where topics are to go; once it is safe.
-    pub(crate) async fn routes(&self, row: RoutesRow) -> Result<(), IntakeError> {
+    /// Writes what parts are to go by; once it is safe.
+    pub(crate) async fn document(&self, row: DocumentRow) -> Result<(), IntakeError> {
         let (answer, answered) = oneshot::channel();
-        let sent = self.queue.send(Command::Routes { row, answer }).await;
+        let sent = self.queue.send(Command::Document { row, answer }).await;
         sent.or(Err(IntakeError::Stopping))?;
         answered.await.unwrap_or(Err(IntakeError::Stopping))
     }
@@ -173,8 +178,8 @@ impl Task {
                         let gone = self.forget(cutoff_ms).await;
                         answer_or_drop(answer, gone);
                     }
-                    Command::Routes { row, answer } => {
-                        let written = self.routes(&row).await;
+                    Command::Document { row, answer } => {
+                        let written = self.document(&row).await;
                         answer_or_drop(answer, written);
                     }
                     Command::Audit { record, answer } => {
@@ -232,10 +237,10 @@ impl Task {
         safe(written.await)
     }
 
-    async fn routes(&self, row: &RoutesRow) -> Result<(), IntakeError> {
+    async fn document(&self, row: &DocumentRow) -> Result<(), IntakeError> {
         let written = async {
             let mut tx = self.store.writer().begin().await?;
-            routes::write(&mut tx, row).await?;
+            documents::write(&mut tx, row).await?;
             Ok(tx.commit().await?)
         };
         safe(written.await)

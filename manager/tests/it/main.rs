@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod clusters;
 #[cfg(test)]
+mod collection;
+#[cfg(test)]
 mod console;
 #[cfg(test)]
 mod dead;
@@ -14,7 +16,6 @@ mod live;
 mod reports;
 #[cfg(test)]
 mod rig;
-#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod speed;

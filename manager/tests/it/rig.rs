@@ -76,6 +76,7 @@ impl Rig {
     async fn launch(&mut self) {
         let mut config = Config::local(([127, 0, 0, 1], 0).into(), self.database());
         config.report_token = self.token.clone();
+        config.admin_token = self.token.clone();
         self.stop = CancellationToken::new();
         let (bound, address) = oneshot::channel();
         self.manager

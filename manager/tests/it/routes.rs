@@ -26,7 +26,7 @@ async fn routes_travel_in_the_answers_to_reports_until_a_node_has_them_also_afte
     assert_eq!(told(&rig, 1, "", "").await, Value::Null);
     let page = rig.page(PATH).await;
     assert_eq!(page["asked"], Value::Null);
-    assert_eq!(page["nodes"][0]["takes_routes"], true);
+    assert_eq!(page["nodes"][0]["takes"], true);
     let put = rig.request("PUT", PATH, TOML, TEXT.as_bytes()).await;
     assert_eq!(put.status, 200);
     let version = put.json()["asked"]["version"].clone();

@@ -4,6 +4,25 @@
  */
 
 export interface paths {
+    "/api/v1/agents/{agent}/collection": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What was asked for last for one agent, and what it made of it. */
+        get: operations["showAgentCollection"];
+        /** Gives one agent other tasks, buses or limits, in place of what its zone is given. */
+        put: operations["putAgentCollection"];
+        post?: never;
+        /** Takes back what the agent was given: it goes by what its zone is given, or by its file. */
+        delete: operations["takeAgentCollectionBack"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/audit": {
         parameters: {
             query?: never;
@@ -244,6 +263,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/zones/{zone}/collection": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What was asked for last, and what the agents made of it. */
+        get: operations["showZoneCollection"];
+        /**
+         * Gives all agents of a zone other tasks, buses or limits.
+         * @description The body is TOML with `[[task]]`, `[[bus]]` and `[limits]` as in `agent.toml`; one that it does not have is that
+         *     of each agent's file. Agents hear of it in the answers to their reports, within six seconds. Each takes it whole,
+         *     keeps it, and goes on by it after a restart, or refuses it with all its faults and goes on as before.
+         */
+        put: operations["putZoneCollection"];
+        post?: never;
+        /** Takes back what was given: the agents go by their files again, or by what each was given itself. */
+        delete: operations["takeZoneCollectionBack"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/healthz": {
         parameters: {
             query?: never;
@@ -299,6 +342,19 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description What one agent collects. */
+        AgentCollection: {
+            /** @description The agent, and what it made of what counts for it. */
+            agent: components["schemas"]["NodeGiven"];
+            asked?: null | components["schemas"]["DocumentAsked"];
+            /**
+             * Format: int64
+             * @description The manager's clock, in ms since 1970.
+             */
+            generated_at_ms: number;
+            /** @description Its zone. */
+            zone: string;
+        };
         /** @description One record. */
         AuditItem: {
             /** @description What was asked for: `rebalance`. */
@@ -553,6 +609,20 @@ export interface components {
             /** @description The topic. */
             topic: string;
         };
+        /** @description What somebody asked for last. */
+        DocumentAsked: {
+            /**
+             * Format: int64
+             * @description When, in ms since 1970 by the manager's clock.
+             */
+            at_ms: number;
+            /** @description The document as it came; `null` where it was taken back. */
+            text?: string | null;
+            /** @description Its version: another one each time, also for the same text. */
+            version: string;
+            /** @description Who: the address that the request came from. */
+            who: string;
+        };
         /** @description What every error answer holds. */
         ErrorBody: {
             /** @description The error. */
@@ -565,6 +635,18 @@ export interface components {
             /** @description For people: what was wrong, what is allowed, what to do next. */
             message: string;
         };
+        /** @description What a part is to go by. */
+        Given: {
+            /** @description The document; `null` where the part is to go by its file. */
+            text?: string | null;
+            /** @description Its version. */
+            version: string;
+        };
+        /**
+         * @description What a part goes by.
+         * @enum {string}
+         */
+        GoesBy: "file" | "manager";
         /** @description The data of a `heartbeat` event. */
         Heartbeat: {
             /**
@@ -673,6 +755,30 @@ export interface components {
             /** @description `up` or `down`. */
             state: string;
         };
+        /** @description What a part made of it, as it said last. */
+        NodeGiven: {
+            /** @description Why, a fault a line. */
+            fault: string;
+            /** @description What it goes by. */
+            from: components["schemas"]["GoesBy"];
+            /** @description Its host's name. */
+            host: string;
+            /** @description Its id. */
+            id: string;
+            /**
+             * Format: int64
+             * @description Its last report, in ms since 1970 by the manager's clock.
+             */
+            last_report_ms: number;
+            /** @description The version that it refused since; empty for none. */
+            refused: string;
+            /** @description Whether it reports. */
+            state: components["schemas"]["NodeState"];
+            /** @description It is of a version that takes such documents. */
+            takes: boolean;
+            /** @description The version that it took last; empty for none. */
+            version: string;
+        };
         /** @description One agent or bus node. */
         NodeItem: {
             /** @description A bus node's cluster; empty for an agent. */
@@ -732,33 +838,6 @@ export interface components {
             /** @description Its zone. */
             zone: string;
         };
-        /** @description What a node made of it, as it said last. */
-        NodeRoutes: {
-            /** @description Why, a fault a line. */
-            fault: string;
-            /** @description Whose routes it goes by. */
-            from: components["schemas"]["NodeRoutesFrom"];
-            /** @description Its id. */
-            id: string;
-            /**
-             * Format: int64
-             * @description Its last report, in ms since 1970 by the manager's clock.
-             */
-            last_report_ms: number;
-            /** @description The version that it refused since; empty for none. */
-            refused: string;
-            /** @description Whether it reports. */
-            state: components["schemas"]["NodeState"];
-            /** @description It is of a version that takes routes from the manager. */
-            takes_routes: boolean;
-            /** @description The version that it took last; empty for none. */
-            version: string;
-        };
-        /**
-         * @description Whose routes a node goes by.
-         * @enum {string}
-         */
-        NodeRoutesFrom: "file" | "manager";
         /**
          * @description How a node is.
          * @enum {string}
@@ -856,6 +935,8 @@ export interface components {
         };
         /** @description The answer to a report. */
         ReportAnswer: {
+            /** @description For an agent: what it is to collect. */
+            collection?: components["schemas"]["Given"];
             /**
              * Format: int64
              * @description The number that was taken, now or before.
@@ -864,32 +945,11 @@ export interface components {
             /** @description For a bus node: a window that it is to open, in which it hands over connections. */
             rebalance?: components["schemas"]["Rebalance"];
             /** @description For a bus node: where topics are to go. */
-            routes?: components["schemas"]["RoutesDocument"];
-        };
-        /** @description What somebody asked for last. */
-        RoutesAsked: {
-            /**
-             * Format: int64
-             * @description When, in ms since 1970 by the manager's clock.
-             */
-            at_ms: number;
-            /** @description The document as it came; `null` where the nodes are to go by their files. */
-            text?: string | null;
-            /** @description Its version: another one each time, also for the same text. */
-            version: string;
-            /** @description Who: the address that the request came from. */
-            who: string;
-        };
-        /** @description Where topics are to go. */
-        RoutesDocument: {
-            /** @description The document; `null` where the node is to go by its file. */
-            text?: string | null;
-            /** @description Its version. */
-            version: string;
+            routes?: components["schemas"]["Given"];
         };
         /** @description Where the topics of a bus cluster go. */
         RoutesPage: {
-            asked?: null | components["schemas"]["RoutesAsked"];
+            asked?: null | components["schemas"]["DocumentAsked"];
             /** @description The cluster. */
             cluster: string;
             /**
@@ -898,7 +958,7 @@ export interface components {
              */
             generated_at_ms: number;
             /** @description Its nodes, by id. */
-            nodes: components["schemas"]["NodeRoutes"][];
+            nodes: components["schemas"]["NodeGiven"][];
         };
         /** @description New batches of some topics went to another destination of their route. */
         SwitchItem: {
@@ -1169,6 +1229,34 @@ export interface components {
          * @enum {string}
          */
         WindowState: "telling" | "open" | "even" | "uneven" | "not_begun" | "unknown";
+        /** @description What the agents of a zone collect. */
+        ZoneCollection: {
+            /**
+             * Format: int64
+             * @description Agents of the zone that have reported.
+             */
+            agents: number;
+            /**
+             * Format: int64
+             * @description Those that go by it.
+             */
+            agents_by_it: number;
+            /**
+             * Format: int64
+             * @description Those that refused it.
+             */
+            agents_refused: number;
+            asked?: null | components["schemas"]["DocumentAsked"];
+            /**
+             * Format: int64
+             * @description The manager's clock, in ms since 1970.
+             */
+            generated_at_ms: number;
+            /** @description Those that do not go by it, those that refused it first; at most 100. */
+            others: components["schemas"]["NodeGiven"][];
+            /** @description The zone. */
+            zone: string;
+        };
     };
     responses: never;
     parameters: never;
@@ -1178,6 +1266,185 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    showAgentCollection: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The agent's id. */
+                agent: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AgentCollection"];
+                };
+            };
+            /** @description No such agent. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    putAgentCollection: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The agent's id. */
+                agent: string;
+            };
+            cookie?: never;
+        };
+        /** @description As for a zone. */
+        requestBody: {
+            content: {
+                "application/toml": string;
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AgentCollection"];
+                };
+            };
+            /** @description No TOML, or it has other keys; each fault with its place. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The admin token is missing or wrong. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description From another host, and the manager has no admin token. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description No such agent. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Longer than 1 MiB. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Neither application/toml nor text/plain. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Stopping; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    takeAgentCollectionBack: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The agent's id. */
+                agent: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AgentCollection"];
+                };
+            };
+            /** @description The admin token is missing or wrong. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description From another host, and the manager has no admin token. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description No such agent. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Stopping; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
     listAudit: {
         parameters: {
             query?: {
@@ -1357,6 +1624,24 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorBody"];
                 };
             };
+            /** @description The admin token is missing or wrong. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description From another host, and the manager has no admin token. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
             /** @description No such cluster. */
             404: {
                 headers: {
@@ -1413,6 +1698,24 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RoutesPage"];
+                };
+            };
+            /** @description The admin token is missing or wrong. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description From another host, and the manager has no admin token. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
                 };
             };
             /** @description No such cluster. */
@@ -1772,6 +2075,185 @@ export interface operations {
             };
             /** @description No such topic. */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    showZoneCollection: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The zone. */
+                zone: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ZoneCollection"];
+                };
+            };
+            /** @description No such zone. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    putZoneCollection: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The zone. */
+                zone: string;
+            };
+            cookie?: never;
+        };
+        /** @description At most 1 MiB; text/plain is taken, too. */
+        requestBody: {
+            content: {
+                "application/toml": string;
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ZoneCollection"];
+                };
+            };
+            /** @description No TOML, or it has other keys; each fault with its place. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The admin token is missing or wrong. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description From another host, and the manager has no admin token. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description No such zone. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Longer than 1 MiB. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Neither application/toml nor text/plain. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Stopping; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    takeZoneCollectionBack: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The zone. */
+                zone: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ZoneCollection"];
+                };
+            };
+            /** @description The admin token is missing or wrong. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description From another host, and the manager has no admin token. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description No such zone. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Stopping; see Retry-After. */
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -77,17 +77,23 @@ fn producer(bootstrap: &str) -> Result<ThreadedProducer<Answers>> {
 fn trickle(bootstrap: &str, every: Duration, stop: &AtomicBool) -> Result<Delay> {
     let producer = producer(bootstrap)?;
     let message = [b'u'; SMALL_BYTES];
+    let send = || {
+        let record = BaseRecord::with_opaque_to("urgent", Box::new(Instant::now()));
+        let record = record.partition(0).key("").payload(&message);
+        producer.send(record).map_err(|(error, _record)| error)
+    };
+    let answers = producer.context();
+    // The first one waits for the connection and its producer id, and those behind it for the first one.
+    send()?;
+    producer.flush(FLUSH_WITHIN)?;
     let begun = Instant::now();
     let mut next = Duration::ZERO;
     while !stop.load(Ordering::Relaxed) {
         thread::sleep(next.saturating_sub(begun.elapsed()));
         next += every;
-        let record = BaseRecord::with_opaque_to("urgent", Box::new(Instant::now()));
-        let record = record.partition(0).key("").payload(&message);
-        producer.send(record).map_err(|(error, _record)| error)?;
+        send()?;
     }
     producer.flush(FLUSH_WITHIN)?;
-    let answers = producer.context();
     ensure!(
         answers.failed.load(Ordering::Relaxed) == 0,
         "a message failed"
@@ -96,7 +102,6 @@ fn trickle(bootstrap: &str, every: Duration, stop: &AtomicBool) -> Result<Delay>
         .took_us
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    // The first one waits for the connection.
     took.remove(0);
     Ok(Delay::of(std::mem::take(&mut took)))
 }
