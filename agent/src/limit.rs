@@ -6,6 +6,7 @@
 //!
 //! Not for: order of service (see [`crate::turns`]). Reader and sender call it.
 
+mod brake;
 mod bucket;
 mod cpu;
 mod pool;
@@ -21,11 +22,15 @@ use std::{
 
 use tributary_common::ids::{Class, Topic};
 
-use self::pool::Pool;
 pub(crate) use self::{
+    brake::{AtStop, Brake, Restraint},
     bucket::Bucket,
-    cpu::{Allowed, Cpu, used as cpu_used},
+    cpu::Allowed,
     throttled::{Reason, Throttled},
+};
+use self::{
+    cpu::{Cpu, used as cpu_used},
+    pool::Pool,
 };
 
 /// What an in-flight batch takes beside its payload, in bytes: header, tables, permit.

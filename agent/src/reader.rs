@@ -66,7 +66,7 @@ use crate::{
     handle::FileKey,
     host,
     identify::{Mark, Prefix},
-    limit::{Allowed, Bucket, Budget, Cpu, Reason, Share, cpu_used},
+    limit::{Allowed, Brake, Bucket, Budget, Reason, Restraint, Share},
     path::LogPath,
     recipe::{Compiled, Recipe},
     send::Outgoing,
@@ -276,7 +276,7 @@ pub(crate) struct Reader {
     /// Streams that are ready, by their channels.
     ready: Turns<usize, usize>,
     /// The CPU limit.
-    cpu: Option<Cpu>,
+    cpu: Arc<Brake>,
     /// Source bytes that the turn read so far.
     turn_bytes: u64,
     timers: BTreeSet<(Instant, usize)>,
@@ -305,7 +305,7 @@ impl Reader {
     /// A reader that goes on where the checkpoint says.
     pub(crate) fn new(wiring: Wiring, channels: Vec<Channel>) -> Self {
         let opened = Opened::new(host::open_files(wiring.limits.open_files));
-        let cpu = wiring.limits.cpu.map(cpu_limit);
+        let cpu = Brake::new(wiring.limits.cpu);
         let mut reader = Self {
             wiring,
             channels,
@@ -380,7 +380,7 @@ impl Reader {
             if now >= self.next_figures.at {
                 self.publish(now);
             }
-            let allowed = self.allowed(now);
+            let allowed = self.cpu.allows(now);
             match self.ready.pick(|class, owed| allowed.lets(class, owed)) {
                 Some(pick) => self.serve(pick),
                 None => {
@@ -389,17 +389,19 @@ impl Reader {
                 }
             }
         }
+        self.cpu.end();
         self.last_turns();
         self.hand_over();
         self.publish(Instant::now());
         Ok(())
     }
 
-    /// Who may have a turn by the CPU that is used.
-    fn allowed(&mut self, now: Instant) -> Allowed {
-        match &mut self.cpu {
-            Some(cpu) => cpu.allows(cpu_used(), now),
-            None => Allowed::All,
+    /// What work for a class on the other thread keeps to.
+    fn restraint_of(&self, class: Class) -> Restraint {
+        Restraint {
+            brake: Arc::clone(&self.cpu),
+            class,
+            status: Arc::clone(&self.wiring.status),
         }
     }
 
@@ -631,9 +633,4 @@ impl Reader {
         });
         self.wiring.status.publish(views.collect());
     }
-}
-
-/// A CPU limit, in percent of one core, from now on.
-fn cpu_limit(percent: f64) -> Cpu {
-    Cpu::new(percent, cpu_used(), Instant::now())
 }

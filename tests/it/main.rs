@@ -15,6 +15,7 @@ mod framing;
 mod groups;
 mod hdfs;
 mod hung;
+mod limits;
 mod links;
 mod live;
 mod managed;

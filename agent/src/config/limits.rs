@@ -25,7 +25,7 @@ pub(super) static LIMITS: Schema = Schema::new(
                 min: 1.0,
                 max: 10_000.0,
             },
-            "CPU time of the process, as a share of one core; reading waits when it is used up, bulk first; absent: no limit.",
+            "CPU time of the process, as a share of one core; reading and the spool wait when it is used up, bulk first; absent: no limit.",
         ),
         Key::default(
             "spool",

@@ -1,11 +1,11 @@
 //! The CPU that the agent may use, and who may go on when it is used up.
 //!
-//! All of the process counts, but only the reader waits: reading, framing and compressing are nearly
-//! all of it. P0 and P1, and a class whose floor is due, may overdraw a little, so bulk waits first;
+//! All of the process counts, but only the reader and the spool's thread wait: reading, framing and
+//! compressing are nearly all of it. P0 and P1, and a class whose floor is due, may overdraw a little, so bulk waits first;
 //! all together keep to the limit.
 //!
-//! Not for: stopping anything by force, and never by a restart. Pure: times are arguments. The reader
-//! asks it before each turn.
+//! Not for: stopping anything by force, and never by a restart. Pure: times are arguments. Asked
+//! through [`super::brake`].
 
 use std::time::Duration;
 
@@ -85,6 +85,15 @@ impl Cpu {
         } else {
             Allowed::All
         }
+    }
+}
+
+#[cfg(test)]
+impl Cpu {
+    /// So much more was used.
+    pub(super) fn spend(&mut self, more: Duration) {
+        self.bucket
+            .take(u64::try_from(more.as_micros()).unwrap_or(u64::MAX));
     }
 }
 

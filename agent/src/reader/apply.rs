@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 use tributary_common::ids::{GenerationId, StreamId, TaskId, Topic};
 
-use super::{BLOCK_BYTES, Channel, Ended, Next, Reader, cpu_limit, files::stream_id};
+use super::{BLOCK_BYTES, Channel, Ended, Next, Reader, files::stream_id};
 use crate::{
     checkpoint::{Cut, Record, State},
     clock,
@@ -173,7 +173,7 @@ impl Reader {
     /// Other ceilings, from now on.
     fn keep_to(&mut self, limits: Limits) {
         if limits.cpu != self.wiring.limits.cpu {
-            self.cpu = limits.cpu.map(cpu_limit);
+            self.cpu.keep_to(limits.cpu);
         }
         // Also when it is the same: who waits is woken once more, and waits on.
         self.wiring.budget.keep_to(limits.memory);

@@ -19,7 +19,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tributary_common::ids::GenerationId;
+use tributary_common::ids::{Class, GenerationId};
 
 use super::{
     Reader,
@@ -145,7 +145,13 @@ impl Reader {
         let Some(meta) = self.meta_of_packed(channel, &path, &info) else {
             return;
         };
-        let job = Job::Compare { path, known, meta };
+        let class = self.channels.get(channel).map(|known| known.task.class);
+        let job = Job::Compare {
+            path,
+            known,
+            meta,
+            restraint: self.restraint_of(class.unwrap_or(Class::P3)),
+        };
         if self.wiring.spool.jobs.try_send(job).is_err()
             && let Some(known) = self.packed.get_mut(place)
         {
@@ -353,6 +359,7 @@ impl Reader {
         let Some(meta) = self.meta_of(stream, at) else {
             return false;
         };
+        let restraint = self.restraint_of(self.class_of(stream));
         let Some(tail) = self.tail(stream, at) else {
             return false;
         };
@@ -368,6 +375,7 @@ impl Reader {
             evidence: tail.evidence,
             meta,
             final_try: tail.seek.times >= MAX_SEEKS,
+            restraint,
         };
         self.any_awaited = true;
         if self.wiring.spool.jobs.try_send(job).is_err()

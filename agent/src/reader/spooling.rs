@@ -213,6 +213,7 @@ impl Reader {
             return;
         };
         let of = (stream, meta.generation);
+        let restraint = self.restraint_of(self.class_of(stream));
         let tail = self.tail(stream, at);
         let file = tail.and_then(|tail| tail.file.as_ref()?.as_file()?.try_clone().ok());
         let Some(file) = file else {
@@ -223,7 +224,12 @@ impl Reader {
             .wiring
             .spool
             .jobs
-            .try_send(Job::Save { of, file, meta })
+            .try_send(Job::Save {
+                of,
+                file,
+                meta,
+                restraint,
+            })
             .is_ok()
         {
             self.spooling.saving = Some(of);
@@ -404,7 +410,8 @@ impl Reader {
             let Some(file) = file else {
                 continue;
             };
-            match spool::save(&self.wiring.spool.folder, of, file, &meta) {
+            let restraint = self.restraint_of(self.class_of(stream));
+            match spool::save(&self.wiring.spool.folder, of, file, &meta, &restraint) {
                 Done::Saved { path, .. } => {
                     let bytes = SpoolFile::open(&path).map_or(0, |spool| spool.bytes);
                     let of = (meta.stream, meta.generation);

@@ -2,7 +2,7 @@
 //!
 //! Two kinds of work: what of a deleted file was not acknowledged goes into the spool; and a
 //! compressed file is compared with generations that were read, and what it has beyond goes into the
-//! spool. One thing at a time, in order.
+//! spool. One thing at a time, in order, each piece of it as `limits.cpu` allows (see [`Restraint`]).
 //!
 //! Not for: deciding what to do with the outcome (see [`crate::reader`]).
 
@@ -22,6 +22,7 @@ use crate::{
     discover::Event,
     far::{LogFile, open_file},
     identify::{Evidence, MARK_BYTES, PREFIX_BYTES, Prefix},
+    limit::{AtStop, Restraint},
 };
 
 /// Memory that a zstd file may ask for, as a power of two.
@@ -41,6 +42,8 @@ pub(crate) enum Job {
         file: LogFile,
         /// What to write down.
         meta: Meta,
+        /// What it keeps to.
+        restraint: Restraint,
     },
     /// Save what a compressed file has from `meta.start` on, if it has the generation's content.
     Continue {
@@ -54,6 +57,8 @@ pub(crate) enum Job {
         meta: Meta,
         /// A file that ends within its compressed stream will not grow any more.
         final_try: bool,
+        /// What it keeps to.
+        restraint: Restraint,
     },
     /// Find out which generation a compressed file is.
     Compare {
@@ -63,6 +68,8 @@ pub(crate) enum Job {
         known: Vec<(Ticket, Evidence)>,
         /// What to write down when it is none of them: then all of it is saved.
         meta: Meta,
+        /// What it keeps to.
+        restraint: Restraint,
     },
     /// Remove a file of the spool.
     Remove(PathBuf),
@@ -118,16 +125,31 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     while let Ok(job) = jobs.recv() {
         let done = match job {
-            Job::Save { of, file, meta } => save(folder, of, &file, &meta),
+            Job::Save {
+                of,
+                file,
+                meta,
+                restraint,
+            } => save(folder, of, &file, &meta, &restraint),
             Job::Continue {
                 of,
                 candidates,
                 evidence,
                 meta,
                 final_try,
-            } => go_on(folder, of, &candidates, &evidence, &meta, final_try),
-            Job::Compare { path, known, meta } => {
-                let verdict = compare(folder, &path, &known, &meta);
+                restraint,
+            } => {
+                let work = Work { folder, restraint };
+                work.go_on(of, &candidates, &evidence, &meta, final_try)
+            }
+            Job::Compare {
+                path,
+                known,
+                meta,
+                restraint,
+            } => {
+                let work = Work { folder, restraint };
+                let verdict = work.compare(&path, &known, &meta);
                 Done::Compared { path, verdict }
             }
             Job::Remove(path) => {
@@ -173,9 +195,17 @@ fn copy_into(
 }
 
 /// Saves a file, as far as it goes now.
-pub(crate) fn save(folder: &Path, of: Ticket, file: &LogFile, meta: &Meta) -> Done {
+pub(crate) fn save(
+    folder: &Path,
+    of: Ticket,
+    file: &LogFile,
+    meta: &Meta,
+    restraint: &Restraint,
+) -> Done {
     let mut offset = meta.start;
     let read = |room: &mut [u8]| {
+        // It has no name any more: nobody finds it after the stop.
+        restraint.next_piece(AtStop::Finish)?;
         let len = file.read_at(room, offset)?;
         offset += len as u64;
         Ok(len)
@@ -191,8 +221,9 @@ pub(crate) fn save(folder: &Path, of: Ticket, file: &LogFile, meta: &Meta) -> Do
 }
 
 /// A compressed file as it is read: bytes so far, and the hashes that tell what it is.
-struct Unpacker {
+struct Unpacker<'a> {
     decoder: Box<dyn Read>,
+    restraint: &'a Restraint,
     offset: u64,
     /// Its first bytes, up to what a prefix covers.
     head: Vec<u8>,
@@ -200,8 +231,8 @@ struct Unpacker {
     last: Vec<u8>,
 }
 
-impl Unpacker {
-    fn open(path: &Path) -> io::Result<Self> {
+impl<'a> Unpacker<'a> {
+    fn open(path: &Path, restraint: &'a Restraint) -> io::Result<Self> {
         let file = open_file(path)?;
         let mut magic = [0; 4];
         let len = file.read_at(&mut magic, 0)?;
@@ -218,6 +249,7 @@ impl Unpacker {
         };
         Ok(Self {
             decoder,
+            restraint,
             offset: 0,
             head: Vec::new(),
             last: Vec::new(),
@@ -226,6 +258,7 @@ impl Unpacker {
 
     /// Reads on, at most to the source offset `upto`.
     fn read(&mut self, room: &mut [u8], upto: u64) -> io::Result<usize> {
+        self.restraint.next_piece(AtStop::Leave)?;
         let want = usize::try_from(upto - self.offset).unwrap_or(usize::MAX);
         let len = room.len().min(want);
         let len = self.decoder.read(room.get_mut(..len).unwrap_or_default())?;
@@ -267,106 +300,122 @@ impl Unpacker {
     }
 }
 
-/// Saves the rest of a generation from the compressed file that has its content.
-fn go_on(
-    folder: &Path,
-    of: Ticket,
-    candidates: &[PathBuf],
-    evidence: &Evidence,
-    meta: &Meta,
-    final_try: bool,
-) -> Done {
-    let (mut again, mut why) = (false, "no compressed file has its content".to_owned());
-    for path in candidates {
-        match has_content(path, evidence) {
-            Ok(true) => {}
-            Ok(false) => continue,
-            Err(error) => {
-                (again, why) = (true, error.to_string());
-                continue;
+/// A job on compressed files.
+struct Work<'a> {
+    folder: &'a Path,
+    restraint: Restraint,
+}
+
+impl Work<'_> {
+    /// Saves the rest of a generation from the compressed file that has its content.
+    fn go_on(
+        &self,
+        of: Ticket,
+        candidates: &[PathBuf],
+        evidence: &Evidence,
+        meta: &Meta,
+        final_try: bool,
+    ) -> Done {
+        let (mut again, mut why) = (false, "no compressed file has its content".to_owned());
+        for path in candidates {
+            match self.has_content(path, evidence) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    (again, why) = (true, error.to_string());
+                    continue;
+                }
+            }
+            match self.save_rest(path, meta, final_try) {
+                Ok(path) => return Done::Saved { of, path },
+                Err(error) => (again, why) = (true, error),
             }
         }
-        match save_rest(folder, path, meta, final_try) {
-            Ok(path) => return Done::Saved { of, path },
-            Err(error) => (again, why) = (true, error),
+        Done::NotSaved { of, again, why }
+    }
+
+    fn has_content(&self, path: &Path, evidence: &Evidence) -> io::Result<bool> {
+        let mut unpacker = Unpacker::open(path, &self.restraint)?;
+        let mut room = vec![0; CHUNK_BYTES];
+        let reaches = unpacker.skip_to(evidence.prefix.len, &mut room)?
+            && unpacker.begins_like(evidence.prefix)
+            && unpacker.skip_to(evidence.mark.offset, &mut room)?;
+        Ok(reaches && unpacker.is_at(evidence))
+    }
+
+    fn save_rest(&self, path: &Path, meta: &Meta, final_try: bool) -> Result<PathBuf, String> {
+        let mut unpacker =
+            Unpacker::open(path, &self.restraint).map_err(|error| error.to_string())?;
+        let mut room = vec![0; CHUNK_BYTES];
+        unpacker
+            .skip_to(meta.start, &mut room)
+            .map_err(|error| error.to_string())?;
+        // What can be had of a damaged file is better than nothing; the stop damages none.
+        let is_end = |error: &io::Error| {
+            final_try && error.kind() != io::ErrorKind::Interrupted && !self.restraint.is_ending()
+        };
+        copy_into(self.folder, meta, |room| {
+            match unpacker.read(room, u64::MAX) {
+                Err(error) if is_end(&error) => Ok(0),
+                read => read,
+            }
+        })
+    }
+
+    /// Compares a compressed file with generations, and saves it whole when it is none of them.
+    fn compare(&self, path: &Path, known: &[(Ticket, Evidence)], meta: &Meta) -> Compared {
+        match self.like(path, known) {
+            Ok(Some((of, total))) => Compared::Like(of, total),
+            Ok(None) => {
+                let prefix = match self.beginning(path) {
+                    Ok(prefix) => prefix,
+                    Err(error) => return Compared::Broken(error.to_string()),
+                };
+                match self.save_rest(path, meta, false) {
+                    Ok(spool) => Compared::New(spool, prefix),
+                    Err(why) => Compared::Broken(why),
+                }
+            }
+            Err(error) => Compared::Broken(error.to_string()),
         }
     }
-    Done::NotSaved { of, again, why }
-}
 
-fn has_content(path: &Path, evidence: &Evidence) -> io::Result<bool> {
-    let mut unpacker = Unpacker::open(path)?;
-    let mut room = vec![0; CHUNK_BYTES];
-    let reaches = unpacker.skip_to(evidence.prefix.len, &mut room)?
-        && unpacker.begins_like(evidence.prefix)
-        && unpacker.skip_to(evidence.mark.offset, &mut room)?;
-    Ok(reaches && unpacker.is_at(evidence))
-}
+    fn beginning(&self, path: &Path) -> io::Result<Prefix> {
+        let mut unpacker = Unpacker::open(path, &self.restraint)?;
+        unpacker.skip_to(PREFIX_BYTES, &mut [0; 4096])?;
+        Ok(Prefix {
+            len: unpacker.head.len() as u64,
+            hash: xxh3_64(&unpacker.head),
+        })
+    }
 
-fn save_rest(folder: &Path, path: &Path, meta: &Meta, final_try: bool) -> Result<PathBuf, String> {
-    let mut unpacker = Unpacker::open(path).map_err(|error| error.to_string())?;
-    let mut room = vec![0; CHUNK_BYTES];
-    unpacker
-        .skip_to(meta.start, &mut room)
-        .map_err(|error| error.to_string())?;
-    copy_into(folder, meta, |room| match unpacker.read(room, u64::MAX) {
-        // What can be had of a damaged file is better than nothing.
-        Err(error) if final_try && error.kind() != io::ErrorKind::Interrupted => Ok(0),
-        read => read,
-    })
-}
-
-/// Compares a compressed file with generations, and saves it whole when it is none of them.
-fn compare(folder: &Path, path: &Path, known: &[(Ticket, Evidence)], meta: &Meta) -> Compared {
-    match like(path, known) {
-        Ok(Some((of, total))) => Compared::Like(of, total),
-        Ok(None) => {
-            let prefix = match beginning(path) {
-                Ok(prefix) => prefix,
-                Err(error) => return Compared::Broken(error.to_string()),
-            };
-            match save_rest(folder, path, meta, false) {
-                Ok(spool) => Compared::New(spool, prefix),
-                Err(why) => Compared::Broken(why),
+    /// The generation that a compressed file is, of those the one read farthest; and its length.
+    fn like(&self, path: &Path, known: &[(Ticket, Evidence)]) -> io::Result<Option<(Ticket, u64)>> {
+        let mut unpacker = Unpacker::open(path, &self.restraint)?;
+        let mut room = vec![0; CHUNK_BYTES];
+        unpacker.skip_to(PREFIX_BYTES, &mut room)?;
+        let mut left: Vec<_> = known
+            .iter()
+            .filter(|(_, evidence)| {
+                evidence.mark.offset > 0 && unpacker.begins_like(evidence.prefix)
+            })
+            .collect();
+        // A generation that was read for less than what is in the room already.
+        left.sort_by_key(|(_, evidence)| evidence.mark.offset);
+        let mut found = None;
+        let mut again = Unpacker::open(path, &self.restraint)?;
+        for (of, evidence) in left {
+            if !again.skip_to(evidence.mark.offset, &mut room)? {
+                break;
+            }
+            if again.is_at(evidence) {
+                found = Some(*of);
             }
         }
-        Err(error) => Compared::Broken(error.to_string()),
+        let Some(of) = found else {
+            return Ok(None);
+        };
+        while again.read(&mut room, u64::MAX)? > 0 {}
+        Ok(Some((of, again.offset)))
     }
-}
-
-fn beginning(path: &Path) -> io::Result<Prefix> {
-    let mut unpacker = Unpacker::open(path)?;
-    unpacker.skip_to(PREFIX_BYTES, &mut [0; 4096])?;
-    Ok(Prefix {
-        len: unpacker.head.len() as u64,
-        hash: xxh3_64(&unpacker.head),
-    })
-}
-
-/// The generation that a compressed file is, of those the one read farthest; and its length.
-fn like(path: &Path, known: &[(Ticket, Evidence)]) -> io::Result<Option<(Ticket, u64)>> {
-    let mut unpacker = Unpacker::open(path)?;
-    let mut room = vec![0; CHUNK_BYTES];
-    unpacker.skip_to(PREFIX_BYTES, &mut room)?;
-    let mut left: Vec<_> = known
-        .iter()
-        .filter(|(_, evidence)| evidence.mark.offset > 0 && unpacker.begins_like(evidence.prefix))
-        .collect();
-    // A generation that was read for less than what is in the room already.
-    left.sort_by_key(|(_, evidence)| evidence.mark.offset);
-    let mut found = None;
-    let mut again = Unpacker::open(path)?;
-    for (of, evidence) in left {
-        if !again.skip_to(evidence.mark.offset, &mut room)? {
-            break;
-        }
-        if again.is_at(evidence) {
-            found = Some(*of);
-        }
-    }
-    let Some(of) = found else {
-        return Ok(None);
-    };
-    while again.read(&mut room, u64::MAX)? > 0 {}
-    Ok(Some((of, again.offset)))
 }
