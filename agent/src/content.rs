@@ -46,4 +46,20 @@ impl Content {
             Self::Spool(_) => None,
         }
     }
+
+    /// Source bytes beyond its end that are to come: it is a window of a compressed file.
+    pub(crate) fn beyond(&self) -> u64 {
+        match self {
+            Self::File(_) => 0,
+            Self::Spool(spool) => spool.total() - spool.end,
+        }
+    }
+
+    /// Whether it begins behind an offset of the source.
+    pub(crate) fn begins_behind(&self, offset: u64) -> bool {
+        match self {
+            Self::File(_) => false,
+            Self::Spool(spool) => spool.meta.start > offset,
+        }
+    }
 }

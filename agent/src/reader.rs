@@ -28,6 +28,7 @@ mod run;
 mod spooling;
 mod stop;
 mod turn;
+mod windows;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -61,6 +62,7 @@ use crate::{
     checkpoint::{Checkpoint, as_gauge},
     close::Closer,
     config::{Limits, Task},
+    content::Content,
     discover::Event,
     flow::Flow,
     handle::FileKey,
@@ -586,6 +588,7 @@ impl Reader {
                 self.spooling.any_held |= spooling::is_held(tail);
                 figures.files += u64::from(tail.place == crate::tail::Place::Named);
                 figures.unread_bytes += tail.unread();
+                figures.unread_bytes += tail.file.as_ref().map_or(0, Content::beyond);
                 let oldest = [figures.oldest_unread, tail.unread_since];
                 figures.oldest_unread = oldest.into_iter().flatten().min();
             }

@@ -3,13 +3,14 @@
 //! A deleted file is kept open until it is read, as long as there is room by `limits.spool`; then
 //! its unread bytes are compressed into the spool and it is closed, which gives its disk space back;
 //! and when that is not enough, what is least urgent is dropped and told as a loss. Compressed log
-//! files are read through the spool as well: decompressed once, on a thread of its own, so that
-//! reading at any offset is cheap and a restart goes on where it was.
+//! files are read through the spool as well: decompressed on a thread of its own, as much at once as
+//! there is room for, so that reading at any offset is cheap and a restart goes on where it was.
 //!
 //! Not for: deciding (see `crate::reader`). `tributary inspect` calls [`is_spool`] and
 //! [`inspect()`].
 
 mod file;
+mod unpack;
 mod worker;
 
 use std::{
@@ -27,7 +28,7 @@ use tributary_common::{
 
 pub(crate) use self::{
     file::{Meta, SpoolFile},
-    worker::{Compared, Done, Job, Ticket, run, save},
+    worker::{Compared, Done, Job, Room, Ticket, run, save},
 };
 use crate::far::LogFile;
 
@@ -110,6 +111,8 @@ pub struct Summary {
     /// Source bytes `[start, end)`.
     start: u64,
     end: u64,
+    /// Where the source ends: beyond `end` when this is a window of a compressed file.
+    total: u64,
     /// When it was saved, in ms since 1970.
     saved_ms: u64,
     /// Its size on disk, in bytes.
@@ -178,6 +181,7 @@ fn summary(path: &Path) -> io::Result<Summary> {
         generation: spool.meta.generation.to_string(),
         start: spool.meta.start,
         end: spool.end,
+        total: spool.total(),
         saved_ms: spool.meta.saved_ms,
         disk_bytes: spool.bytes,
         content,

@@ -425,6 +425,10 @@ impl Reader {
 
     /// The same, with the reason for the loss of what was not read.
     pub(super) fn end_with(&mut self, stream: usize, at: usize, reason: &str) {
+        if let Some(tail) = self.tail(stream, at) {
+            // What a window leaves out of a compressed file is known, too.
+            tail.size += tail.file.as_ref().map_or(0, Content::beyond);
+        }
         self.close(stream, at);
         let Some(known) = self.streams.get_mut(stream) else {
             return;

@@ -112,13 +112,18 @@ impl Reader {
 
     /// Once a second: looks into the next compressed file.
     pub(super) fn tend_packed(&mut self, now: Instant) {
-        let room = self.wiring.limits.spool / 2;
-        if self.packed.iter().any(|known| known.busy) || self.spooling.bytes() > room {
+        let most = self.wiring.limits.spool / 2;
+        if self.packed.iter().any(|known| known.busy) || self.spooling.bytes() > most {
             return;
         }
         let Some(place) = self.packed.iter().position(|known| known.due <= now) else {
             return;
         };
+        let channel = self.packed.get(place).map_or(0, |known| known.channel);
+        let room = self.room_of(channel);
+        if !self.has_room_for(room, 0) {
+            return;
+        }
         let Some(known) = self.packed.get_mut(place) else {
             return;
         };
@@ -150,11 +155,12 @@ impl Reader {
             path,
             known,
             meta,
+            room,
             restraint: self.restraint_of(class.unwrap_or(Class::P3)),
         };
-        if self.wiring.spool.jobs.try_send(job).is_err()
-            && let Some(known) = self.packed.get_mut(place)
-        {
+        if self.wiring.spool.jobs.try_send(job).is_ok() {
+            self.spooling.unpacking += 1;
+        } else if let Some(known) = self.packed.get_mut(place) {
             known.busy = false;
         }
     }
@@ -167,6 +173,7 @@ impl Reader {
             path: shown(path),
             start: 0,
             saved_ms: clock::now_ms(),
+            total: None,
         })
     }
 
@@ -360,6 +367,8 @@ impl Reader {
             return false;
         };
         let restraint = self.restraint_of(self.class_of(stream));
+        let channel = self.streams.get(stream).map_or(0, |known| known.channel);
+        let room = self.room_of(channel);
         let Some(tail) = self.tail(stream, at) else {
             return false;
         };
@@ -375,12 +384,13 @@ impl Reader {
             evidence: tail.evidence,
             meta,
             final_try: tail.seek.times >= MAX_SEEKS,
+            room,
             restraint,
         };
         self.any_awaited = true;
-        if self.wiring.spool.jobs.try_send(job).is_err()
-            && let Some(tail) = self.tail(stream, at)
-        {
+        if self.wiring.spool.jobs.try_send(job).is_ok() {
+            self.spooling.unpacking += 1;
+        } else if let Some(tail) = self.tail(stream, at) {
             // The next look tries again.
             tail.seek.running = false;
             tail.seek.times -= 1;
@@ -389,10 +399,17 @@ impl Reader {
     }
 
     /// No compressed file has the rest of a generation, or not yet.
-    pub(super) fn not_found_packed(&mut self, of: Ticket, again: bool) {
+    pub(super) fn not_found_packed(&mut self, of: Ticket, again: bool, why: &str) {
         if let Some(at) = self.place_of(of.0, of.1)
             && let Some(tail) = self.tail(of.0, at)
         {
+            if tail
+                .file
+                .as_ref()
+                .is_some_and(|file| file.as_file().is_none())
+            {
+                return self.no_window(of.0, at, again, why);
+            }
             tail.seek.running = false;
             if !again {
                 tail.seek.times = MAX_SEEKS;
@@ -445,7 +462,7 @@ fn whole_evidence(tail: &Tail) -> Option<Evidence> {
 }
 
 /// Compressed files beside a path whose names begin alike, the newest first.
-fn packed_beside(path: &Path) -> Vec<PathBuf> {
+pub(super) fn packed_beside(path: &Path) -> Vec<PathBuf> {
     let stem = stem_of(path);
     let packed = far::entries_there(folder_of(path))
         .map(|entry| entry.path)

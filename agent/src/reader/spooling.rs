@@ -56,6 +56,8 @@ pub(super) struct Spooling {
     unclaimed: HashMap<(StreamId, GenerationId), SpoolFile>,
     /// Files that were read.
     finished: Vec<Finished>,
+    /// Compressed files that the other thread unpacks, or will.
+    pub(super) unpacking: u64,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,11 @@ struct Finished {
 }
 
 impl Spooling {
+    /// Bytes on disk, read or not.
+    pub(super) fn on_disk(&self) -> u64 {
+        self.files.values().sum()
+    }
+
     /// Bytes on disk that are not read yet.
     pub(super) fn bytes(&self) -> u64 {
         let all: u64 = self.files.values().sum();
@@ -157,6 +164,7 @@ impl Reader {
             path: shown(&tail.path),
             start: from.saturating_sub(MARK_BYTES),
             saved_ms: clock::now_ms(),
+            total: None,
         })
     }
 
@@ -250,18 +258,24 @@ impl Reader {
                         error = why,
                         "a deleted file cannot be saved; it stays open, and is tried again"
                     );
+                    self.spooling.saving = None;
                 } else {
-                    self.not_found_packed(of, again);
+                    self.spooling.unpacking = self.spooling.unpacking.saturating_sub(1);
+                    self.not_found_packed(of, again, &why);
                 }
-                self.after_job(of);
             }
-            Done::Compared { path, verdict } => self.compared(&path, verdict),
+            Done::Compared { path, verdict } => {
+                self.spooling.unpacking = self.spooling.unpacking.saturating_sub(1);
+                self.compared(&path, verdict);
+            }
         }
     }
 
     fn after_job(&mut self, of: Ticket) {
         if self.spooling.saving == Some(of) {
             self.spooling.saving = None;
+        } else {
+            self.spooling.unpacking = self.spooling.unpacking.saturating_sub(1);
         }
     }
 
@@ -297,12 +311,14 @@ impl Reader {
     pub(super) fn attach(&mut self, stream: usize, at: usize, spool: SpoolFile) {
         let of = (spool.meta.stream, spool.meta.generation);
         self.spooling.files.insert(of, spool.bytes);
+        // A file of an earlier life had the same name, which is this one's now.
+        self.spooling.finished.retain(|done| done.of != of);
         let (now, end) = (Instant::now(), spool.end);
         let Some(tail) = self.tail(stream, at) else {
             return;
         };
         tail.doubted = false;
-        tail.seek.running = false;
+        (tail.seek.running, tail.seek.times) = (false, 0);
         tail.size = tail.offset();
         tail.note_size(end, now, now);
         if matches!(tail.place, Place::Awaited(_)) {

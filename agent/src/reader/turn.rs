@@ -38,7 +38,7 @@ const BANDWIDTH_PART: u64 = 5;
 /// What is due is looked at again after this long at the earliest.
 pub(super) const MOMENT: Duration = Duration::from_millis(1);
 /// The most that is read when it is the last of a file for now: a batch of its own would cost more.
-const LARGE_BLOCK_BYTES: usize = BLOCK_BYTES + BLOCK_BYTES / 8;
+pub(super) const LARGE_BLOCK_BYTES: usize = BLOCK_BYTES + BLOCK_BYTES / 8;
 
 /// What came of looking at one generation.
 #[derive(Debug)]
@@ -149,6 +149,9 @@ impl Reader {
             Ok(looked) => looked,
             Err(instead) => return instead,
         };
+        if !is_file && self.lacks_beginning(stream, at) {
+            return self.next_window(stream, at, now);
+        }
         let Some(tail) = self.tail(stream, at) else {
             return Step::Nothing(None);
         };
@@ -159,11 +162,11 @@ impl Reader {
             self.forget(stream, at);
             return Step::Changed;
         }
-        if size == tail.offset() {
+        if size == tail.offset() && tail.file.as_ref().is_some_and(|file| file.beyond() == 0) {
             tail.stuck_since = None;
         }
         if size == tail.offset() && !is_file {
-            return self.end_of_spool(stream, at);
+            return self.end_of_spool(stream, at, now);
         }
         if size == tail.offset() {
             let close_at = tail.close_at(links);
@@ -307,7 +310,7 @@ impl Reader {
             return Ok(());
         }
         if tail.form == Form::Packed {
-            return Err(self.end_of_spool(stream, at));
+            return Err(self.end_of_spool(stream, at, now));
         }
         let (path, key) = (tail.real_path().clone(), tail.key);
         if !self.make_room(now) {
@@ -365,9 +368,12 @@ impl Reader {
         }
     }
 
-    /// All of a generation is read that stands in the spool: it ends, unless a path names its
-    /// compressed file.
-    fn end_of_spool(&mut self, stream: usize, at: usize) -> Step {
+    /// All of a generation is read that stands in the spool: it ends, unless there is more of it, or a
+    /// path names its compressed file.
+    fn end_of_spool(&mut self, stream: usize, at: usize, now: Instant) -> Step {
+        if self.is_cut_short(stream, at, 1) {
+            return self.next_window(stream, at, now);
+        }
         match self.tail(stream, at).map(|tail| (tail.form, tail.place)) {
             Some((Form::Packed, Place::Named | Place::Awaited(_))) => {
                 self.close(stream, at);
@@ -433,6 +439,9 @@ impl Reader {
             if !matches!(step, Step::Hold(None)) || unfinished == Unfinished::Flush {
                 return step;
             }
+            if self.is_cut_short(stream, at, look.max(piece)) {
+                return self.next_window(stream, at, now);
+            }
             // A record that is longer than what was read, and perhaps too long: see more of it.
             let more = if least < want { want } else { want * 4 };
             look_at = if more < look {
@@ -484,7 +493,8 @@ impl Reader {
         if block.len == block.before {
             return Step::Nothing(None);
         }
-        let more = (block.len - block.before) == want && unread > want;
+        let goes_on = tail.file.as_ref().is_some_and(|file| file.beyond() > 0);
+        let more = goes_on || (block.len - block.before) == want && unread > want;
         let read = self.block.get(..block.len).unwrap_or_default();
         let end = tail.offset() + (block.len - block.before) as u64;
         let within_line = recipe.framer.text_of(tail.carry).is_mid_line(end, read);

@@ -33,8 +33,10 @@ use crate::handle::Extent;
 
 /// The first bytes.
 pub(crate) const MAGIC: [u8; 8] = *b"TRIBSPOL";
-/// The version that this build writes and reads.
+/// The version of a file that holds all of its source from `start` on.
 const VERSION: u32 = 1;
+/// That of one that holds a window of it: who does not know of windows would take it for all.
+const WINDOW_VERSION: u32 = 2;
 /// Source bytes in a chunk.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes before what the file is of: magic, version, length.
@@ -60,6 +62,18 @@ pub(crate) struct Meta {
     pub(crate) start: u64,
     /// When it was saved, in ms since 1970.
     pub(crate) saved_ms: u64,
+    /// The source offset after the last byte of all, when the file may hold fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) total: Option<u64>,
+}
+
+impl Meta {
+    fn version(&self) -> u32 {
+        match self.total {
+            Some(_) => WINDOW_VERSION,
+            None => VERSION,
+        }
+    }
 }
 
 /// A file that is being written.
@@ -77,13 +91,14 @@ impl SpoolWriter {
     /// [`DiskError`]; nothing is left.
     pub(crate) fn create(folder: &Path, meta: &Meta) -> Result<Self, DiskError> {
         disk::create_dir_all(folder)?;
-        let path = folder.join(name(meta.stream, meta.generation));
+        let path = SpoolFile::path_of(folder, meta);
         let aside = path.with_extension("tmp");
         disk::remove(&aside)?;
         let mut file = AppendFile::create(&aside)?;
+        let version = meta.version();
         let meta = serde_json::to_vec(meta).expect("integers and text are JSON");
         let mut head = MAGIC.to_vec();
-        head.extend(VERSION.to_le_bytes());
+        head.extend(version.to_le_bytes());
         head.extend(u32::try_from(meta.len()).unwrap_or(u32::MAX).to_le_bytes());
         head.extend(meta);
         head.extend(crc32c(&head).to_le_bytes());
@@ -110,6 +125,11 @@ impl SpoolWriter {
             }
         }
         Ok(())
+    }
+
+    /// What it takes on disk, with what is not compressed yet.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.file.len() + self.raw.len() as u64
     }
 
     fn flush(&mut self) -> Result<(), DiskError> {
@@ -196,9 +216,9 @@ impl SpoolFile {
             return Err(invalid("it does not begin with TRIBSPOL"));
         }
         let version = word(&head, 8);
-        if version != VERSION {
+        if version != VERSION && version != WINDOW_VERSION {
             return Err(invalid(format!(
-                "it has spool version {version}; this build reads version {VERSION}"
+                "it has spool version {version}; this build reads versions {VERSION} to {WINDOW_VERSION}"
             )));
         }
         let len = word(&head, 12) as usize;
@@ -224,6 +244,18 @@ impl SpoolFile {
             bytes,
             last: RefCell::new((u64::MAX, Vec::new())),
         })
+    }
+
+    /// Where the file of a generation is, if there is one.
+    pub(crate) fn path_of(folder: &Path, of: &Meta) -> PathBuf {
+        folder.join(name(of.stream, of.generation))
+    }
+
+    /// Where its source ends: beyond what it holds when it is a window.
+    pub(crate) fn total(&self) -> u64 {
+        self.meta
+            .total
+            .map_or(self.end, |total| total.max(self.end))
     }
 
     /// How far it goes, in source bytes.
@@ -310,6 +342,7 @@ mod tests {
             path: "/x".to_owned(),
             start,
             saved_ms: 3,
+            total: None,
         }
     }
 

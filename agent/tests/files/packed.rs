@@ -1,6 +1,17 @@
 //! Files that are compressed after rotation.
 
-use std::{fs, io::Write as _, path::Path, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tributary_common::header::BatchHeader;
 
 use crate::rig::{Agent, Manner, Place, append, assert_same, lines};
 
@@ -177,4 +188,125 @@ async fn what_was_not_acknowledged_of_a_file_compressed_while_stopped_is_sent_ag
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_file_that_can_not_be_found_holds_the_log_that_follows_for_seconds_only() {
     lost_from_sight("*.log", false, &lines("c", 10)).await;
+}
+
+/// Lines that hardly compress, of so many MiB in all.
+fn noise(mebibytes: usize) -> Vec<String> {
+    let mut rng = fastrand::Rng::with_seed(11);
+    let line = |at: usize| -> String {
+        let noise: String = (0..1000).map(|_| rng.alphanumeric()).collect();
+        format!("{at:07} {noise}")
+    };
+    (0..mebibytes << 10).map(line).collect()
+}
+
+/// What the spool takes on disk now, in bytes.
+fn spooled(state: &Path) -> u64 {
+    let entries = fs::read_dir(state.join("spool")).into_iter().flatten();
+    let sizes = entries.flatten().filter_map(|entry| entry.metadata().ok());
+    sizes.map(|metadata| metadata.len()).sum()
+}
+
+/// Watches what the spool takes until it is told to end, and gives the most.
+fn watch(state: &Path) -> (Arc<AtomicBool>, std::thread::JoinHandle<u64>) {
+    let over = Arc::new(AtomicBool::new(false));
+    let (state, end) = (state.to_owned(), Arc::clone(&over));
+    let watching = std::thread::spawn(move || {
+        let mut most = 0;
+        while !end.load(Ordering::Relaxed) {
+            most = most.max(spooled(&state));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        most
+    });
+    (over, watching)
+}
+
+/// Waits until so many records came.
+async fn arrived(place: &Place, wanted: usize) {
+    let records = |headers: &[BatchHeader]| -> u64 {
+        headers.iter().map(|header| u64::from(header.records)).sum()
+    };
+    let wanted = wanted as u64;
+    let headers = place
+        .bus
+        .headers(|headers| records(headers) >= wanted)
+        .await;
+    assert!(records(&headers) >= wanted, "{} came", records(&headers));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_compressed_file_far_larger_than_the_spool_is_read_within_it_also_across_a_kill() {
+    const LIMIT: u64 = 4 << 20;
+    for (name, mebibytes) in [("app.log.1.gz", 64), ("app.log.1.zst", 16)] {
+        let place = Place::new().await;
+        let wanted = noise(mebibytes);
+        fs::write(place.log(name), packed(name, &text(&wanted))).unwrap();
+        let more = "[limits]\nmemory = \"8MiB\"\nspool = \"4MiB\"";
+        let state = place.state();
+        let (over, watching) = watch(&state);
+        let agent = Agent::start(&place.config("app.log*", more));
+        arrived(&place, wanted.len() / 2).await;
+        let left = agent.kill(&place.bus, &state, false).await;
+        over.store(true, Ordering::Relaxed);
+        let most = watching.join().unwrap();
+        let (over, watching) = watch(&left);
+        let agent = Agent::start(&place.config_at(&left, "app.log*", more));
+        arrived(&place, wanted.len()).await;
+        place.bus.expect(&wanted).await;
+        over.store(true, Ordering::Relaxed);
+        let most = most.max(watching.join().unwrap());
+        assert!(
+            most > 1 << 20 && most <= LIMIT * 11 / 10,
+            "{name}: {most} bytes"
+        );
+        // It is known: nothing of it is read again.
+        agent.stop().await;
+        let agent = Agent::start(&place.config_at(&left, "app.log*", more));
+        append(&place.log("app.log"), &lines("last", 5));
+        let wanted = [wanted, lines("last", 5)].concat();
+        place.bus.expect_sorted(&wanted).await;
+        agent.stop().await;
+        assert_eq!(place.bus.lines().len(), wanted.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_vanished_file_had_beyond_is_read_from_a_large_compressed_one_within_the_spool() {
+    let place = Place::new().await;
+    let more = "[limits]\nmemory = \"8MiB\"\nspool = \"4MiB\"";
+    let noise = noise(16);
+    let (first, rest) = noise.split_at(1000);
+    append(&place.log("app.log"), first);
+    let agent = Agent::start(&place.config("app.log", more));
+    place.bus.expect(first).await;
+    agent.stop().await;
+    append(&place.log("app.log"), rest);
+    pack(&place.log("app.log"), &place.log("app.log.1.gz"));
+    append(&place.log("app.log"), &lines("c", 10));
+    let (over, watching) = watch(&place.state());
+    let agent = Agent::start(&place.config("app.log", more));
+    let wanted = [noise, lines("c", 10)].concat();
+    arrived(&place, wanted.len()).await;
+    place.bus.expect_sorted(&wanted).await;
+    over.store(true, Ordering::Relaxed);
+    let most = watching.join().unwrap();
+    assert!(most > 1 << 20 && most <= 9 << 19, "{most} bytes");
+    agent.stop().await;
+    assert_eq!(place.bus.lines().len(), wanted.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_large_compressed_file_that_is_removed_while_it_is_read_is_read_to_its_end() {
+    let place = Place::new().await;
+    let wanted = noise(16);
+    let log = place.log("app.log.1.gz");
+    fs::write(&log, packed("x.gz", &text(&wanted))).unwrap();
+    let more = "[limits]\nmemory = \"8MiB\"\nspool = \"4MiB\"";
+    let agent = Agent::start(&place.config("app.log*", more));
+    arrived(&place, wanted.len() / 4).await;
+    fs::remove_file(&log).unwrap();
+    arrived(&place, wanted.len()).await;
+    agent.stop().await;
+    assert_same(&place.bus.lines(), &wanted);
 }
