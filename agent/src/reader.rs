@@ -49,6 +49,7 @@ use tributary_common::{
 
 pub(crate) use self::spooling::SpoolWiring;
 use self::{
+    copies::Sought,
     files::{Ended, NotTailed},
     hunt::Folders,
     links::Links,
@@ -270,6 +271,8 @@ pub(crate) struct Reader {
     /// What is in folders where a file is looked for, while a look is worked on.
     folders: Folders,
     cut_off: Vec<CutOff>,
+    /// Generations whose copy may be where nobody can look.
+    sought: Vec<Sought>,
     undecided: Vec<Undecided>,
     /// Compressed files that nobody knows.
     packed: Vec<packed::Unknown>,
@@ -322,6 +325,7 @@ impl Reader {
             shorter: Vec::new(),
             folders: Folders::default(),
             cut_off: Vec::new(),
+            sought: Vec::new(),
             undecided: Vec::new(),
             packed: Vec::new(),
             spooling: Spooling::default(),

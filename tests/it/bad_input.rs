@@ -249,6 +249,51 @@ fn unreadable_missing_and_odd_files_stop_nothing() -> Result<()> {
     })
 }
 
+/// The copy of a file that was cut off may not be opened for a while: that is no reason to take what it
+/// holds for lost.
+#[test]
+fn a_copy_that_cannot_be_opened_when_its_file_is_cut_off_is_read_when_it_can() -> Result<()> {
+    scratch::scenario("locked-copy", |folder| {
+        let mut line = Line::start(folder, &["logs/*.log"])?;
+        let (log, copy) = (folder.join("logs/a.log"), folder.join("logs/a.log.1"));
+        line.cluster.agents[0].stop_cleanly()?;
+        line.cluster.agents[0].obey_permissions();
+        line.cluster.agents[0].start()?;
+        let lines = |name: &str| -> String {
+            let lines = (0..500).map(|at| format!("{name} {at}\n"));
+            lines.collect()
+        };
+        fs::write(&log, lines("read"))?;
+        line.must_hold(b"read 499")?;
+        line.cluster.agents[0].pause()?;
+        let mut file = fs::File::options().append(true).open(&log)?;
+        file.write_all(lines("unread").as_bytes())?;
+        fs::copy(&log, &copy)?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o000))?;
+        file.set_len(0)?;
+        file.write_all(lines("new").as_bytes())?;
+        line.cluster.agents[0].resume()?;
+        let agent = &line.cluster.agents[0];
+        poll::until_seen(
+            "the status to name the copy",
+            SETTLE_LIMIT,
+            || Ok(agent.status()?["tasks"][0]["unreadable"].to_string()),
+            |unreadable| unreadable.contains("a.log.1"),
+        )?;
+        // The log itself is held up by it for seconds only.
+        line.must_hold(b"new 499")?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o600))?;
+        for at in [0, 250, 499] {
+            line.must_hold(format!("unread {at}").as_bytes())?;
+        }
+        let task = line.cluster.agents[0].status()?["tasks"][0].clone();
+        ensure!(task["lost_bytes"] == serde_json::json!({}), "{task}");
+        ensure!(task["unreadable"] == serde_json::json!({}), "{task}");
+        ledger::must_agree(line.cluster.manager.admin(), TOPIC, 1_500, SETTLE_LIMIT)?;
+        line.cluster.stop()
+    })
+}
+
 #[test]
 fn binary_junk_arrives_byte_by_byte() -> Result<()> {
     check("junk", &["logs/*.log"], |line| {

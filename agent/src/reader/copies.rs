@@ -8,6 +8,7 @@
 //! Not for: the evidence itself (see [`crate::identify`]).
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,6 +24,7 @@ use crate::{
     checkpoint::{GenerationRecord, Record, State},
     clock,
     content::Content,
+    discover::is_absence,
     far::{self, LogFile, open_file},
     handle::{self, FileInfo, FileKey, FileKind},
     identify::{Fate, Mark, Match, Newcomer, Prefix, compare_with_copy, mark_at, newcomer},
@@ -36,7 +38,26 @@ pub(super) const REMEMBER: Duration = Duration::from_secs(60);
 /// The most files of a folder that are compared.
 pub(super) const MAX_COMPARED: usize = 64;
 
+/// Where a copy may be that cannot be looked at: nobody knows whether there is one.
+#[derive(Debug)]
+pub(super) struct Unseen {
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// A generation whose copy may be where nobody can look now.
+#[derive(Debug)]
+pub(super) struct Sought {
+    stream: usize,
+    generation: GenerationId,
+    /// What cannot be looked at.
+    path: PathBuf,
+    /// Since when; `None` when everything could be looked at by now.
+    since: Option<Instant>,
+}
+
 /// A copy that was found.
+#[derive(Debug)]
 pub(super) struct Copy {
     pub(super) path: LogPath,
     pub(super) file: LogFile,
@@ -66,7 +87,7 @@ impl Reader {
         tracing::debug!(
             path = shown(&path),
             read_to = marks.last().map_or(0, |mark| mark.offset),
-            has_copy = copy.is_some(),
+            ?copy,
             "a file was cut off"
         );
         self.cut_off.push(CutOff {
@@ -78,11 +99,79 @@ impl Reader {
             since: now,
         });
         match copy {
-            Some(copy) => self.go_on_in(stream, generation, copy, now),
-            None if self.wait_for_copy(stream, at) || self.seek_packed(stream, at, now) => {}
-            None => self.end_cut_off(stream, at),
+            Ok(Some(copy)) => self.go_on_in(stream, generation, copy, now),
+            Ok(None) if self.wait_for_copy(stream, at) || self.seek_packed(stream, at, now) => {}
+            Ok(None) => self.end_cut_off(stream, at),
+            Err(unseen) => {
+                self.cannot_see(stream, at, unseen, now);
+                if let Some(tail) = self.tail(stream, at) {
+                    tail.place = Place::Awaited(now);
+                    self.any_awaited = true;
+                }
+            }
         }
         Step::Changed
+    }
+
+    /// The copy of a generation may be where nobody can look: that is told, and tried again at each look.
+    fn cannot_see(&mut self, stream: usize, at: usize, unseen: Unseen, now: Instant) {
+        let Some(known) = self.streams.get(stream) else {
+            return;
+        };
+        let Some(tail) = known.tails.get(at) else {
+            return;
+        };
+        let (channel, generation) = (known.channel, tail.generation);
+        self.tell_unreadable(channel, &unseen.path, &unseen.error);
+        let is_it =
+            |sought: &&mut Sought| (sought.stream, sought.generation) == (stream, generation);
+        match self.sought.iter_mut().find(is_it) {
+            Some(sought) => {
+                sought.path = unseen.path;
+                sought.since.get_or_insert(now);
+            }
+            None => {
+                let mut all = std::mem::take(&mut self.sought);
+                all.retain(|known| self.place_of(known.stream, known.generation).is_some());
+                all.push(Sought {
+                    stream,
+                    generation,
+                    path: unseen.path,
+                    since: Some(now),
+                });
+                self.sought = all;
+            }
+        }
+    }
+
+    /// Whether the copy of a generation may still be where nobody could look so far.
+    pub(super) fn is_sought(&self, stream: usize, at: usize) -> bool {
+        let tail = self
+            .streams
+            .get(stream)
+            .and_then(|known| known.tails.get(at));
+        tail.is_some_and(|tail| {
+            let is_it =
+                |sought: &&Sought| (sought.stream, sought.generation) == (stream, tail.generation);
+            let sought = self.sought.iter().find(is_it);
+            sought
+                .is_some_and(|sought| sought.since.is_some_and(|since| since.elapsed() < REMEMBER))
+        })
+    }
+
+    /// A generation is not sought any more: all could be looked at, or its time is over. True when it was.
+    pub(super) fn seek_no_longer(&mut self, stream: usize, at: usize) -> bool {
+        let tail = self.tail(stream, at);
+        let Some(generation) = tail.map(|tail| tail.generation) else {
+            return false;
+        };
+        let is_it = |sought: &Sought| (sought.stream, sought.generation) == (stream, generation);
+        let Some(place) = self.sought.iter().position(is_it) else {
+            return false;
+        };
+        let sought = self.sought.swap_remove(place);
+        self.readable_again(stream, &sought.path);
+        true
     }
 
     /// A number of truncations, at least this, under which the stream has no generation of the file: one
@@ -238,9 +327,26 @@ impl Reader {
         let copy = find_copy(&tail.path, (tail.evidence.prefix, &tail.marks()), |info| {
             info.key != tail.key && !self.by_key.contains_key(&(channel, info.key))
         });
-        let Some(copy) = copy else { return false };
-        self.go_on_in(stream, generation, copy, Instant::now());
-        true
+        let now = Instant::now();
+        match copy {
+            Ok(Some(copy)) => {
+                self.go_on_in(stream, generation, copy, now);
+                true
+            }
+            Ok(None) => {
+                let is_it = |sought: &&mut Sought| {
+                    (sought.stream, sought.generation) == (stream, generation)
+                };
+                if let Some(sought) = self.sought.iter_mut().find(is_it) {
+                    sought.since = None;
+                }
+                false
+            }
+            Err(unseen) => {
+                self.cannot_see(stream, at, unseen, now);
+                false
+            }
+        }
     }
 
     /// The generation reads on in its copy.
@@ -248,6 +354,7 @@ impl Reader {
         let Some(at) = self.place_of(stream, generation) else {
             return;
         };
+        self.seek_no_longer(stream, at);
         let Some(known) = self.streams.get_mut(stream) else {
             return;
         };
@@ -367,32 +474,89 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 }
 
 /// Looks beside a cut-off file for its copy.
+///
+/// # Errors
+/// When there is none among what can be looked at, and something cannot: too many files are open, say.
 fn find_copy(
     path: &Path,
     (prefix, marks): (Prefix, &[Mark]),
     may_be: impl Fn(&FileInfo) -> bool,
-) -> Option<Copy> {
-    let first = marks.iter().find(|mark| mark.offset > 0)?.offset;
+) -> Result<Option<Copy>, Unseen> {
+    let first = marks.iter().find(|mark| mark.offset > 0);
+    let (Some(first), Some(folder)) = (first.map(|mark| mark.offset), path.parent()) else {
+        return Ok(None);
+    };
+    let mut unseen = None;
+    let mut note = |path: &Path, error: io::Error| {
+        if !is_absence(&error) {
+            let path = path.to_owned();
+            unseen.get_or_insert(Unseen { path, error });
+        }
+    };
     let stem = stem_of(path);
-    let mut found: Vec<(PathBuf, FileInfo)> = far::entries_there(path.parent()?)
-        .map(|entry| entry.path)
-        .filter(|beside| beside != path && stem_of(beside) == stem)
-        .filter_map(|beside| Some((handle::of_path(&beside).ok()?, beside)))
-        .filter(|(info, _)| info.kind == FileKind::Regular && info.size >= first && may_be(info))
-        .map(|(info, beside)| (beside, info))
-        .collect();
+    let mut found: Vec<(PathBuf, FileInfo)> = Vec::new();
+    let listed = far::entries(folder).map_err(|error| note(folder, error));
+    for entry in listed.into_iter().flatten() {
+        let beside = match entry {
+            Ok(entry) => entry.path,
+            Err(error) => {
+                note(folder, error);
+                continue;
+            }
+        };
+        if beside == path || stem_of(&beside) != stem {
+            continue;
+        }
+        match handle::of_path(&beside) {
+            Ok(info) => {
+                if info.kind == FileKind::Regular && info.size >= first && may_be(&info) {
+                    found.push((beside, info));
+                }
+            }
+            Err(error) => note(&beside, error),
+        }
+    }
     // The newest first: it is the one just made.
     found.sort_by_key(|(_, info)| std::cmp::Reverse(info.mtime_ns));
-    found
-        .into_iter()
-        .take(MAX_COMPARED)
-        .find_map(|(path, info)| {
-            let file = open_file(&path).ok()?;
-            let seen = compare_with_copy(prefix, marks, &file, info.size).ok()?;
-            (newcomer(seen, first, Fate::CutOff) == Newcomer::Copy).then_some(Copy {
-                path: path.into(),
-                file,
-                info,
-            })
-        })
+    for (path, info) in found.into_iter().take(MAX_COMPARED) {
+        let seen = open_file(&path).and_then(|file| {
+            let seen = compare_with_copy(prefix, marks, &file, info.size)?;
+            Ok((file, seen))
+        });
+        match seen {
+            Ok((file, seen)) if newcomer(seen, first, Fate::CutOff) == Newcomer::Copy => {
+                let path = path.into();
+                return Ok(Some(Copy { path, file, info }));
+            }
+            Ok(_) => {}
+            Err(error) => note(&path, error),
+        }
+    }
+    unseen.map_or(Ok(None), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identify::prefix_of;
+
+    #[test]
+    fn a_copy_that_cannot_be_looked_at_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, copy) = (dir.path().join("app.log"), dir.path().join("app.log.1"));
+        std::fs::write(&log, b"all of it\n").unwrap();
+        let file = open_file(&log).unwrap();
+        let (prefix, mark) = (
+            prefix_of(&file, 10).unwrap(),
+            mark_at(&file, 10).unwrap().unwrap(),
+        );
+        let find = || find_copy(&log, (prefix, &[mark]), |_| true);
+        assert!(matches!(find(), Ok(None)));
+        // A link to itself is there, and nobody can say what it is.
+        std::os::unix::fs::symlink("app.log.1", &copy).unwrap();
+        assert_eq!(find().unwrap_err().path, copy);
+        std::fs::remove_file(&copy).unwrap();
+        std::fs::copy(&log, &copy).unwrap();
+        assert_eq!(find().unwrap().unwrap().path.to_path_buf(), copy);
+    }
 }

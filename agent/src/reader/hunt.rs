@@ -227,6 +227,9 @@ impl Reader {
                 } else if self.may_give_up(stream, at, since) {
                     if self.seek_packed(stream, at, Instant::now()) {
                         at += 1;
+                    } else if self.seek_no_longer(stream, at) {
+                        self.end_cut_off(stream, at);
+                        self.make_ready(stream);
                     } else {
                         self.end(stream, at);
                         self.make_ready(stream);
@@ -243,7 +246,7 @@ impl Reader {
     fn may_give_up(&self, stream: usize, at: usize, since: Instant) -> bool {
         let channel = self.streams.get(stream).map_or(0, |known| known.channel);
         let looks = self.channels.get(channel).map_or(0, |known| known.looks);
-        if looks < GIVE_UP_LOOKS {
+        if looks < GIVE_UP_LOOKS || self.is_sought(stream, at) {
             return false;
         }
         let patience = self.look_at_folder(stream, at).patience();
