@@ -112,6 +112,8 @@ pub(crate) struct Figures {
     pub(crate) blind: BTreeSet<usize>,
     /// Per task: what matches and is no file.
     pub(crate) left_out: Vec<BTreeMap<PathBuf, FileKind>>,
+    /// Per task: how many paths of each kind did not, so far.
+    pub(crate) met: Vec<BTreeMap<FileKind, u64>>,
 }
 
 /// Where one task's files are.
@@ -274,6 +276,7 @@ impl Discover {
         });
         let figures = Figures {
             left_out: vec![BTreeMap::new(); tasks.len()],
+            met: vec![BTreeMap::new(); tasks.len()],
             ..Figures::default()
         };
         Self {
@@ -386,6 +389,7 @@ impl Discover {
         self.figures
             .left_out
             .resize_with(tasks.len(), BTreeMap::new);
+        self.figures.met.resize_with(tasks.len(), BTreeMap::new);
     }
 
     /// Waits for hints until `until`, at most a moment.
@@ -649,10 +653,15 @@ impl Discover {
         if !self.told.insert(path.to_owned()) {
             return;
         }
+        if let Some(met) = self.figures.met.get_mut(task) {
+            *met.entry(kind).or_default() += 1;
+        }
         let message = "a task's paths match something that is no file; it is left out";
         let hint = match kind {
             FileKind::Directory => "to collect the files in it, write /* behind it",
-            FileKind::Regular | FileKind::Other => "only files can be collected",
+            FileKind::Regular | FileKind::Pipe | FileKind::Socket | FileKind::Device => {
+                "only files can be collected"
+            }
         };
         if literal {
             tracing::warn!(path = shown(path), found = kind.as_str(), hint, message);

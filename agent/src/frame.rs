@@ -15,6 +15,7 @@ mod fuzz;
 mod groups;
 mod joined;
 mod lines;
+pub(crate) mod strange;
 #[cfg(test)]
 mod tests;
 pub(crate) mod text;
@@ -241,6 +242,14 @@ impl Framer {
             Kind::Runtime(_) => self.longest_runtime_line(),
         };
         longest + 2 * self.text.width() + MARK_BYTES
+    }
+
+    /// Whether a piece is the beginning of a line that is too long to be a record.
+    pub(crate) fn is_long(&self, piece: &Piece<'_>) -> bool {
+        let begins = piece.flags.has(Flags::CUT) && !piece.flags.has(Flags::CONTINUES);
+        // It is cut between characters, a few bytes before the longest.
+        piece.flags.has(Flags::TRUNCATED)
+            || begins && piece.bytes.len() + 4 > self.rule.max_line as usize
     }
 
     fn longest_runtime_line(&self) -> usize {

@@ -50,14 +50,18 @@ pub(crate) struct FileInfo {
 }
 
 /// What a path names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FileKind {
     /// A file that can be tailed.
     Regular,
     /// A directory.
     Directory,
-    /// A socket, pipe or device.
-    Other,
+    /// A named pipe.
+    Pipe,
+    /// A socket.
+    Socket,
+    /// A device.
+    Device,
 }
 
 impl FileKind {
@@ -66,7 +70,9 @@ impl FileKind {
         match self {
             Self::Regular => "a file",
             Self::Directory => "a directory",
-            Self::Other => "a pipe, socket or device",
+            Self::Pipe => "a pipe",
+            Self::Socket => "a socket",
+            Self::Device => "a device",
         }
     }
 }
@@ -220,7 +226,9 @@ fn kind_of(stat: &Statx) -> FileKind {
     match u32::from(stat.stx_mode) & libc::S_IFMT {
         libc::S_IFREG => FileKind::Regular,
         libc::S_IFDIR => FileKind::Directory,
-        _other => FileKind::Other,
+        libc::S_IFIFO => FileKind::Pipe,
+        libc::S_IFSOCK => FileKind::Socket,
+        _device => FileKind::Device,
     }
 }
 

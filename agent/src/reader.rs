@@ -73,7 +73,7 @@ use crate::{
     path::LogPath,
     recipe::{Compiled, Recipe},
     send::Outgoing,
-    status::{Counters, Rate, Status, TaskFigures, TaskView},
+    status::{Bad, Counters, Rate, Status, TaskFigures, TaskView},
     tail::Tail,
     turns::{Pick, Turns},
 };
@@ -193,6 +193,17 @@ impl Channel {
         self.counters.read(bytes, framed.records);
         self.figures.odd.add(made.odd);
         self.counters.odd(made.odd);
+        for (bad, times) in made.odd.bad() {
+            self.count_bad(bad, times);
+        }
+    }
+
+    /// Takes note of what a writer should not have done.
+    fn count_bad(&mut self, bad: Bad, times: u64) {
+        if times > 0 {
+            *self.figures.mishaps.bad.entry(bad).or_default() += times;
+            self.counters.bad(bad, times);
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use crate::{
     clock,
     discover::Figures,
     far,
+    frame::strange::Strange,
     limit::{Budget, Reason, Throttled},
     send::ClassLoad,
     shown::shown,
@@ -57,6 +58,10 @@ pub(crate) struct Oddities {
     pub(crate) keyless: u64,
     /// Their text was cut, or the record would be too long.
     pub(crate) shortened: u64,
+    /// Lines that are too long to be one record.
+    pub(crate) long: u64,
+    /// Lines with bytes that they should not have.
+    pub(crate) strange: Strange,
 }
 
 impl Oddities {
@@ -69,6 +74,16 @@ impl Oddities {
         }
     }
 
+    /// Those that only a writer of bad input makes, each with its reason.
+    pub(crate) fn bad(&self) -> [(Bad, u64); 4] {
+        [
+            (Bad::LongLine, self.long),
+            (Bad::Nul, self.strange.nul),
+            (Bad::LoneReturn, self.strange.lone_return),
+            (Bad::NotUtf8, self.strange.not_utf8),
+        ]
+    }
+
     /// Adds those of a batch.
     pub(crate) fn add(&mut self, more: Self) {
         self.time_not_found += more.time_not_found;
@@ -78,6 +93,73 @@ impl Oddities {
         self.undecodable += more.undecodable;
         self.keyless += more.keyless;
         self.shortened += more.shortened;
+        self.long += more.long;
+        self.strange.nul += more.strange.nul;
+        self.strange.lone_return += more.strange.lone_return;
+        self.strange.not_utf8 += more.strange.not_utf8;
+    }
+}
+
+/// What a writer of logs should not do, by its reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Bad {
+    /// Lines longer than a record may be.
+    LongLine,
+    /// Lines with a NUL.
+    Nul,
+    /// Runs of NUL that were never written.
+    Hole,
+    /// Lines with a carriage return that is not followed by a newline.
+    LoneReturn,
+    /// Lines that are no UTF-8.
+    NotUtf8,
+    /// Names of files with control characters, newlines among them.
+    ControlInName,
+    /// Names of files that are no UTF-8.
+    NameNotUtf8,
+    /// Pipes that match.
+    Pipe,
+    /// Sockets that match.
+    Socket,
+    /// Devices that match.
+    Device,
+    /// Files that became shorter than what was read of them.
+    Shrunk,
+    /// Files whose content became another one where it was read.
+    Rewritten,
+    /// Files that could not be read for a while.
+    Unreadable,
+}
+
+impl Bad {
+    /// The reason in a word or two.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::LongLine => "long-line",
+            Self::Nul => "nul",
+            Self::Hole => "hole",
+            Self::LoneReturn => "lone-carriage-return",
+            Self::NotUtf8 => "not-utf-8",
+            Self::ControlInName => "control-character-in-name",
+            Self::NameNotUtf8 => "name-not-utf-8",
+            Self::Pipe => "pipe",
+            Self::Socket => "socket",
+            Self::Device => "device",
+            Self::Shrunk => "shrunk",
+            Self::Rewritten => "rewritten",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    /// What is bad about the name of a file.
+    pub(crate) fn of_name(path: &Path) -> impl Iterator<Item = Self> {
+        let name = path.as_os_str().as_encoded_bytes();
+        let control = name.iter().any(u8::is_ascii_control);
+        let no_text = path.to_str().is_none();
+        let control = control.then_some(Self::ControlInName);
+        control
+            .into_iter()
+            .chain(no_text.then_some(Self::NameNotUtf8))
     }
 }
 
@@ -90,6 +172,8 @@ pub(crate) struct Mishaps {
     pub(crate) hole_bytes: u64,
     /// Bytes that will never be sent, by reason.
     pub(crate) lost_bytes: BTreeMap<String, u64>,
+    /// How often each happened in this life.
+    pub(crate) bad: BTreeMap<Bad, u64>,
 }
 
 /// One task, as its reader sees it.
@@ -249,6 +333,12 @@ impl Counters {
     pub(crate) fn hole(&self, bytes: u64) {
         counter!("tributary_agent_hole_bytes_total", "topic" => self.topic.clone())
             .increment(bytes);
+    }
+
+    /// A writer did what it should not.
+    pub(crate) fn bad(&self, bad: Bad, times: u64) {
+        counter!("tributary_agent_bad_input_total", "topic" => self.topic.clone(), "reason" => bad.as_str())
+            .increment(times);
     }
 
     /// Bytes were lost.
@@ -542,6 +632,8 @@ fn task_page(health: &TaskHealth, view: &TaskView, looks: &Figures) -> Value {
         .map(|(path, kind)| json!({ "path": shown(path), "reason": kind.as_str() }))
         .collect();
     let error = figures.last_error.as_ref();
+    let bad = figures.mishaps.bad.iter();
+    let bad: BTreeMap<&str, u64> = bad.map(|(bad, &times)| (bad.as_str(), times)).collect();
     json!({
         "task": health.task, "topic": health.topic, "class": view.class, "files": health.files,
         "bytes_behind": health.bytes_behind,
@@ -557,6 +649,7 @@ fn task_page(health: &TaskHealth, view: &TaskView, looks: &Figures) -> Value {
         "undecodable_characters": figures.odd.undecodable,
         "keyless_records": figures.odd.keyless,
         "shortened_records": figures.odd.shortened,
+        "bad_input": bad,
         "truncations": figures.mishaps.truncations,
         "hole_bytes": figures.mishaps.hole_bytes,
         "lost_bytes": figures.mishaps.lost_bytes,

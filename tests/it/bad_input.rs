@@ -335,7 +335,11 @@ fn a_hostile_writer_slows_only_its_own_files_and_the_status_says_what_it_did() -
                 [&b"of "[..], name.as_bytes(), b"!"].concat(),
             )?;
         }
-        fs::write(logs.join("returns.log"), b"one\rline\r\n\xc3\x28\n")?;
+        fs::write(
+            logs.join("returns.log"),
+            b"one\rline\r\n\xc3\x28\na \0 in it\n",
+        )?;
+        let socket = std::os::unix::net::UnixListener::bind(logs.join("socket.log"))?;
         // A hole without a line before it, then a line longer than a record may be.
         let hole = fs::File::create(logs.join("hole.log"))?;
         hole.write_all_at(b"behind the hole\n", 64 << 20)?;
@@ -351,7 +355,12 @@ fn a_hostile_writer_slows_only_its_own_files_and_the_status_says_what_it_did() -
         }
         line.must_hold(b"behind the hole")?;
         // A line without an end is a record, a carriage return alone is none's end.
-        for wanted in [&b"of no\xff\xfetext.log!"[..], b"one\rline\r", b"\xc3\x28"] {
+        for wanted in [
+            &b"of no\xff\xfetext.log!"[..],
+            b"one\rline\r",
+            b"\xc3\x28",
+            b"a \0 in it",
+        ] {
             line.must_hold(wanted)?;
         }
         line.must_hold(b"lines.log!")?;
@@ -363,12 +372,35 @@ fn a_hostile_writer_slows_only_its_own_files_and_the_status_says_what_it_did() -
             |task| {
                 let count = |name: &str| task[name].as_u64().unwrap_or_default();
                 let left_out = task["left_out"].as_array().map_or(0, Vec::len);
-                left_out == 2
+                let bad = |reason: &str| task["bad_input"][reason].as_u64().unwrap_or_default();
+                let once = [
+                    "nul",
+                    "lone-carriage-return",
+                    "hole",
+                    "long-line",
+                    "control-character-in-name",
+                    "name-not-utf-8",
+                    "pipe",
+                    "socket",
+                    "device",
+                ];
+                left_out == 3
                     && count("hole_bytes") >= 60 << 20
                     && count("truncations") >= 1
                     && count("split_records") >= 3
+                    && once.iter().all(|reason| bad(reason) == 1)
+                    // The file with such a name has it in a line, too.
+                    && bad("not-utf-8") == 2
+                    && bad("shrunk") + bad("rewritten") == count("truncations")
             },
         )?;
+        let counted = agent.metric("tributary_agent_bad_input_total")?;
+        ensure!(counted >= 12.0, "the metrics count {counted}");
+        // What is good afterwards takes nothing of it back.
+        drop(socket);
+        line.must_still_deliver("something-good")?;
+        let task = line.cluster.agents[0].status()?["tasks"][0].clone();
+        ensure!(task["bad_input"]["not-utf-8"] == 2, "{task}");
         Ok(())
     })
 }

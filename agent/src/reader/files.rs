@@ -22,7 +22,7 @@ use crate::{
     clock,
     config::Start,
     content::Content,
-    discover::{Look, is_absence},
+    discover::{Figures, Look, is_absence},
     far::open_file,
     frame::text::Label,
     handle::{self, FileInfo, FileKey, FileKind},
@@ -30,6 +30,7 @@ use crate::{
     path::LogPath,
     shown::shown,
     spool::has_packed_name,
+    status::Bad,
     tail::{FirstBytes, Place, Tail},
 };
 
@@ -129,6 +130,9 @@ impl Reader {
         for (channel, path) in look.found {
             match handle::of_path(&path) {
                 Ok(info) if info.kind == FileKind::Regular => {
+                    for bad in Bad::of_name(&path) {
+                        self.count_bad(channel, bad, 1);
+                    }
                     if has_packed_name(&path) && self.packed_file(channel, &path, &info) {
                         continue;
                     }
@@ -175,6 +179,7 @@ impl Reader {
             self.on_touched(path);
         }
         if let Some(figures) = look.figures {
+            self.count_left_out(&figures);
             self.wiring.status.looked(figures);
         }
         self.folders.forget();
@@ -183,6 +188,37 @@ impl Reader {
         if look.whole {
             self.any_known = true;
             self.first_looks_done();
+        }
+    }
+
+    /// Takes note of what a writer of a channel's files should not have done.
+    pub(super) fn count_bad(&mut self, channel: usize, bad: Bad, times: u64) {
+        if let Some(channel) = self.channels.get_mut(channel) {
+            channel.count_bad(bad, times);
+        }
+    }
+
+    /// The same, of a stream's.
+    pub(super) fn note_bad(&mut self, stream: usize, bad: Bad) {
+        if let Some(channel) = self.streams.get(stream).map(|known| known.channel) {
+            self.count_bad(channel, bad, 1);
+        }
+    }
+
+    /// Counts what matches and cannot be a log; the look knows how often it met such a path so far.
+    fn count_left_out(&mut self, figures: &Figures) {
+        for (channel, met) in figures.met.iter().enumerate() {
+            for (kind, &times) in met {
+                let bad = match kind {
+                    FileKind::Pipe => Bad::Pipe,
+                    FileKind::Socket => Bad::Socket,
+                    FileKind::Device => Bad::Device,
+                    FileKind::Regular | FileKind::Directory => continue,
+                };
+                let known = self.channels.get(channel);
+                let known = known.and_then(|known| known.figures.mishaps.bad.get(&bad).copied());
+                self.count_bad(channel, bad, times.saturating_sub(known.unwrap_or(0)));
+            }
         }
     }
 
@@ -537,6 +573,7 @@ impl Reader {
         );
         if let Some(channel) = self.channels.get_mut(channel) {
             channel.figures.failed(path, error);
+            channel.count_bad(Bad::Unreadable, 1);
             if channel.figures.unreadable.len() < MAX_SHOWN {
                 let (path, error) = (shown(path), error.to_string());
                 channel.figures.unreadable.insert(path, error);

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     frame::Carry,
     identify::{MARK_BYTES, Mark},
+    status::Bad,
 };
 
 /// Fewer NUL in a row than this are content, unless the file was just cut off.
@@ -34,7 +35,7 @@ impl Reader {
         if new.first() != Some(&0) {
             return None;
         }
-        let before = self.block.get(..block.before).and_then(<[u8]>::last);
+        let before = self.block.get(..block.before)?.last().copied();
         let zeros = new.iter().position(|&byte| byte != 0).unwrap_or(new.len());
         let whole_block = zeros == new.len();
         let known = self.streams.get(stream)?;
@@ -74,10 +75,13 @@ impl Reader {
         let marked = bytes.get(..marked.len);
         let marked = marked.filter(|bytes| bytes.len() as u64 >= end.min(MARK_BYTES))?;
         let mark = Mark::at(end, marked);
+        // It may be jumped over block by block.
+        let begins = before != Some(0);
         let channel = self.streams.get(stream)?.channel;
         if let Some(channel) = self.channels.get_mut(channel) {
             channel.counters.hole(end - start);
             channel.figures.mishaps.hole_bytes += end - start;
+            channel.count_bad(Bad::Hole, u64::from(begins));
         }
         // What follows begins a line.
         let carry = Carry::default().with(Carry::LINE_BEGINS, true);

@@ -13,7 +13,7 @@ use tributary_common::{
 };
 
 use crate::{
-    frame::{Carry, Flags, Framed, Framer, Piece, Source},
+    frame::{Carry, Flags, Framed, Framer, Piece, Source, strange},
     recipe::Compiled,
     shape::{self, Line, Origin, Shaper},
     status::Oddities,
@@ -158,6 +158,9 @@ impl Maker {
                 odd.untimed(timed.flag);
                 odd.undecodable += u64::from(replaced);
                 odd.keyless += u64::from(key == Some(None));
+                if !piece.flags.is_empty() {
+                    odd.long += u64::from(recipe.framer.is_long(&piece));
+                }
                 if let Some(kept) = shaped.cut_short {
                     odd.shortened += 1;
                     short.push(rest_of(piece, kept, value.len()));
@@ -169,6 +172,7 @@ impl Maker {
         let within = |rest: &Range<usize>| rest.start < rest.end && rest.end <= framed.used;
         short.retain(within);
         framed.dropped.append(&mut short);
+        odd.strange = strange::count(text, source.bytes.get(..framed.used).unwrap_or_default());
         odd.split = u64::from(framed.pieces);
         odd.malformed = u64::from(framed.malformed);
         (framed, odd)

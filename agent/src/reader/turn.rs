@@ -17,6 +17,7 @@ use crate::{
     identify::{MARK_BYTES, Verdict, verdict},
     limit::{BATCH_OVERHEAD_BYTES, Permit, Reason},
     recipe::Compiled,
+    status::Bad,
     tail::{Astray, FirstBytes, Form, Place, Tail},
 };
 
@@ -211,6 +212,7 @@ impl Reader {
             Err(error) => return Err(self.unreadable(stream, at, &error, now)),
         };
         if size < tail.offset() {
+            self.note_bad(stream, Bad::Shrunk);
             return Err(self.cut_off(stream, at, now));
         }
         let is_file = file.as_file().is_some();
@@ -225,6 +227,7 @@ impl Reader {
                 }
                 Ok(_) => {
                     tail.forget_unverified();
+                    self.note_bad(stream, Bad::Rewritten);
                     return Err(self.cut_off(stream, at, now));
                 }
                 Err(error) => {
@@ -488,6 +491,8 @@ impl Reader {
         };
         // The marked bytes must still be there: otherwise the file was written anew under us.
         if !tail.is_in_place(self.block.get(..block.before).unwrap_or_default()) {
+            let shrunk = (block.before as u64) < tail.offset().min(MARK_BYTES);
+            self.note_bad(stream, if shrunk { Bad::Shrunk } else { Bad::Rewritten });
             return self.cut_off(stream, at, now);
         }
         if block.len == block.before {

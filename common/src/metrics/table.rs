@@ -66,6 +66,12 @@ pub const TABLE: &[Metric] = &[
         "Records whose text was cut, since they would be over 1 MiB as JSON or UTF-8.",
     ),
     counter(
+        "tributary_agent_bad_input_total",
+        Unit::Count,
+        &["topic", "reason"],
+        "What writers of logs should not do: lines (`long-line`, `nul`, `lone-carriage-return`, `not-utf-8`), holes (`hole`), files by their names (`control-character-in-name`, `name-not-utf-8`) or kinds (`pipe`, `socket`, `device`), and files that were `shrunk`, `rewritten`, or `unreadable` for a while.",
+    ),
+    counter(
         "tributary_agent_truncations_total",
         Unit::Count,
         &["topic"],
