@@ -286,9 +286,14 @@ fn a_copy_that_cannot_be_opened_when_its_file_is_cut_off_is_read_when_it_can() -
         for at in [0, 250, 499] {
             line.must_hold(format!("unread {at}").as_bytes())?;
         }
-        let task = line.cluster.agents[0].status()?["tasks"][0].clone();
-        ensure!(task["lost_bytes"] == serde_json::json!({}), "{task}");
-        ensure!(task["unreadable"] == serde_json::json!({}), "{task}");
+        let agent = &line.cluster.agents[0];
+        let none = serde_json::json!({});
+        poll::until_seen(
+            "the status to say that it can be read",
+            SETTLE_LIMIT,
+            || Ok(agent.status()?["tasks"][0].clone()),
+            |task| task["unreadable"] == none && task["lost_bytes"] == none,
+        )?;
         ledger::must_agree(line.cluster.manager.admin(), TOPIC, 1_500, SETTLE_LIMIT)?;
         line.cluster.stop()
     })
