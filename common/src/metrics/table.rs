@@ -69,7 +69,7 @@ pub const TABLE: &[Metric] = &[
         "tributary_agent_bad_input_total",
         Unit::Count,
         &["topic", "reason"],
-        "What writers of logs should not do: lines (`long-line`, `nul`, `lone-carriage-return`, `not-utf-8`), holes (`hole`), files by their names (`control-character-in-name`, `name-not-utf-8`) or kinds (`pipe`, `socket`, `device`), and files that were `shrunk`, `rewritten`, or `unreadable` for a while.",
+        "What writers of logs should not do: lines that are too long or have strange bytes, holes, names that are no text, pipes, sockets and devices, files that shrink; the reasons are in framing.md.",
     ),
     counter(
         "tributary_agent_truncations_total",
