@@ -123,6 +123,11 @@ pub async fn run_live(
     let start = given_over(config);
     let config = start.config.clone();
     let shared = Shared::open(&config)?;
+    // Before anybody can ask for it.
+    shared.status.config(|applied| {
+        applied.version = live::version_of(&config.effective);
+        applied.given = start.standing.health().clone();
+    });
     let (events, incoming_events) = sync_channel(EVENTS);
     let waker = events.clone();
     // A full queue wakes the reader as well.
