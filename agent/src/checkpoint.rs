@@ -13,6 +13,7 @@
 mod inspect;
 mod ledger;
 mod log;
+mod names;
 mod record;
 #[doc(hidden)]
 pub mod rehearsal;
@@ -24,7 +25,7 @@ mod v1;
 
 use std::{
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -212,6 +213,23 @@ impl Checkpoint {
     /// was lost they count as known, so that `start = "end"` skips nothing that was not sent.
     pub(crate) fn knows_task(&self, task: &TaskId) -> bool {
         self.lost.everything || self.read(|state| state.tasks.contains(task))
+    }
+
+    /// Takes in that tasks have other names, old name first: see [`State::renamed`].
+    pub(crate) fn rename(&self, renamed: Vec<(TaskId, TaskId)>) {
+        for (from, to) in renamed {
+            tracing::info!(%from, %to, "a task has another name and goes on where it was");
+            self.write(vec![Record::Renamed { from, to }]);
+        }
+    }
+
+    /// By what the streams of a task are numbered.
+    pub(crate) fn seed_of(&self, task: &TaskId) -> Arc<str> {
+        if let Some(seed) = self.read(|state| state.names.free_seed(task)) {
+            let task = task.clone();
+            self.write(vec![Record::Seed { task, seed }]);
+        }
+        self.read(|state| state.names.seed_of(task).into())
     }
 
     /// Files of earlier lives that were found damaged at the start.

@@ -24,6 +24,7 @@ use tributary_common::{
     tls,
 };
 
+pub(crate) use self::task::all_looks;
 use self::{
     limits::LIMITS,
     task::{RawTask, TASK, check_task},

@@ -165,8 +165,8 @@ pub async fn run_live(
         &stop,
     );
     let (ways, ways_now) = watch::channel(Ways::of(&config));
-    let status = Arc::clone(&shared.status);
-    let live = Live::new(start, places, plans, ways, status);
+    let of_live = (Arc::clone(&shared.checkpoint), Arc::clone(&shared.status));
+    let live = Live::new(start, places, plans, ways, of_live);
     let (offer, offers) = watch::channel(None);
     parts.spawn("config", live.run(reload, offers, stop.clone()));
     start_sending(
@@ -345,20 +345,24 @@ fn start_sending(
 /// more have one when they left batches to be sent again.
 fn channels(tasks: Vec<Task>, places: &mut Places, wiring: &Wiring) -> Vec<Channel> {
     let checkpoint = &wiring.checkpoint;
+    let looks = config::all_looks(&tasks);
+    checkpoint.rename(checkpoint.read(|state| state.renamed(&looks)));
     let mut channels: Vec<Channel> = Vec::new();
     for task in tasks {
         let place = places.of(&task.id);
         debug_assert_eq!(place, channels.len(), "ids differ: the schema says so");
         let fresh = !checkpoint.knows_task(&task.id);
         let share = wiring.budget.share(&task.topic, task.class);
-        channels.push(Channel::new(task, share, fresh));
+        let seed = checkpoint.seed_of(&task.id);
+        channels.push(Channel::new(task, share, fresh, seed));
     }
     for (id, topic) in checkpoint.read(checkpoint::State::owing) {
         // Who has a place already is in the configuration.
         if places.of(&id) == channels.len() {
             let task = Task::left(id, topic);
             let share = wiring.budget.share(&task.topic, task.class);
-            channels.push(Channel::left(task, share));
+            let seed = checkpoint.seed_of(&task.id);
+            channels.push(Channel::left(task, share, seed));
         }
     }
     channels

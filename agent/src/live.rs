@@ -29,6 +29,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::kept::{Kept, inspect as inspect_kept, is_kept};
 use crate::{
+    checkpoint::Checkpoint,
     clock,
     config::{self, Config, LIVE_KEYS, LIVE_LISTS, Limits, SCHEMA, Task},
     send::Ways,
@@ -44,23 +45,39 @@ pub(crate) struct Plan {
     pub(crate) tasks: Vec<(usize, Task)>,
     /// The places of those whose files have to be found anew: they are new, or look elsewhere.
     pub(crate) moved: Vec<usize>,
+    /// Those that only have another name, old name first.
+    pub(crate) renamed: Vec<(TaskId, TaskId)>,
     /// Told when the reader has taken it over.
     pub(crate) applied: oneshot::Sender<()>,
 }
 
 /// The place of each task in the lists of reader and discovery. A place is never given to another
-/// task: what is under way names tasks by it.
+/// task: what is under way names tasks by it. A task that gets another name keeps it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Places(Vec<TaskId>);
+pub(crate) struct Places(Vec<Option<TaskId>>);
 
 impl Places {
     /// The place of a task: the one that it had, or a new one at the end.
     pub(crate) fn of(&mut self, task: &TaskId) -> usize {
-        if let Some(place) = self.0.iter().position(|known| known == task) {
+        if let Some(place) = self.find(task) {
             return place;
         }
-        self.0.push(task.clone());
+        self.0.push(Some(task.clone()));
         self.0.len() - 1
+    }
+
+    fn find(&self, task: &TaskId) -> Option<usize> {
+        self.0.iter().position(|known| known.as_ref() == Some(task))
+    }
+
+    /// A task has another name from now on. Who had that before is forgotten by now.
+    fn rename(&mut self, from: &TaskId, to: &TaskId) {
+        for (old, new) in [(to, None), (from, Some(to.clone()))] {
+            let place = self.find(old).and_then(|place| self.0.get_mut(place));
+            if let Some(place) = place {
+                *place = new;
+            }
+        }
     }
 }
 
@@ -78,6 +95,7 @@ pub(crate) struct Live {
     places: Places,
     plans: crossbeam_channel::Sender<Plan>,
     ways: watch::Sender<Ways>,
+    checkpoint: Arc<Checkpoint>,
     status: Arc<Status>,
 }
 
@@ -88,7 +106,7 @@ impl Live {
         places: Places,
         plans: crossbeam_channel::Sender<Plan>,
         ways: watch::Sender<Ways>,
-        status: Arc<Status>,
+        (checkpoint, status): (Arc<Checkpoint>, Arc<Status>),
     ) -> Self {
         Self {
             config,
@@ -96,6 +114,7 @@ impl Live {
             places,
             plans,
             ways,
+            checkpoint,
             status,
         }
     }
@@ -142,6 +161,11 @@ impl Live {
 
     /// Gives the reader the new tasks, and waits until it has them.
     async fn hand_over(&mut self, new: &Config, found: &[Difference]) -> Result<(), Refused> {
+        let looks = config::all_looks(&new.tasks);
+        let renamed = self.checkpoint.read(|state| state.renamed(&looks));
+        for (from, to) in &renamed {
+            self.places.rename(from, to);
+        }
         let tasks: Vec<(usize, Task)> = new
             .tasks
             .iter()
@@ -149,13 +173,15 @@ impl Live {
             .collect();
         let moved = tasks
             .iter()
-            .filter(|(_, task)| looks_elsewhere(task, found));
+            .filter(|(_, task)| looks_elsewhere(task, found))
+            .filter(|(_, task)| !renamed.iter().any(|(_, to)| *to == task.id));
         let moved = moved.map(|&(place, _)| place).collect();
         let (applied, taken) = oneshot::channel();
         let plan = Plan {
             limits: new.limits.clone(),
             tasks,
             moved,
+            renamed,
             applied,
         };
         // One at a time is under way, and discovery takes it: a refusal means that all is ending.
@@ -361,5 +387,8 @@ mod tests {
         let id = |name: &str| TaskId::new(name).unwrap();
         assert_eq!((places.of(&id("a")), places.of(&id("b"))), (0, 1));
         assert_eq!((places.of(&id("c")), places.of(&id("a"))), (2, 0));
+        // Its other name has its place; who comes with its name of before has another one.
+        places.rename(&id("c"), &id("a"));
+        assert_eq!((places.of(&id("a")), places.of(&id("c"))), (2, 3));
     }
 }

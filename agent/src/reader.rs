@@ -123,6 +123,8 @@ pub(crate) struct Wiring {
 pub(crate) struct Channel {
     /// Its settings.
     pub(crate) task: Task,
+    /// What its streams are numbered by: its name, or the first one that it had.
+    seed: Arc<str>,
     /// The number of its recipe in the checkpoint.
     recipe_no: u32,
     /// Its topic's part of the memory; none when it needs no more.
@@ -144,12 +146,13 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// A channel for a task that was `fresh`, never looked for before.
-    pub(crate) fn new(task: Task, share: Arc<Share>, fresh: bool) -> Self {
+    /// A channel for a task that was `fresh`, never looked for before; `seed` numbers its streams.
+    pub(crate) fn new(task: Task, share: Arc<Share>, fresh: bool, seed: Arc<str>) -> Self {
         let bucket = task.rate.map(|rate| Bucket::new(rate, Instant::now()));
         let counters = Counters::of_topic(&task.topic);
         Self {
             task,
+            seed,
             recipe_no: 0,
             share: Some(share),
             bucket,
@@ -165,14 +168,14 @@ impl Channel {
 
 impl Channel {
     /// A channel of a task that is not in the list any more, and left batches to be sent again.
-    pub(crate) fn left(task: Task, share: Arc<Share>) -> Self {
+    pub(crate) fn left(task: Task, share: Arc<Share>, seed: Arc<str>) -> Self {
         Self {
             removed: true,
-            ..Self::new(task, share, false)
+            ..Self::new(task, share, false, seed)
         }
     }
 
-    /// Goes on with other settings of the same task.
+    /// Goes on with other settings of the same task, which may have another name.
     fn change(&mut self, task: Task, share: Arc<Share>) {
         if task.rate != self.task.rate {
             self.bucket = task.rate.map(|rate| Bucket::new(rate, Instant::now()));

@@ -16,7 +16,7 @@ use tributary_common::ids::{GenerationId, StreamId, TaskId};
 
 use crate::{
     checkpoint::{State, last_state},
-    config::{Config, Start, Task},
+    config::{self, Config, Start, Task},
     discover::{Visitor, is_absence},
     handle::{self, FileKey, FileKind},
     shown::shown,
@@ -171,7 +171,11 @@ struct Looker {
 }
 
 impl Looker {
-    fn new(config: &Config, state: State) -> Self {
+    fn new(config: &Config, mut state: State) -> Self {
+        // As the agent will once it takes this configuration.
+        for (from, to) in state.renamed(&config::all_looks(&config.tasks)) {
+            state.rename(&from, &to);
+        }
         let mut by_key = HashMap::new();
         for (&id, stream) in &state.streams {
             for known in &stream.generations {

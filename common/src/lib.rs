@@ -53,4 +53,5 @@ pub mod span;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;
+pub mod wall;
 pub mod wire;

@@ -36,11 +36,11 @@ use crate::{
 /// The first bytes of every checkpoint file.
 pub(crate) const MAGIC: [u8; 8] = *b"TRIBCKPT";
 /// The version that this build writes.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 /// The oldest version that it reads.
 const OLDEST: u32 = 1;
 /// The first of the versions that lack only records which came later: 2 those of joined batches and the
-/// end of spilled ones, 3 how far a file was seen.
+/// end of spilled ones, 3 how far a file was seen, 4 those of the names of tasks.
 const WITH_RECIPES: u32 = 2;
 /// Bytes of the file header: magic, version, CRC-32C of both.
 pub(crate) const HEADER_BYTES: usize = 16;
@@ -305,6 +305,27 @@ pub(crate) enum Record {
         /// Its size, in bytes.
         size: u64,
     },
+    /// Where a task looks.
+    Looks {
+        /// Which task.
+        task: TaskId,
+        /// A hash of its patterns.
+        looks: u64,
+    },
+    /// A task has another name: all that is known of it stays.
+    Renamed {
+        /// Its name before.
+        from: TaskId,
+        /// Its name now.
+        to: TaskId,
+    },
+    /// The streams of a task are numbered by another name than its own.
+    Seed {
+        /// Which task.
+        task: TaskId,
+        /// By what.
+        seed: String,
+    },
 }
 
 /// Why a file is no checkpoint.
@@ -540,7 +561,7 @@ mod tests {
         bytes[12..].copy_from_slice(&sum);
         assert_eq!(
             check_header(&bytes).unwrap_err().to_string(),
-            "it has checkpoint version 9; this build reads versions 1 to 4"
+            "it has checkpoint version 9; this build reads versions 1 to 5"
         );
         assert_eq!(check_header(b"TRIBCKP"), Err(FormatError::Magic));
     }

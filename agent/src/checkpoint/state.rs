@@ -15,6 +15,7 @@ use tributary_common::{
 
 use super::{
     ledger::Ledger,
+    names::Names,
     record::{Cut, End, GenerationRecord, Joint, MadeBy, Record},
     stream::StreamState,
 };
@@ -40,6 +41,8 @@ pub(crate) struct State {
     pub(crate) tasks: BTreeSet<TaskId>,
     /// Tasks that are not in the configuration any more, and since when, in ms since 1970.
     pub(crate) removed: BTreeMap<TaskId, u64>,
+    /// What tasks are known by.
+    pub(crate) names: Names,
     /// All streams, with their generations.
     pub(crate) streams: BTreeMap<StreamId, StreamState>,
     /// Recipes that cuts name, and those of today.
@@ -92,9 +95,7 @@ impl State {
             } => self.see((stream, generation), size)?,
             Record::Lost(loss) => self.lost(None, loss),
             Record::LostBatch { batch, loss } => self.lost(Some(batch), loss),
-            Record::Recipe { no, recipe } => {
-                self.recipes.insert(no, recipe);
-            }
+            Record::Recipe { no, recipe } => drop(self.recipes.insert(no, recipe)),
             Record::Topic {
                 stream,
                 epoch,
@@ -115,6 +116,9 @@ impl State {
                 self.cuts.get(&batch).ok_or(Contradiction)?;
                 self.joints.insert(batch, joint);
             }
+            Record::Looks { task, looks } => self.names.look(task, looks),
+            Record::Renamed { from, to } => self.rename(&from, &to),
+            Record::Seed { task, seed } => self.names.number_by(task, seed),
             Record::Told(told) => self.ledger.told(&told),
             Record::LossesTold(count) => self.ledger.losses_told(count),
             Record::Accounts {
@@ -154,6 +158,19 @@ impl State {
             Some(at_ms) => self.removed.insert(task, at_ms),
             None => self.removed.remove(&task),
         };
+    }
+
+    /// A task has another name.
+    pub(crate) fn rename(&mut self, from: &TaskId, to: &TaskId) {
+        if self.tasks.remove(from) {
+            self.tasks.insert(to.clone());
+        }
+        self.removed.remove(from);
+        let of_task = self.streams.values_mut();
+        for stream in of_task.filter(|stream| stream.task == *from) {
+            stream.task = to.clone();
+        }
+        self.names.rename(from, to);
     }
 
     /// A stream begins, or what is known of it changed; its generations stay.
@@ -340,6 +357,7 @@ impl State {
         for task in old {
             self.removed.remove(&task);
             self.tasks.remove(&task);
+            self.names.forget(&task);
             for (&id, stream) in self.streams.iter_mut().filter(|(_, of)| of.task == task) {
                 stream.generations = Vec::new();
                 self.seen.retain(|(stream, _), _| *stream != id);
@@ -347,19 +365,51 @@ impl State {
         }
     }
 
-    /// What is to be written when these are the tasks from now on.
-    pub(crate) fn note_tasks(&self, tasks: &BTreeSet<TaskId>, now_ms: u64) -> Vec<Record> {
-        let known = self.streams.values().map(|stream| &stream.task);
-        let known: BTreeSet<&TaskId> = known.chain(&self.tasks).collect();
-        let gone = known.into_iter().filter(|task| !tasks.contains(task));
+    /// Tasks of which something is known.
+    fn known_tasks(&self) -> BTreeSet<&TaskId> {
+        let of_streams = self.streams.values().map(|stream| &stream.task);
+        of_streams.chain(&self.tasks).collect()
+    }
+
+    /// The tasks of a list that only have another name than before, old name first: the new one is not
+    /// known, and looks where one that is gone with this very list looked, and no other of both.
+    pub(crate) fn renamed(&self, list: &BTreeMap<TaskId, u64>) -> Vec<(TaskId, TaskId)> {
+        let known = self.known_tasks();
+        let gone = known.iter().filter(|task| !list.contains_key(**task));
+        let gone = gone.filter(|task| !self.removed.contains_key(**task));
+        let gone = gone.filter_map(|task| Some((*task, self.names.looks_of(task)?)));
+        let new = list.iter().filter(|(task, _)| !known.contains(task));
+        let (gone, new) = (
+            only_ones(gone),
+            only_ones(new.map(|(task, &looks)| (task, looks))),
+        );
+        let pairs = gone
+            .iter()
+            .filter_map(|(looks, from)| Some((*from, *new.get(looks)?)));
+        pairs.map(|(from, to)| (from.clone(), to.clone())).collect()
+    }
+
+    /// What is to be written when these are the tasks from now on, each with where it looks.
+    pub(crate) fn note_tasks(&self, tasks: &BTreeMap<TaskId, u64>, now_ms: u64) -> Vec<Record> {
+        let gone = self.known_tasks().into_iter();
+        let gone = gone.filter(|task| !tasks.contains_key(task));
         let gone = gone.filter(|task| !self.removed.contains_key(task));
-        let back = self.removed.keys().filter(|task| tasks.contains(task));
+        let back = self.removed.keys().filter(|task| tasks.contains_key(task));
         let record = |task: &TaskId, at_ms| Record::Removed {
             task: task.clone(),
             at_ms,
         };
         let gone = gone.map(|task| record(task, Some(now_ms)));
-        gone.chain(back.map(|task| record(task, None))).collect()
+        let elsewhere = tasks.iter();
+        let elsewhere =
+            elsewhere.filter(|&(task, &looks)| self.names.looks_of(task) != Some(looks));
+        let elsewhere = elsewhere.map(|(task, &looks)| Record::Looks {
+            task: task.clone(),
+            looks,
+        });
+        gone.chain(back.map(|task| record(task, None)))
+            .chain(elsewhere)
+            .collect()
     }
 
     /// Tasks of which batches have not ended, with their topics.
@@ -427,6 +477,7 @@ impl State {
                 at_ms: Some(at_ms),
             });
         }
+        self.names.snapshot(out);
         for (&id, stream) in &self.streams {
             stream.snapshot(id, out);
             for known in &stream.generations {
@@ -471,6 +522,21 @@ impl State {
     }
 }
 
+/// Those that look somewhere where no other one of them does, by that.
+fn only_ones<'a>(tasks: impl Iterator<Item = (&'a TaskId, u64)>) -> BTreeMap<u64, &'a TaskId> {
+    let mut by_looks: BTreeMap<u64, Vec<&TaskId>> = BTreeMap::new();
+    for (task, looks) in tasks {
+        by_looks.entry(looks).or_default().push(task);
+    }
+    let only = by_looks
+        .into_iter()
+        .filter_map(|(looks, tasks)| match tasks[..] {
+            [task] => Some((looks, task)),
+            _ => None,
+        });
+    only.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use tributary_common::ids::Topic;
@@ -495,7 +561,7 @@ mod tests {
     #[test]
     fn a_removed_task_is_forgotten_after_its_time_unless_it_comes_back() {
         let mut state = with_task("a");
-        let (none, id) = (BTreeSet::new(), TaskId::new("a").unwrap());
+        let (none, id) = (BTreeMap::new(), TaskId::new("a").unwrap());
         for record in state.note_tasks(&none, 1000) {
             state.apply(record).unwrap();
         }
@@ -503,7 +569,7 @@ mod tests {
         assert!(state.note_tasks(&none, 2000).is_empty(), "it is known");
         // Back again.
         let mut back = state.clone();
-        for record in back.note_tasks(&[id.clone()].into(), 2000) {
+        for record in back.note_tasks(&[(id.clone(), 7)].into(), 2000) {
             back.apply(record).unwrap();
         }
         back.forget_removed(5000);
@@ -513,5 +579,77 @@ mod tests {
         assert!(state.tasks.contains(&id), "not yet");
         state.forget_removed(1001);
         assert!(!state.tasks.contains(&id) && state.removed.is_empty());
+    }
+    fn id(name: &str) -> TaskId {
+        TaskId::new(name).unwrap()
+    }
+
+    /// Takes a list of tasks over; who was only renamed.
+    fn take(state: &mut State, list: &[(&str, u64)]) -> Vec<(String, String)> {
+        let list = list
+            .iter()
+            .map(|&(name, looks)| (id(name), looks))
+            .collect();
+        let renamed = state.renamed(&list);
+        for (from, to) in renamed.clone() {
+            state.apply(Record::Renamed { from, to }).unwrap();
+        }
+        for record in state.note_tasks(&list, 1000) {
+            state.apply(record).unwrap();
+        }
+        for (task, _) in list {
+            if let Some(seed) = state.names.free_seed(&task) {
+                state.names.number_by(task.clone(), seed);
+            }
+            state.tasks.insert(task);
+        }
+        let text = |(from, to): (TaskId, TaskId)| (from.to_string(), to.to_string());
+        renamed.into_iter().map(text).collect()
+    }
+
+    fn pair(from: &str, to: &str) -> Vec<(String, String)> {
+        vec![(from.to_owned(), to.to_owned())]
+    }
+
+    #[test]
+    fn a_task_with_another_name_keeps_its_streams_also_in_a_snapshot() {
+        let mut state = with_task("a");
+        assert!(take(&mut state, &[("a", 1), ("other", 2)]).is_empty());
+        assert_eq!(take(&mut state, &[("b", 1), ("other", 2)]), pair("a", "b"));
+        assert_eq!(state.streams[&StreamId(1)].task, id("b"));
+        assert!(state.tasks.contains(&id("b")) && !state.tasks.contains(&id("a")));
+        assert!(state.removed.is_empty());
+        assert_eq!(state.names.seed_of(&id("b")), "a");
+        // The old name is free, but what it numbered is not.
+        assert!(take(&mut state, &[("a", 1), ("b", 1), ("other", 2)]).is_empty());
+        assert_ne!(state.names.seed_of(&id("a")), "a");
+        let mut again = State::default();
+        state.snapshot(&mut |record| again.apply(record.clone()).unwrap());
+        assert_eq!(again, state);
+        assert_eq!(
+            take(&mut again, &[("c", 1), ("a", 1), ("other", 2)]),
+            pair("b", "c")
+        );
+        assert_eq!(again.names.seed_of(&id("c")), "a");
+    }
+
+    #[test]
+    fn what_may_be_another_task_is_none_with_another_name() {
+        let known = |list: &[(&str, u64)]| {
+            let mut state = with_task("a");
+            take(&mut state, list);
+            state
+        };
+        // Elsewhere; two that it may be; two that may be it; the old one stays.
+        assert!(take(&mut known(&[("a", 1)]), &[("b", 2)]).is_empty());
+        assert!(take(&mut known(&[("a", 1)]), &[("b", 1), ("c", 1)]).is_empty());
+        assert!(take(&mut known(&[("a", 1), ("b", 1)]), &[("c", 1)]).is_empty());
+        assert!(take(&mut known(&[("a", 1)]), &[("a", 1), ("b", 1)]).is_empty());
+        // One was removed with an earlier list; one is back.
+        let mut state = known(&[("a", 1)]);
+        take(&mut state, &[]);
+        assert!(take(&mut state, &[("b", 1)]).is_empty());
+        assert!(take(&mut state, &[("a", 1)]).is_empty());
+        assert!(state.removed.contains_key(&id("b")));
     }
 }

@@ -223,16 +223,18 @@ fn the_watermark_of_a_file_whose_end_is_in_a_joined_batch_waits_for_it() {
 }
 
 #[test]
-fn files_of_versions_2_and_3_are_read_and_go_on_as_version_4() {
+fn files_of_versions_2_to_4_are_read_and_go_on_as_version_5() {
     let kept = include_bytes!("../../tests/fixtures/checkpoint-v2.bin");
     assert_eq!(kept[8], 2);
     goes_on(kept);
-    // Version 3 could say more than 2, and said the same in the same way.
-    let mut later = kept.to_vec();
-    later[8] = 3;
-    let sum = crc32c::crc32c(&later[..12]).to_le_bytes();
-    later[12..16].copy_from_slice(&sum);
-    goes_on(&later);
+    // Later versions can say more, and say the same in the same way.
+    for version in [3, 4] {
+        let mut later = kept.to_vec();
+        later[8] = version;
+        let sum = crc32c::crc32c(&later[..12]).to_le_bytes();
+        later[12..16].copy_from_slice(&sum);
+        goes_on(&later);
+    }
 }
 
 fn goes_on(kept: &[u8]) {
@@ -257,7 +259,7 @@ fn goes_on(kept: &[u8]) {
     assert_eq!((recovery.torn_bytes, recovery.damaged.len()), (0, 0));
     checkpoint.read(check);
     drop(checkpoint);
-    assert_eq!(fs::read(newest(dir.path())).unwrap()[8], 4);
+    assert_eq!(fs::read(newest(dir.path())).unwrap()[8], 5);
     open(dir.path(), 4000).read(check);
 }
 
@@ -318,14 +320,14 @@ fn another_version_stops_the_start_and_stays_as_it_is() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("has checkpoint version 9; this build reads versions 1 to 4"),
+        error.contains("has checkpoint version 9; this build reads versions 1 to 5"),
         "{error}"
     );
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }
 
 #[test]
-fn a_file_of_version_1_is_read_and_goes_on_as_version_4() {
+fn a_file_of_version_1_is_read_and_goes_on_as_version_5() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join(super::FOLDER);
     fs::create_dir_all(&folder).unwrap();
@@ -360,7 +362,7 @@ fn a_file_of_version_1_is_read_and_goes_on_as_version_4() {
     drop(checkpoint);
     // Read from a file of this version now.
     let bytes = fs::read(newest(dir.path())).unwrap();
-    assert_eq!(bytes[8], 4);
+    assert_eq!(bytes[8], 5);
     open(dir.path(), 4000).read(check);
 }
 

@@ -5,7 +5,10 @@
 //!
 //! Not for: what a task's files are at the moment (see [`crate::discover`]). Called by [`super`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::Deserialize;
 use tributary_common::{
@@ -13,6 +16,7 @@ use tributary_common::{
     config::{Checker, Key, Kind, Schema, Variant, parses},
     ids::{Class, TaskId, Topic},
 };
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     discover::{Pattern, PatternSet},
@@ -119,7 +123,7 @@ pub(super) static TASK: Schema = Schema::new(
         Key::required(
             "id",
             Kind::checked("task id", "nginx-access", parses::<TaskId>),
-            "Its name; a new name reads all files anew.",
+            "Its name. Under another one, with the same `paths` and `exclude`, it goes on where it was.",
         ),
         Key::required(
             "topic",
@@ -242,12 +246,20 @@ pub struct Task {
     pub(crate) paths: Vec<Pattern>,
     /// Which not.
     pub(crate) exclude: PatternSet,
+    /// A hash of both: the same for the same patterns, in any order.
+    pub(crate) looks: u64,
     /// Where to begin.
     pub start: Start,
     /// How their bytes become records.
     pub(crate) recipe: Arc<Compiled>,
     /// Bytes per second.
     pub rate: Option<u64>,
+}
+
+/// Where each task of a list looks.
+pub(crate) fn all_looks(tasks: &[Task]) -> BTreeMap<TaskId, u64> {
+    let looks = tasks.iter().map(|task| (task.id.clone(), task.looks));
+    looks.collect()
 }
 
 /// The recipe of the checkpoint's first version, by which lines are records.
@@ -266,6 +278,7 @@ impl Task {
             class: Class::P2,
             paths: Vec::new(),
             exclude: PatternSet::new(&[]).expect("no pattern is a bad one"),
+            looks: 0,
             start: Start::Beginning,
             recipe: recipe.expect("a test compiles it"),
             rate: None,
@@ -307,16 +320,32 @@ pub(super) fn check_task(at: usize, raw: RawTask, checker: &mut Checker) -> Opti
         PatternSet::new(&raw.exclude),
     );
     let recipe = check_recipe(at, &raw, checker);
+    let looks = looks(&raw.paths, &raw.exclude);
     Some(Task {
         id: raw.id,
         topic: raw.topic,
         class: raw.class,
         paths,
         exclude: exclude?,
+        looks,
         start: raw.start,
         recipe: recipe?,
         rate: raw.rate,
     })
+}
+
+/// Where a task looks, as one number. The checkpoint keeps it: it has to be the same in every build.
+fn looks(paths: &[String], exclude: &[String]) -> u64 {
+    let mut hash = Xxh3::new();
+    for list in [paths, exclude] {
+        let patterns: BTreeSet<&String> = list.iter().collect();
+        hash.update(&(patterns.len() as u64).to_le_bytes());
+        for pattern in patterns {
+            hash.update(&(pattern.len() as u64).to_le_bytes());
+            hash.update(pattern.as_bytes());
+        }
+    }
+    hash.digest()
 }
 
 /// Checks how bytes become records, key by key so that a person sees all faults.

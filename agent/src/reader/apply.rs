@@ -1,6 +1,6 @@
 //! Another list of tasks, between two batches.
 //!
-//! A task that changed goes on where it was; its next batch is made in the new way. Of one that was
+//! A task that changed goes on where it was, also under another name; its next batch is made in the new way. Of one that was
 //! removed only the cuts of an earlier life are still made, then its files are closed: the checkpoint
 //! keeps their offsets, and when the task comes back it goes on from there. A file that the patterns
 //! of its task do not name any more is treated the same way, whether they changed while the agent ran
@@ -110,13 +110,14 @@ impl Reader {
 
     /// The checkpoint knows which tasks there are, and where their lines go from now on.
     fn note_tasks(&mut self) {
-        let living = self.channels.iter().filter(|channel| !channel.removed);
-        let living = living.map(|channel| (channel.task.id.clone(), channel.task.topic.clone()));
+        let living = || self.channels.iter().filter(|channel| !channel.removed);
+        let looks = living().map(|channel| (channel.task.id.clone(), channel.task.looks));
+        let looks: BTreeMap<TaskId, u64> = looks.collect();
+        let living = living().map(|channel| (channel.task.id.clone(), channel.task.topic.clone()));
         let living: BTreeMap<TaskId, Topic> = living.collect();
-        let tasks = living.keys().cloned().collect();
         let epoch = self.wiring.epoch;
         let records = self.wiring.checkpoint.read(|state| {
-            let mut records = state.note_tasks(&tasks, clock::now_ms());
+            let mut records = state.note_tasks(&looks, clock::now_ms());
             for (&stream, known) in &state.streams {
                 let Some(topic) = living
                     .get(&known.task)
@@ -150,8 +151,10 @@ impl Reader {
             limits,
             tasks,
             moved,
+            renamed,
             applied,
         } = plan;
+        self.wiring.checkpoint.rename(renamed);
         let stays = |place: usize| tasks.iter().any(|(of, _)| *of == place);
         let removed = (0..self.channels.len()).filter(|&place| !stays(place));
         for place in removed.collect::<Vec<_>>() {
@@ -195,7 +198,8 @@ impl Reader {
             }
             Some(_) | None => {
                 let fresh = !self.wiring.checkpoint.knows_task(&task.id);
-                let channel = Channel::new(task, share, fresh);
+                let seed = self.wiring.checkpoint.seed_of(&task.id);
+                let channel = Channel::new(task, share, fresh, seed);
                 match self.channels.get_mut(place) {
                     Some(known) => *known = channel,
                     // Places are given in the order of the list: a new one is the next.
@@ -307,7 +311,7 @@ impl Reader {
         let key = (known.channel, tail.key);
         let is_its_own = self.by_key.get(&key) == Some(&(stream, tail.generation));
         is_its_own
-            && stream_id(&self.wiring.agent, &channel.task.id, &tail.path) == known.id
+            && stream_id(&self.wiring.agent, &channel.seed, &tail.path) == known.id
             && handle::of_path(&tail.path).is_ok_and(|info| info.key == tail.key)
     }
 

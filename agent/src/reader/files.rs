@@ -8,7 +8,7 @@
 use std::{io, os::unix::ffi::OsStrExt as _, path::Path};
 
 use tokio::time::Instant;
-use tributary_common::ids::{AgentId, GenerationId, StreamId, TaskId};
+use tributary_common::ids::{AgentId, GenerationId, StreamId};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
@@ -54,12 +54,12 @@ pub(super) struct Ended {
     pub(super) mtime_ns: i64,
 }
 
-/// The stream of a path: the same after a restart, another on another host.
-pub(crate) fn stream_id(agent: &AgentId, task: &TaskId, path: &Path) -> StreamId {
+/// The stream of a path, of the task with this seed: the same after a restart, another on another host.
+pub(crate) fn stream_id(agent: &AgentId, seed: &str, path: &Path) -> StreamId {
     let mut hash = Xxh3::new();
     for part in [
         agent.as_str().as_bytes(),
-        task.as_str().as_bytes(),
+        seed.as_bytes(),
         path.as_os_str().as_bytes(),
     ] {
         hash.update(&(part.len() as u64).to_le_bytes());
@@ -517,7 +517,7 @@ impl Reader {
         let from_end = known.fresh && known.task.start == Start::End;
         let label = known.task.recipe.label;
         let (task, topic) = (known.task.id.clone(), known.task.topic.clone());
-        let id = stream_id(&self.wiring.agent, &task, path);
+        let id = stream_id(&self.wiring.agent, &known.seed, path);
         let mut records = Vec::new();
         // The checkpoint forgets a stream whose files ended long ago.
         let is_kept = |state: &State| state.streams.contains_key(&id);

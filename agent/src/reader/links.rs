@@ -58,8 +58,8 @@ impl Reader {
     }
 
     fn has_stream(&self, channel: usize, path: &Path) -> bool {
-        let task = self.channels.get(channel).map(|known| &known.task.id);
-        let id = task.map(|task| stream_id(&self.wiring.agent, task, path));
+        let seed = self.channels.get(channel).map(|known| &known.seed);
+        let id = seed.map(|seed| stream_id(&self.wiring.agent, seed, path));
         id.is_some_and(|id| self.by_id.contains_key(&id))
     }
 

@@ -166,9 +166,9 @@ impl Reader {
     }
 
     fn meta_of_packed(&self, channel: usize, path: &Path, info: &FileInfo) -> Option<Meta> {
-        let task = &self.channels.get(channel)?.task.id;
+        let seed = &self.channels.get(channel)?.seed;
         Some(Meta {
-            stream: super::files::stream_id(&self.wiring.agent, task, path),
+            stream: super::files::stream_id(&self.wiring.agent, seed, path),
             generation: generation_id(info.key, 0),
             path: shown(path),
             start: 0,
@@ -419,9 +419,9 @@ impl Reader {
 
     /// The stream of a path, made where it is new.
     fn stream_of(&mut self, channel: usize, path: &Path) -> Option<usize> {
-        let task = &self.channels.get(channel)?.task;
-        let (task, topic) = (task.id.clone(), task.topic.clone());
-        let id = super::files::stream_id(&self.wiring.agent, &task, path);
+        let known = self.channels.get(channel)?;
+        let id = super::files::stream_id(&self.wiring.agent, &known.seed, path);
+        let (task, topic) = (known.task.id.clone(), known.task.topic.clone());
         if let Some(&stream) = self.by_id.get(&id) {
             return Some(stream);
         }

@@ -206,6 +206,75 @@ async fn a_task_that_comes_back_finds_its_rotated_file() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_task_with_another_name_goes_on_where_it_was_and_its_old_name_is_free() {
+    let place = Place::new().await;
+    let named = |name: &str| {
+        document(
+            &place,
+            &[(name, "x", "a.log*", ""), ("other", "z", "b", "")],
+        )
+    };
+    let mut agent = Agent::start(&named("a"));
+    let mut wanted = Vec::new();
+    let write = |what: &str, wanted: &mut Vec<String>| {
+        append(&place.log("a.log"), &lines(what, 100));
+        wanted.extend(lines(what, 100));
+    };
+    write("a", &mut wanted);
+    expect_topic(&place.bus, "x", &wanted).await;
+    for (name, how) in [
+        ("b", "live"),
+        ("c", "restart"),
+        ("a", "live"),
+        ("d", "kill"),
+    ] {
+        // Some of it is on its way under the old name.
+        place.bus.manner(Manner::Busy);
+        write(&format!("{name} held"), &mut wanted);
+        wait_for_unacknowledged(&place.state(), 100).await;
+        let mut state = place.state();
+        match how {
+            "live" => agent.reload(&state, &named(name)).await,
+            "restart" => {
+                agent.stop().await;
+                agent = Agent::start(&named(name));
+            }
+            _ => {
+                state = agent.kill(&place.bus, &state, false).await;
+                let tasks = [(name, "x", "a.log*", ""), ("other", "z", "b", "")];
+                agent = Agent::start(&document_to(&place, &place.bus.addr, &state, &tasks));
+            }
+        }
+        place.bus.manner(Manner::Take);
+        expect_topic(&place.bus, "x", &wanted).await;
+        fs::rename(place.log("a.log"), place.log(&format!("a.log.{name}"))).unwrap();
+        write(&format!("{name} rotated"), &mut wanted);
+        expect_topic(&place.bus, "x", &wanted).await;
+        let streams = place.bus.arrived();
+        let of_x = streams
+            .iter()
+            .filter(|batch| batch.header.topic.as_str() == "x");
+        let streams: HashSet<_> = of_x.map(|batch| batch.header.stream).collect();
+        assert_eq!(streams.len(), 1, "the file's lines stay one stream");
+        if how == "kill" {
+            // Who has an old name now is another task, which begins at the beginning.
+            let tasks = [
+                (name, "x", "a.log*", ""),
+                ("other", "z", "b", ""),
+                ("a", "y", "a.log", ""),
+            ];
+            let text = document_to(&place, &place.bus.addr, &state, &tasks);
+            agent.reload(&state, &text).await;
+            expect_topic(&place.bus, "y", &lines(&format!("{name} rotated"), 100)).await;
+        }
+    }
+    write("last", &mut wanted);
+    expect_topic(&place.bus, "x", &wanted).await;
+    agent.stop().await;
+    expect_topic(&place.bus, "x", &wanted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_was_cut_is_delivered_after_its_task_is_gone() {
     let place = Place::new().await;
     let with = document(&place, &[("a", "x", "a.log", "")]);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
+use tributary_common::wall;
 
 /// Logs that are rotated; one more is a link.
 pub(crate) const LOGS: usize = 2;
@@ -314,8 +315,10 @@ impl World {
         self.point_link(elsewhere);
     }
 
-    /// The clock jumps by a day while the log is written.
+    /// The clock jumps by a day while the log is written; for all worlds of this process.
     pub(crate) fn jump(&self, log: usize, forward: bool) {
+        const DAY_MS: i64 = 86_400_000;
+        wall::jump(if forward { DAY_MS } else { -DAY_MS });
         if self.logs[log].current.is_none() {
             return;
         }

@@ -28,13 +28,13 @@ use std::{
         mpsc::{Sender, channel, sync_channel},
     },
     thread::JoinHandle,
-    time::SystemTime,
 };
 
 use anyhow::Context;
 use tributary_common::{
     disk::{self, DiskError},
     ids::Epoch,
+    wall,
 };
 
 pub use self::inspect::{Inspection, inspect, is_journal};
@@ -222,14 +222,7 @@ impl Journal {
 
 /// The wall clock in ms since 1970.
 pub(crate) fn now_ms() -> u64 {
-    #[cfg(feature = "sim")]
-    if let Some(ms) = tributary_common::sim::wall_ms() {
-        return ms;
-    }
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    wall::now_ms()
 }
 
 /// The wall clock in minutes since 1970.
