@@ -21,8 +21,8 @@ use tributary_common::{
 };
 
 pub use crate::destination::{
-    hdfs::{Compression, HdfsConfig, Kerberos, Roll},
     kafka::{KafkaConfig, ProducerKind, groups::Groups},
+    rolled::{Compression, Hdfs, Kerberos, Place, Roll, RolledConfig},
     search::{Document, SearchConfig, TemplateKind},
 };
 use crate::{
@@ -161,21 +161,9 @@ static DESTINATION: Kind = Kind::OneOf {
                 Key::optional_table("groups", &groups::GROUPS),
             ],
         ),
-        Variant::new(
-            "file",
-            "Files on this machine.",
-            &[Key::required(
-                "path",
-                Kind::checked(
-                    "path template",
-                    "/data/{topic}/dt={date}/hour={hour}",
-                    check_template,
-                ),
-                "The folder of a batch; {topic}, {date} and {hour} (UTC) are filled in.",
-            )],
-        ),
+        rolled::FILE,
         search::VARIANT,
-        hdfs::VARIANT,
+        rolled::HDFS,
         Variant::new(
             "discard",
             "Nowhere: what comes is checked, counted as delivered here, and gone. For topics that nobody wants, and to see what a bus takes in.",
@@ -183,6 +171,25 @@ static DESTINATION: Kind = Kind::OneOf {
         ),
     ],
 };
+
+static CREATE: Schema = Schema::new(
+    "The bus creates a topic that a Kafka lacks. Without this table its brokers may (auto.create.topics.enable); where they do not, the topic is refused. Not for destinations with groups, which create topics inside them.",
+    &[
+        Key::optional(
+            "partitions",
+            Kind::Integer {
+                min: 1,
+                max: 10_000,
+            },
+            "Its partitions. Absent: as its brokers have it (num.partitions).",
+        ),
+        Key::optional(
+            "replicas",
+            Kind::Integer { min: 1, max: 100 },
+            "The replicas of each. Absent: as its brokers have it (default.replication.factor).",
+        ),
+    ],
+);
 
 static BRANCH: Schema = Schema::new(
     "One destination of a route.",
@@ -200,6 +207,7 @@ static BRANCH: Schema = Schema::new(
             "[]",
             "Destinations of the same kind that take new batches, in this order, while the destination takes none for some seconds. What it was given before stays with it.",
         ),
+        Key::optional_table("create", &CREATE),
         Key::optional(
             "index",
             Kind::checked("template", "logs-{topic}-{date}", check_template),
@@ -364,10 +372,8 @@ enum RawKind {
         partition_rate: u64,
         groups: Option<groups::RawGroups>,
     },
-    File {
-        path: String,
-    },
-    Hdfs(hdfs::RawHdfs),
+    File(rolled::RawFile),
+    Hdfs(rolled::RawHdfs),
     /// Boxed: it has many keys.
     Elasticsearch(Box<search::RawSearch>),
     Discard,
@@ -377,7 +383,7 @@ impl RawKind {
     fn as_str(&self) -> &'static str {
         match self {
             Self::Kafka { .. } => "kafka",
-            Self::File { .. } => "file",
+            Self::File(_) => "file",
             Self::Hdfs(_) => "hdfs",
             Self::Elasticsearch(_) => "elasticsearch",
             Self::Discard => "discard",
@@ -397,6 +403,13 @@ struct RawBranch {
     topic: String,
     index: Option<String>,
     standby: Vec<Name>,
+    create: Option<RawCreate>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct RawCreate {
+    partitions: Option<i32>,
+    replicas: Option<i16>,
 }
 
 /// What the node may use.
@@ -460,8 +473,8 @@ pub enum DestinationKind {
         /// The folder of a batch.
         path: Template,
     },
-    /// Files in HDFS.
-    Hdfs(HdfsConfig),
+    /// Files that appear whole, on this machine or in HDFS.
+    Rolled(RolledConfig),
     /// Elasticsearch or OpenSearch.
     Search(SearchConfig),
     /// Nowhere.
@@ -545,7 +558,7 @@ fn check(raw: Raw, checker: &mut Checker) -> Option<Config> {
         None => host_name(checker),
     };
     let routes = routes::check(&raw, checker);
-    hdfs::needs_a_spill(&raw, checker);
+    rolled::needs_a_spill(&raw, checker);
     if raw.destination.is_empty() {
         checker.fault(
             "",
@@ -645,17 +658,8 @@ fn check_kind(kind: RawKind, at: usize, checker: &mut Checker) -> Option<Destina
                 partition_rate,
             }))
         }
-        RawKind::File { path } => {
-            let key = format!("destination[{at}].path");
-            if path.split('/').any(|part| part == "..") {
-                let why =
-                    format!("{path:?} climbs out of its folders; say where it leads without ..");
-                checker.fault(&key, why);
-            }
-            let path = checker.take(&key, Template::parse(&path))?;
-            Some(DestinationKind::File { path })
-        }
-        RawKind::Hdfs(hdfs) => hdfs.check(at, checker).map(DestinationKind::Hdfs),
+        RawKind::File(file) => file.check(at, checker),
+        RawKind::Hdfs(hdfs) => hdfs.check(at, checker).map(DestinationKind::Rolled),
         RawKind::Elasticsearch(search) => {
             let search = search.check(&format!("destination[{at}]"), checker);
             Some(DestinationKind::Search(search))
@@ -675,7 +679,7 @@ fn host_name(checker: &mut Checker) -> Option<NodeId> {
 }
 
 mod groups;
-mod hdfs;
+mod rolled;
 mod routes;
 mod search;
 #[cfg(test)]

@@ -30,7 +30,10 @@ use tributary_common::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    config::{self, Config, DestinationConfig, DestinationKind, LIVE_KEYS, LIVE_LIST, SCHEMA},
+    config::{
+        self, Config, DestinationConfig, DestinationKind, LIVE_KEYS, LIVE_LIST, RolledConfig,
+        SCHEMA,
+    },
     journal::now_ms,
     node::Node,
     routing::Routing,
@@ -285,12 +288,13 @@ fn goes_on(old: &DestinationKind, new: &DestinationKind) -> bool {
         | (DestinationKind::Search(_), DestinationKind::Search(_))
         | (DestinationKind::Discard, DestinationKind::Discard) => true,
         (DestinationKind::File { path: old }, DestinationKind::File { path: new }) => old == new,
-        (DestinationKind::Hdfs(old), DestinationKind::Hdfs(new)) => {
-            (&old.url, &old.path) == (&new.url, &new.path)
+        (DestinationKind::Rolled(old), DestinationKind::Rolled(new)) => {
+            let place = |files: &RolledConfig| files.place.address().map(str::to_owned);
+            (place(old), &old.path) == (place(new), &new.path)
         }
         (DestinationKind::Kafka(_), _)
         | (DestinationKind::File { .. }, _)
-        | (DestinationKind::Hdfs(_), _)
+        | (DestinationKind::Rolled(_), _)
         | (DestinationKind::Search(_), _)
         | (DestinationKind::Discard, _) => false,
     }

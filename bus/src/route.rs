@@ -52,6 +52,15 @@ pub struct Standby {
     pub target: Template,
 }
 
+/// How a topic that a Kafka lacks is created there; what is not said is as its brokers have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Create {
+    /// Its partitions.
+    pub partitions: Option<i32>,
+    /// The replicas of each.
+    pub replicas: Option<i16>,
+}
+
 /// One destination of a rule, and those that stand in for it.
 #[derive(Debug, Clone)]
 pub struct Branch {
@@ -61,6 +70,8 @@ pub struct Branch {
     pub target: Template,
     /// Who takes batches while it takes none, in order.
     pub standby: Vec<Standby>,
+    /// Whether a topic that is missing there is created, and how.
+    pub create: Option<Create>,
     /// Which of them is used now.
     pub(crate) switch: Arc<Switch>,
 }
@@ -133,6 +144,30 @@ impl Table {
         self
     }
 
+    /// Whether a destination's topic of this name may be created, and how: by the first rule of whatever goes
+    /// there under that name.
+    #[must_use]
+    pub fn creation(&self, destination: usize, name: &str) -> Option<Create> {
+        let may = |route: &Route, branch: &Branch| {
+            let all = 0..=branch.standby.len();
+            let mut all = all.map(|no| branch.nth(no));
+            all.any(|(place, target)| {
+                let topic = target.topic_of(name).filter(|_topic| place == destination);
+                topic.is_some_and(|topic| topic.is_empty() || self.is_routed_by(&topic, route))
+            })
+        };
+        let branches = self.routes.iter();
+        let mut branches =
+            branches.flat_map(|route| route.to.iter().map(move |branch| (route, branch)));
+        branches.find_map(|(route, branch)| branch.create.filter(|_create| may(route, branch)))
+    }
+
+    fn is_routed_by(&self, topic: &str, route: &Route) -> bool {
+        let mut routes = self.routes.iter();
+        let first = routes.find(|route| route.pattern.matches(topic));
+        first.is_some_and(|first| std::ptr::eq(first, route))
+    }
+
     /// The branches with a standby.
     pub(crate) fn with_standby(&self) -> impl Iterator<Item = &Branch> {
         let branches = self.routes.iter().flat_map(|route| &route.to);
@@ -197,6 +232,7 @@ mod tests {
                 destination,
                 target: Template::parse("{topic}").unwrap(),
                 standby: Vec::new(),
+                create: None,
                 switch: Arc::new(Switch::new(pattern, Vec::new())),
             }],
         };

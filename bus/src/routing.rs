@@ -51,7 +51,17 @@ impl Routing {
             routing.seat(site);
         }
         routing.table = Arc::new(table);
+        routing.tell();
         routing
+    }
+
+    /// Tells the destinations what counts.
+    fn tell(&self) {
+        for (place, seat) in self.seats.iter().enumerate() {
+            if let Some(site) = &seat.site {
+                site.destination.route_by(&self.table, place);
+            }
+        }
     }
 
     /// The rules that count.
@@ -63,6 +73,8 @@ impl Routing {
     pub(crate) fn seat(&mut self, site: Arc<Site>) -> usize {
         let (name, no) = (site.name.clone(), site.no());
         let place = self.seats.iter().position(|seat| seat.name == name);
+        site.destination
+            .route_by(&self.table, place.unwrap_or(self.seats.len()));
         let seat = Seat {
             name,
             no,
@@ -97,6 +109,7 @@ impl Routing {
         if self.former.len() > REMEMBER_MOST {
             self.former.remove(0);
         }
+        self.tell();
     }
 
     /// A destination is not configured any more; it stays until it has nothing to finish.

@@ -320,6 +320,7 @@ fn table(with_standby: bool) -> anyhow::Result<Table> {
         destination: 0,
         target: target()?,
         standby,
+        create: None,
         switch: Arc::new(Switch::new("web*", names)),
     };
     let pattern = Pattern::new("web*").context("a pattern")?;

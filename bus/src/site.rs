@@ -25,7 +25,7 @@ use crate::{
     config::{Config, DestinationConfig, DestinationKind},
     dead::Letters,
     destination::{
-        Condition, Destination, discard::Discard, file::FileSink, hdfs::HdfsSink, kafka::Kafka,
+        Condition, Destination, discard::Discard, file::FileSink, kafka::Kafka, rolled::RolledSink,
         search::Search,
     },
     done::DestinationNo,
@@ -279,8 +279,8 @@ impl Workshop {
             DestinationKind::File { path } => {
                 FileSink::start(name, path, &self.node, &self.journal).map(Destination::File)
             }
-            DestinationKind::Hdfs(hdfs) => {
-                HdfsSink::start(name, hdfs, &self.node, &self.journal).map(Destination::Hdfs)
+            DestinationKind::Rolled(files) => {
+                RolledSink::start(name, files, &self.node, &self.journal).map(Destination::Rolled)
             }
             DestinationKind::Discard => Ok(Destination::Discard(Discard::new(name, &self.journal))),
             DestinationKind::Search(cluster) => {

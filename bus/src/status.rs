@@ -11,7 +11,7 @@ use tokio::{
 use tributary_common::{given::GivenHealth, report::ConfigHealth};
 
 use crate::{
-    destination::{hdfs::HdfsSink, kafka::groups::grouped::Grouped},
+    destination::{kafka::groups::grouped::Grouped, rolled::RolledSink},
     node::Node,
     outgoing::outgoing,
     routing::Routing,
@@ -83,7 +83,7 @@ pub(crate) fn status(node: &Node) -> Value {
                 "breaker": breaker.as_str(),
                 "trial_s": breaker.trial().as_secs(),
                 "groups": site.destination.grouped().map(Grouped::status),
-                "files": site.destination.late().map(HdfsSink::files),
+                "files": site.destination.late().map(RolledSink::files),
             })
         })
         .collect();

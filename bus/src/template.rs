@@ -111,6 +111,13 @@ impl Template {
         text
     }
 
+    /// The topic that a text was rendered for; empty where its name stands nowhere in the template. `None`: this template
+    /// renders no such text. For one that is rendered batch by batch.
+    #[must_use]
+    pub fn topic_of(&self, text: &str) -> Option<String> {
+        topic_in(&self.parts, text, None).map(str::to_owned)
+    }
+
     /// The literal text before the first placeholder.
     #[must_use]
     pub fn static_prefix(&self) -> &str {
@@ -126,6 +133,33 @@ impl Template {
         self.parts
             .iter()
             .any(|part| matches!(part, Part::Date | Part::Hour))
+    }
+}
+
+/// The topic in a text, by the parts that it was made of; `known` is what it was before.
+fn topic_in<'a>(parts: &[Part], text: &'a str, known: Option<&'a str>) -> Option<&'a str> {
+    let digits = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'-')
+    };
+    let Some((part, parts)) = parts.split_first() else {
+        return text.is_empty().then(|| known.unwrap_or_default());
+    };
+    match part {
+        Part::Literal(literal) => topic_in(parts, text.strip_prefix(literal.as_str())?, known),
+        Part::Date | Part::Hour => {
+            let length = if *part == Part::Date { 10 } else { 2 };
+            let (time, rest) = text.split_at_checked(length)?;
+            topic_in(parts, rest, known).filter(|_topic| digits(time))
+        }
+        Part::Topic => match known {
+            Some(topic) => topic_in(parts, text.strip_prefix(topic)?, known),
+            // Topics are short.
+            None => (1..=text.len()).find_map(|end| {
+                let (topic, rest) = text.split_at_checked(end)?;
+                topic_in(parts, rest, Some(topic))
+            }),
+        },
     }
 }
 
@@ -162,6 +196,24 @@ mod tests {
         check("{date}", 28_000_000, "2023-03-28");
         check("{date}", u32::MAX, "9999-12-31");
         check("plain", 1, "plain");
+    }
+
+    #[test]
+    fn the_topic_of_a_rendered_name_is_found() {
+        let check = |template: &str, text: &str, want: Option<&str>| {
+            let topic = Template::parse(template).unwrap().topic_of(text);
+            assert_eq!(topic.as_deref(), want, "{template} {text}");
+        };
+        check("{topic}", "web.access", Some("web.access"));
+        check("x-{topic}-y", "x-web-y", Some("web"));
+        check("x-{topic}-y", "x-a-y-b-y", Some("a-y-b"));
+        check("x-{topic}-y", "x--y", None);
+        check("{topic}-{date}-{hour}", "a-2026-11-24-07", Some("a"));
+        check("{topic}-{date}", "a-2026x11-24", None);
+        check("{topic}.{topic}", "ab.ab", Some("ab"));
+        check("{topic}.{topic}", "ab.ac", None);
+        check("plain", "plain", Some(""));
+        check("plain", "other", None);
     }
 
     #[test]

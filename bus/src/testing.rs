@@ -176,6 +176,7 @@ fn assembled(dir: TempDir, memory: u64, usage: Option<&Arc<Usage>>) -> Rig {
         destination,
         target: target(),
         standby: Vec::new(),
+        create: None,
         switch: Arc::new(Switch::new("x", Vec::new())),
     };
     let with_standby = Branch {

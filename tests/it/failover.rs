@@ -27,6 +27,8 @@ use tributary_tests::{
     writer::{Background, Schedule, Writer},
 };
 
+/// So many agents, each with a file of its own.
+const AGENTS: u32 = 3;
 /// Generous: a busy machine is slow. Without a quick failover it takes half a minute to leave a node
 /// that hangs, and the rest comes on top.
 const ELSEWHERE: Duration = Duration::from_secs(25);
@@ -50,17 +52,26 @@ fn check_nodes(name: &str, each: impl Fn(&mut Node) -> Result<()>) -> Result<()>
         let kafka = kafka::shared()?;
         // One partition: nodes choose for themselves, and the order is to be seen.
         kafka.create_topic(name, 1)?;
-        let writer = Writer::new(&folder.join("logs"), 1, 1)?;
-        let mut cluster = Layout::new(folder, name)
+        let mut layout = Layout::new(folder, name)
             .delivers_to(&kafka.bootstrap(), &[])
             .class("P0")
-            .agent(&[glob_of(&writer)])
-            .buses(3)
-            .start()?;
-        let background = Background::start(writer, steady(16_000));
+            .buses(3);
+        let mut writers = Vec::new();
+        for agent in 0..AGENTS {
+            let writer = Writer::new(&folder.join("logs"), agent, 1)?;
+            layout = layout.agent(&[glob_of(&writer)]);
+            writers.push(writer);
+        }
+        let mut cluster = layout.start()?;
+        let writers = writers.into_iter();
+        let writers: Vec<_> = writers
+            .map(|writer| Background::start(writer, steady(16_000)))
+            .collect();
         each(&mut cluster.bus)?;
         cluster.more_buses.iter_mut().try_for_each(&each)?;
-        let written = [background.finish()?.written().clone()];
+        let written = writers.into_iter();
+        let written = written.map(|one| Ok(one.finish()?.written().clone()));
+        let written: Vec<_> = written.collect::<Result<_>>()?;
         cluster.must_deliver(kafka, &written).map(drop)
     })
 }
@@ -149,14 +160,50 @@ fn delivered_at(folder: &Path, site: usize) -> Result<Vec<(Place, Vec<u8>)>> {
     delivered::lines(&folder.join(format!("site{site}/delivered")))
 }
 
-/// Writes until a site has got lines that it had not; how long that took.
-fn more_at(writer: &mut Writer, folder: &Path, site: usize, limit: Duration) -> Result<Duration> {
-    let (before, began) = (delivered_at(folder, site)?.len(), Instant::now());
+/// Writes until a site has got lines of every agent that it had not; how long that took.
+fn more_at(
+    writers: &mut [Writer],
+    folder: &Path,
+    site: usize,
+    limit: Duration,
+) -> Result<Duration> {
+    let agents = 0..writers.len();
+    let of_each = || -> Result<Vec<usize>> {
+        let of = |agent| folder.join(format!("site{site}/delivered/x{agent}"));
+        let agents = agents.clone();
+        agents
+            .map(|agent| Ok(delivered::lines(&of(agent))?.len()))
+            .collect()
+    };
+    let (before, began) = (of_each()?, Instant::now());
     poll::until(&format!("more lines at site {site}"), limit, || {
-        writer.write(20)?;
-        Ok((delivered_at(folder, site)?.len() > before).then_some(()))
+        writers.iter_mut().try_for_each(|one| one.write(20))?;
+        let more = of_each()?
+            .into_iter()
+            .zip(&before)
+            .all(|(now, before)| now > *before);
+        Ok(more.then_some(()))
     })?;
     Ok(began.elapsed())
+}
+
+/// An agent that is at home in the first site, and knows both.
+fn agent_of(sites: &Sites, folder: &Path, number: u32, writer: &Writer) -> Result<Child> {
+    let folder = folder.join(format!("agent{number}"));
+    let cluster = |site: usize| {
+        let address = sites.address(site);
+        format!("[[bus]]\nname = \"site{site}\"\nnodes = [\"{address}:7400\"]\n")
+    };
+    let config = format!(
+        "zone = \"site1\"\nstate_dir = {:?}\nadmin = \"127.0.0.1:0\"\nreturn_after = \"{}s\"\n{}{}\
+         [[task]]\nid = \"t\"\ntopic = \"x{number}\"\nclass = \"P0\"\npaths = [{:?}]\n",
+        folder.join("state"),
+        RETURN_AFTER.as_secs(),
+        cluster(1),
+        cluster(2),
+        glob_of(writer),
+    );
+    start("tributary-agent", &sites.middle(), &folder, &config)
 }
 
 #[test]
@@ -164,40 +211,30 @@ fn agents_leave_a_site_that_is_cut_off_and_come_home() -> Result<()> {
     scratch::scenario("site-loss", |folder| {
         let sites = Sites::new(2)?;
         let _buses = [bus(&sites, 1, folder)?, bus(&sites, 2, folder)?];
-        let mut writer = Writer::new(&folder.join("logs"), 1, 1)?;
-        let cluster = |site: usize| {
-            let address = sites.address(site);
-            format!("[[bus]]\nname = \"site{site}\"\nnodes = [\"{address}:7400\"]\n")
-        };
-        let config = format!(
-            "zone = \"site1\"\nstate_dir = {:?}\nreturn_after = \"{}s\"\n{}{}[[task]]\nid = \"t\"\n\
-             topic = \"x\"\nclass = \"P0\"\npaths = [{:?}]\n",
-            folder.join("agent/state"),
-            RETURN_AFTER.as_secs(),
-            cluster(1),
-            cluster(2),
-            glob_of(&writer),
-        );
-        let agent = folder.join("agent");
-        let mut agent = start("tributary-agent", &sites.middle(), &agent, &config)?;
+        let (mut writers, mut agents) = (Vec::new(), Vec::new());
+        for agent in 0..AGENTS {
+            let writer = Writer::new(&folder.join("logs"), agent, 1)?;
+            agents.push(agent_of(&sites, folder, agent, &writer)?);
+            writers.push(writer);
+        }
         // Who is up first is chance: an agent that found its home not there yet comes from elsewhere.
-        more_at(&mut writer, folder, 1, LIMIT)?;
+        more_at(&mut writers, folder, 1, LIMIT)?;
         let elsewhere = delivered_at(folder, 2)?.len();
-        more_at(&mut writer, folder, 1, LIMIT)?;
+        more_at(&mut writers, folder, 1, LIMIT)?;
         ensure!(
             delivered_at(folder, 2)?.len() == elsewhere,
             "lines went elsewhere while home answered"
         );
         sites.cut(1)?;
-        let went = more_at(&mut writer, folder, 2, SITE_LEFT)?;
+        let went = more_at(&mut writers, folder, 2, SITE_LEFT)?;
         sites.mend(1)?;
-        let came = more_at(&mut writer, folder, 1, LIMIT)?;
+        let came = more_at(&mut writers, folder, 1, LIMIT)?;
         // It counts from when the agent went, a moment before.
         ensure!(came >= RETURN_AFTER / 2, "home again after {came:?}");
         say(&format!(
             "site loss: elsewhere after {went:?}, home {came:?} after the end"
         ));
-        let written = [writer.written().clone()];
+        let written: Vec<_> = writers.iter().map(|one| one.written().clone()).collect();
         let verdict = poll::until_seen(
             "all lines",
             LIMIT,
@@ -213,7 +250,7 @@ fn agents_leave_a_site_that_is_cut_off_and_come_home() -> Result<()> {
         // What the first site had delivered and could not say: at most a window.
         say(&format!("site loss: {} lines doubled", verdict.doubled));
         ensure!(verdict.doubled < verdict.written / 2, "{verdict}");
-        agent.must_run()
+        agents.iter_mut().try_for_each(Child::must_run)
     })
 }
 
@@ -258,13 +295,13 @@ fn agents_leave_a_bus_that_takes_nothing_and_come_home() -> Result<()> {
         let (admin, state) = (local()?, folder.join("agent/state"));
         let config = format!(
             "zone = \"dc1\"\nstate_dir = {state:?}\nadmin = {admin:?}\nreturn_after = \"5s\"\n{}[[task]]\n\
-             id = \"t\"\ntopic = \"x\"\npaths = [{:?}]\n",
+             id = \"t\"\ntopic = \"x0\"\npaths = [{:?}]\n",
             clusters.concat(),
             glob_of(&writer),
         );
         let mut agent = Node::new(Part::Agent, &folder.join("agent"), &admin, &config)?;
         agent.start()?;
-        let went = more_at(&mut writer, folder, 2, LIMIT)?;
+        let went = more_at(std::slice::from_mut(&mut writer), folder, 2, LIMIT)?;
         ensure!(went >= Duration::from_secs(20), "left after {went:?}");
         ensure!(
             delivered_at(folder, 1)?.is_empty(),
@@ -272,7 +309,7 @@ fn agents_leave_a_bus_that_takes_nothing_and_come_home() -> Result<()> {
         );
         std::fs::remove_file(files(1))?;
         std::fs::create_dir(files(1))?;
-        let came = more_at(&mut writer, folder, 1, LIMIT)?;
+        let came = more_at(std::slice::from_mut(&mut writer), folder, 1, LIMIT)?;
         say(&format!(
             "busy bus: elsewhere after {went:?}, home {came:?} after the end"
         ));

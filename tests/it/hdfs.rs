@@ -10,8 +10,10 @@ use tributary_tests::{
     http,
     kerberos::{Kdc, REALM},
     ledger,
-    oracle::Verdict,
-    poll, scratch,
+    oracle::{Place, Verdict},
+    poll,
+    rolled::{self, Whole},
+    scratch,
     writer::{Background, Rotation, Schedule, Writer, Written},
 };
 
@@ -38,9 +40,18 @@ fn start(folder: &Path, hdfs: &Hdfs, topic: &str, writer: &Writer) -> Result<Clu
 /// The ledger counts every line once at every hop, and Hadoop's own client reads every line once, in
 /// order, from whole files that are as their manifests say; nothing else is there.
 fn must_deliver(cluster: &Cluster, hdfs: &Hdfs, written: &Written) -> Result<()> {
+    must_hold(cluster, written, |topic| hdfs.records(&format!("/{topic}")))
+}
+
+/// The same of any place whose records of a topic can be read.
+pub(crate) fn must_hold(
+    cluster: &Cluster,
+    written: &Written,
+    records: impl Fn(&str) -> Result<Vec<(Place, Vec<u8>)>>,
+) -> Result<()> {
     let (manager, topic) = (cluster.manager.admin(), &cluster.topic);
     let ledger = ledger::must_agree(manager, topic, written.lines(), SETTLE_LIMIT);
-    let records = hdfs.records(&format!("/{topic}"))?;
+    let records = records(topic)?;
     let arrived = records
         .iter()
         .map(|(place, line)| (*place, line.as_slice()));
@@ -127,7 +138,7 @@ fn slow_topics_share_files_that_say_whose_the_lines_are() -> Result<()> {
         let (shared, own): (Vec<_>, Vec<_>) = files
             .iter()
             .partition(|file| file.folder.starts_with("slow-p2"));
-        let topics = |file: &hdfs::Whole| {
+        let topics = |file: &Whole| {
             let topics = file.lines.iter().map(|(topic, _line)| topic.clone());
             topics.collect::<BTreeSet<String>>()
         };
@@ -135,7 +146,7 @@ fn slow_topics_share_files_that_say_whose_the_lines_are() -> Result<()> {
             shared.iter().any(|file| topics(file).len() == 2),
             "{shared:?}"
         );
-        let loud = |file: &&hdfs::Whole| topics(file).contains("hdfs-loud");
+        let loud = |file: &&Whole| topics(file).contains("hdfs-loud");
         ensure!(!shared.iter().any(loud), "a loud topic is among the slow");
         for file in own {
             let one = topics(file);
@@ -149,7 +160,7 @@ fn slow_topics_share_files_that_say_whose_the_lines_are() -> Result<()> {
 }
 
 /// Waits until so many files are complete.
-fn until_files(cluster: &Cluster, files: u64) -> Result<()> {
+pub(crate) fn until_files(cluster: &Cluster, files: u64) -> Result<()> {
     let look = || Ok(destination(cluster)?["files"]["completed_last_hour"].as_u64());
     let enough = |seen: &Option<u64>| seen.is_some_and(|seen| seen >= files);
     poll::until_seen("complete files", SETTLE_LIMIT, look, enough).map(drop)
@@ -161,10 +172,22 @@ fn until_files(cluster: &Cluster, files: u64) -> Result<()> {
 #[test]
 fn a_bus_killed_at_any_step_of_a_file_loses_and_doubles_nothing() -> Result<()> {
     let hdfs = hdfs::shared()?;
-    for_each_seed("hdfs-steps", 1, |seed, folder| {
+    let begin = |folder: &Path, topic: &str, writer: &Writer| start(folder, hdfs, topic, writer);
+    killed_at_any_step("hdfs-steps", begin, |cluster, written| {
+        must_deliver(cluster, hdfs, written)
+    })
+}
+
+/// The same of any place.
+pub(crate) fn killed_at_any_step(
+    name: &str,
+    start: impl Fn(&Path, &str, &Writer) -> Result<Cluster> + Sync,
+    must_deliver: impl Fn(&Cluster, &Written) -> Result<()> + Sync,
+) -> Result<()> {
+    for_each_seed(name, 1, |seed, folder| {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut writer = Writer::new(&folder.join("logs"), 1, seed)?;
-        let mut cluster = start(folder, hdfs, &topic_name("hdfs-steps", seed), &writer)?;
+        let mut cluster = start(folder, &topic_name(name, seed), &writer)?;
         let mut points = POINTS;
         if seed > 0 {
             random.shuffle(&mut points);
@@ -188,7 +211,7 @@ fn a_bus_killed_at_any_step_of_a_file_loses_and_doubles_nothing() -> Result<()> 
         cluster.bus.kill()?;
         cluster.bus.stop_at(None);
         cluster.bus.start()?;
-        must_deliver(&cluster, hdfs, writer.written())?;
+        must_deliver(&cluster, writer.written())?;
         cluster.stop()
     })?;
     Ok(())
@@ -246,7 +269,7 @@ fn destination(cluster: &Cluster) -> Result<Value> {
     Ok(cluster.bus.status()?["destinations"][0].clone())
 }
 
-fn until_state(cluster: &Cluster, state: &str) -> Result<String> {
+pub(crate) fn until_state(cluster: &Cluster, state: &str) -> Result<String> {
     let look = || destination(cluster);
     let seen = poll::until_seen(state, SETTLE_LIMIT, look, |seen| seen["state"] == state)?;
     Ok(seen["detail"].as_str().unwrap_or_default().to_owned())
@@ -324,7 +347,7 @@ fn an_hdfs_that_is_another_one_than_before_is_not_written_to() -> Result<()> {
             .merges_below("hdfs-other", "1KiB")
             .agent(&[glob_of(&writer)])
             .start()?;
-        let mark = format!("/hdfs-other/{}", hdfs::MARK);
+        let mark = format!("/hdfs-other/{}", rolled::MARK);
         writer.write(500)?;
         until_files(&cluster, 1)?;
         let id = hdfs.shell(&["-cat", &mark])?;
@@ -371,7 +394,7 @@ fn an_hdfs_that_is_another_one_than_before_is_not_written_to() -> Result<()> {
 }
 
 /// Waits until the destination is refused for a reason in which this is said.
-fn until_refused(cluster: &Cluster, said: &str) -> Result<()> {
+pub(crate) fn until_refused(cluster: &Cluster, said: &str) -> Result<()> {
     let is_said = |seen: &Value| {
         let why = seen["detail"].as_str().unwrap_or_default();
         seen["state"] == "refused" && why.contains(said)

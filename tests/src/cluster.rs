@@ -82,6 +82,14 @@ impl Layout {
         self
     }
 
+    /// Delivers to files on this machine that appear whole, in [`Self::delivered`]: complete at 64 KiB or after a
+    /// second.
+    #[must_use]
+    pub fn rolls(mut self) -> Self {
+        self.destination += "roll = { size = \"64KiB\", after = \"1s\" }\n";
+        self
+    }
+
     /// Delivers to files in an HDFS, below `/TOPIC`, that are complete at 64 KiB or after a second.
     #[must_use]
     pub fn delivers_to_hdfs(mut self, hdfs: &Hdfs) -> Self {
@@ -95,6 +103,13 @@ impl Layout {
              options = {{ {options} }}\n",
             hdfs.url()
         );
+        self
+    }
+
+    /// More keys of the way to the destination (`, create = {}`).
+    #[must_use]
+    pub fn routed(mut self, keys: &str) -> Self {
+        keys.clone_into(&mut self.branch_extra);
         self
     }
 

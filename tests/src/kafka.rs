@@ -3,6 +3,7 @@
 //! Its jars come from `make setup`. [`shared`] is one broker for all scenarios that only need one;
 //! a scenario that breaks the broker starts its own.
 
+mod acl;
 mod consume;
 mod produce;
 pub mod secured;
@@ -25,7 +26,8 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rdkafka::{
     ClientConfig,
     admin::{
-        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+        AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+        TopicReplication,
     },
     client::DefaultClientContext,
 };
@@ -103,6 +105,20 @@ impl Kafka {
     pub fn start(folder: &Path) -> Result<Self> {
         let port = free_port()?;
         Self::start_at(folder, port, &format!("127.0.0.1:{port}"))
+    }
+
+    /// As [`Kafka::start`], with more lines of properties.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn start_with(folder: &Path, lines: &str) -> Result<Self> {
+        let port = free_port()?;
+        let extra = Extra {
+            lines: lines.to_owned(),
+            ..Extra::default()
+        };
+        let advertised = format!("127.0.0.1:{port}");
+        Self::start_node(folder, 1, (port, free_port()?), &advertised, &extra)
     }
 
     /// As [`Kafka::start`], on a given port; clients are told to connect to `advertised`, such as a
@@ -269,6 +285,37 @@ impl Kafka {
         let replicas: Vec<&[i32]> = brokers.chunks(1).collect();
         let places = TopicReplication::Variable(&replicas);
         self.create(&NewTopic::new(topic, i32::try_from(brokers.len())?, places))
+    }
+
+    /// Gives a topic more partitions: so many in all.
+    ///
+    /// # Errors
+    /// When it has as many, or the broker does not answer.
+    pub fn grow_topic(&self, topic: &str, partitions: usize) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let new = NewPartitions::new(topic, partitions);
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let results = runtime.block_on(admin.create_partitions([&new], &options))?;
+        for result in results {
+            result.map_err(|(name, code)| anyhow!("failed to grow topic {name}: {code}"))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a topic, with all that is in it.
+    ///
+    /// # Errors
+    /// When there is none, or the broker does not answer.
+    pub fn delete_topic(&self, topic: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let results = runtime.block_on(admin.delete_topics(&[topic], &options))?;
+        for result in results {
+            result.map_err(|(name, code)| anyhow!("failed to delete topic {name}: {code}"))?;
+        }
+        Ok(())
     }
 
     /// Changes a setting of a topic; the others are what they are by default from now on.

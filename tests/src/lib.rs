@@ -48,6 +48,7 @@ pub mod pods;
 pub mod poll;
 pub mod product;
 pub mod proxy;
+pub mod rolled;
 pub mod scratch;
 pub mod writer;
 

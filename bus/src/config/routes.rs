@@ -4,14 +4,20 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    iter::once,
     sync::Arc,
 };
 
 use tributary_common::{config::Checker, ids::Name};
 
-use super::{Raw, RawBranch, RawKind, hdfs::RawHdfs, search};
+use super::{
+    Raw, RawBranch, RawKind,
+    rolled::{RawFile, RawHdfs},
+    search,
+};
 use crate::{
-    route::{Branch, Pattern, Route, Standby},
+    destination::kafka::security,
+    route::{Branch, Create, Pattern, Route, Standby},
     switch::Switch,
     template::Template,
 };
@@ -68,6 +74,28 @@ impl Known<'_> {
         Some(&self.raw.destination.get(no)?.kind)
     }
 
+    /// Why the bus creates no topics there.
+    fn creates_not(&self, no: usize) -> Option<String> {
+        let name = self.raw.destination.get(no)?.name.as_str();
+        match self.kind(no)? {
+            RawKind::Kafka {
+                groups: Some(_), ..
+            } => Some(format!(
+                "{name:?} has groups, and creates topics inside them; leave create out"
+            )),
+            RawKind::Kafka { options, .. } => {
+                let beyond = security::beyond(options)?;
+                Some(format!(
+                    "cannot be used with the options of {name:?}: {beyond}"
+                ))
+            }
+            other => Some(format!(
+                "{name:?} is of kind {}, which has no topics; leave create out",
+                other.as_str()
+            )),
+        }
+    }
+
     /// The name of a topic's batches at a destination: a file destination's own path says it.
     fn target(
         &self,
@@ -79,7 +107,7 @@ impl Known<'_> {
         let kind = self.kind(no)?;
         let text = match kind {
             RawKind::Kafka { .. } | RawKind::Discard => &branch.topic,
-            RawKind::File { path } | RawKind::Hdfs(RawHdfs { path, .. }) => path,
+            RawKind::File(RawFile { path, .. }) | RawKind::Hdfs(RawHdfs { path, .. }) => path,
             RawKind::Elasticsearch(search) => {
                 let index = branch.index.as_deref().unwrap_or("{topic}");
                 return search::index(index, search.is_stream(), key, checker);
@@ -106,12 +134,22 @@ fn check_branch(
     let destination = known.find(&branch.destination, &at, checker)?;
     let target = known.target(destination, branch, &at, checker)?;
     let standby = check_standby(branch, destination, key, known, checker);
+    let all = standby.iter().map(|standby| standby.destination);
+    for no in once(destination).chain(all) {
+        if let Some(why) = branch.create.and_then(|_create| known.creates_not(no)) {
+            checker.fault(&format!("{key}.create"), why);
+        }
+    }
     let mut names = vec![branch.destination.clone()];
     names.extend(branch.standby.iter().cloned());
     Some(Branch {
         destination,
         target,
         standby,
+        create: branch.create.map(|raw| Create {
+            partitions: raw.partitions,
+            replicas: raw.replicas,
+        }),
         switch: Arc::new(Switch::new(pattern, names)),
     })
 }

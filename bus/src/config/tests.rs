@@ -3,6 +3,7 @@
 use tributary_common::ids::Class;
 
 use super::*;
+use crate::route::Create;
 
 const GOOD: &str = r#"
 zone = "dc1"
@@ -61,6 +62,45 @@ fn a_route_to_nowhere_names_what_there_is() {
         faults.contains("\"lcoal\" is no [[destination]]; there are kafka-main, local"),
         "{faults}"
     );
+}
+
+#[test]
+fn a_route_may_have_topics_created_in_a_kafka_and_nowhere_else() {
+    let create = |keys: &str| {
+        let branch = format!("topic = \"x-{{topic}}\", create = {{ {keys} }}");
+        let plain = GOOD.replace("SASL_SSL", "SSL");
+        plain.replace("topic = \"x-{topic}\"", &branch)
+    };
+    let table = |keys: &str| parse(&create(keys), "bus.toml").unwrap().value.routes;
+    let says = |partitions, replicas| {
+        Some(Create {
+            partitions,
+            replicas,
+        })
+    };
+    assert_eq!(table("").creation(0, "x-web.a"), says(None, None));
+    let routes = table("partitions = 16, replicas = 3");
+    assert_eq!(routes.creation(0, "x-web.a"), says(Some(16), Some(3)));
+    // Of another route, of no topic of the route, of another destination.
+    assert_eq!(routes.creation(0, "x-app"), None);
+    assert_eq!(routes.creation(0, "web.a"), None);
+    assert_eq!(routes.creation(1, "x-web.a"), None);
+
+    let check = |text: &str, part: &str| {
+        let faults = faults(text);
+        assert!(faults.contains(part), "{faults}");
+    };
+    check(&create("partitions = 0"), "partitions");
+    let local = GOOD.replace(
+        "to = [{ destination = \"local\" }]",
+        "to = [{ destination = \"local\", create = {} }]",
+    );
+    check(&local, "\"local\" is of kind file, which has no topics");
+    let kafka = "kind = \"kafka\"";
+    let grouped = create("").replace(kafka, &format!("{kafka}\ngroups = {{ P0 = [1] }}"));
+    check(&grouped, "\"kafka-main\" has groups");
+    let beyond = create("").replace("\"SSL\"", "\"SASL_SSL\"");
+    check(&beyond, "cannot be used with the options of \"kafka-main\"");
 }
 
 #[test]
@@ -175,7 +215,7 @@ fn verbatim_is_the_producer_where_nothing_needs_librdkafka() {
         match &loaded.value.destinations[0].kind {
             DestinationKind::Kafka(cluster) => cluster.producer,
             DestinationKind::File { .. }
-            | DestinationKind::Hdfs(_)
+            | DestinationKind::Rolled(_)
             | DestinationKind::Search(_)
             | DestinationKind::Discard => {
                 unreachable!("the first destination is Kafka")
@@ -254,7 +294,7 @@ fn files_in_hdfs_are_named_and_rolled_as_the_configuration_says() {
     let warned: String = loaded.warnings().iter().map(ToString::to_string).collect();
     assert!(warned.contains("dfs.ha.namenodes.nameservice1"), "{warned}");
     let last = loaded.value.destinations.last().map(|one| one.kind.clone());
-    let Some(DestinationKind::Hdfs(hdfs)) = last else {
+    let Some(DestinationKind::Rolled(hdfs)) = last else {
         unreachable!("the last destination is HDFS")
     };
     assert_eq!(
@@ -300,6 +340,60 @@ fn files_in_hdfs_are_named_and_rolled_as_the_configuration_says() {
         &format!("{url}path = \"/x\"\n[spill]\nmax = \"0B\"\n"),
         "needs a spill",
     );
+}
+
+#[test]
+fn files_of_this_machine_appear_whole_where_the_configuration_asks_for_it() {
+    let out = |lines: &str| {
+        format!("{GOOD}\n[[destination]]\nname = \"out\"\nkind = \"file\"\n{lines}\n")
+    };
+    let kind = |lines: &str| {
+        let config = parse(&out(lines), "bus.toml").unwrap().value;
+        config.destinations.last().unwrap().kind.clone()
+    };
+    let path = "path = \"/logs/{topic}\"\n";
+    assert!(matches!(kind(path), DestinationKind::File { .. }));
+    let roll = Roll {
+        size: 256 << 20,
+        after: std::time::Duration::from_secs(600),
+    };
+    let small = Roll {
+        size: 1 << 20,
+        ..roll
+    };
+    for (keys, roll, compression, merge_below) in [
+        ("compression = \"gzip\"", roll, Compression::Gzip, 0),
+        ("roll = { size = \"1MiB\" }", small, Compression::Zstd, 0),
+        ("merge_below = \"1MiB\"", roll, Compression::Zstd, 1 << 20),
+    ] {
+        let want = RolledConfig {
+            place: Place::Local,
+            path: Template::parse("/logs/{topic}").unwrap(),
+            roll,
+            merge_below,
+            compression,
+        };
+        assert_eq!(
+            kind(&format!("{path}{keys}")),
+            DestinationKind::Rolled(want)
+        );
+    }
+    let check = |lines: &str, part: &str| {
+        let faults = faults(&out(lines));
+        assert!(faults.contains(part), "{faults}");
+    };
+    check(
+        "path = \"logs/{topic}\"\ncompression = \"zstd\"",
+        "is no folder below the root",
+    );
+    check(
+        &format!("{path}roll = {{}}\n[spill]\nmax = \"0B\""),
+        "a destination of kind file with roll, compression or merge_below needs a spill",
+    );
+    check(&format!("{path}compression = \"lz4\""), "compression");
+    let loaded = parse(&out("path = \"/logs/{hour}\""), "bus.toml").unwrap();
+    let warned: String = loaded.warnings().iter().map(ToString::to_string).collect();
+    assert!(warned.contains("has {hour} and no {date}"), "{warned}");
 }
 
 #[test]

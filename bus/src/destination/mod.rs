@@ -10,7 +10,8 @@
 //!   all of it; when the same batch comes again, it finds out and adds only what is missing.
 //! - [`Failure::Rejected`] means: never, unless a person changes something.
 //! - Jobs of one stream are delivered in the order in which they were given. When one fails with
-//!   `Unavailable`, so do the ones behind it that were given before the failure was told.
+//!   `Unavailable`, so do the ones behind it that were given before the failure was told; behind one that
+//!   was `Rejected` and comes again they are `Rejected` too (Kafka: ADR 0048).
 //! - [`Destination::down`] is asked before a payload is read; it is quick and may be wrong for a
 //!   moment either way.
 //!
@@ -21,10 +22,10 @@
 pub(crate) mod by_hand;
 pub(crate) mod discard;
 pub(crate) mod file;
-pub(crate) mod hdfs;
 pub(crate) mod kafka;
 #[cfg(test)]
 pub(crate) mod memory;
+pub(crate) mod rolled;
 pub(crate) mod search;
 mod which;
 
@@ -47,6 +48,7 @@ use crate::{
         format::{Delivered, Record},
         now_minute,
     },
+    route::Table,
 };
 
 /// A batch that was taken in. Its bytes return to the budget when the last job drops it.
@@ -230,7 +232,7 @@ pub(crate) enum Destination {
     /// A local directory.
     File(file::FileSink),
     /// An HDFS.
-    Hdfs(hdfs::HdfsSink),
+    Rolled(rolled::RolledSink),
     /// Elasticsearch or OpenSearch.
     Search(search::Search),
     /// Nowhere.
@@ -249,7 +251,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.no(),
             Self::File(file) => file.no(),
-            Self::Hdfs(hdfs) => hdfs.no(),
+            Self::Rolled(rolled) => rolled.no(),
             Self::Search(search) => search.no(),
             Self::Discard(discard) => discard.no(),
             #[cfg(test)]
@@ -266,11 +268,18 @@ impl Destination {
             Self::Kafka(kafka) => kafka.prepare(batch),
             // The destination is told the same.
             Self::Discard(_) => drop(batch.seal()),
-            Self::File(_) | Self::Hdfs(_) | Self::Search(_) => {}
+            Self::File(_) | Self::Rolled(_) | Self::Search(_) => {}
             #[cfg(test)]
             Self::Memory(_) => {}
             #[cfg(feature = "sim")]
             Self::ByHand(_) => {}
+        }
+    }
+
+    /// Rules that count from now on, and the place of this destination in them: for who makes what they name.
+    pub(crate) fn route_by(&self, rules: &Arc<Table>, place: usize) {
+        if let Self::Kafka(kafka) = self {
+            kafka.route_by(rules, place);
         }
     }
 
@@ -279,7 +288,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.deliver(job),
             Self::File(file) => file.deliver(job),
-            Self::Hdfs(hdfs) => hdfs.deliver(job),
+            Self::Rolled(rolled) => rolled.deliver(job),
             Self::Search(search) => search.deliver(job),
             Self::Discard(discard) => discard.deliver(job),
             #[cfg(test)]
@@ -294,7 +303,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.down(target),
             Self::File(file) => file.down(target),
-            Self::Hdfs(hdfs) => hdfs.down(target),
+            Self::Rolled(rolled) => rolled.down(target),
             Self::Search(search) => search.down(target),
             Self::Discard(_) => None,
             #[cfg(test)]
@@ -309,7 +318,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.gone(),
             Self::File(file) => file.gone(),
-            Self::Hdfs(hdfs) => hdfs.gone(),
+            Self::Rolled(rolled) => rolled.gone(),
             Self::Search(search) => search.gone(),
             Self::Discard(_) => None,
             #[cfg(test)]
@@ -324,7 +333,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.condition(),
             Self::File(_) => down_or_up(self.gone().is_some()),
-            Self::Hdfs(hdfs) => hdfs.condition(),
+            Self::Rolled(rolled) => rolled.condition(),
             Self::Search(search) => search.condition(),
             Self::Discard(_) => Condition::Up,
             #[cfg(test)]
@@ -339,7 +348,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.health(),
             Self::File(file) => file.health(),
-            Self::Hdfs(hdfs) => hdfs.health(),
+            Self::Rolled(rolled) => rolled.health(),
             Self::Search(search) => search.health(),
             Self::Discard(discard) => discard.health(),
             #[cfg(test)]
@@ -351,9 +360,9 @@ impl Destination {
 
     /// The destination that answers a batch only when a whole file is complete: every batch for it is in
     /// the spill first, and is given when it has room.
-    pub(crate) fn late(&self) -> Option<&hdfs::HdfsSink> {
+    pub(crate) fn late(&self) -> Option<&rolled::RolledSink> {
         match self {
-            Self::Hdfs(hdfs) => Some(hdfs),
+            Self::Rolled(rolled) => Some(rolled),
             Self::Kafka(_) | Self::File(_) | Self::Search(_) | Self::Discard(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
@@ -368,7 +377,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => Some(kafka.replay(filter)),
             Self::Search(search) => Some(search.replay(filter)),
-            Self::File(_) | Self::Hdfs(_) | Self::Discard(_) => None,
+            Self::File(_) | Self::Rolled(_) | Self::Discard(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
             #[cfg(feature = "sim")]
@@ -381,7 +390,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.replaying(),
             Self::Search(search) => search.replaying(),
-            Self::File(_) | Self::Hdfs(_) | Self::Discard(_) => 0,
+            Self::File(_) | Self::Rolled(_) | Self::Discard(_) => 0,
             #[cfg(test)]
             Self::Memory(_) => 0,
             #[cfg(feature = "sim")]
@@ -393,7 +402,7 @@ impl Destination {
     pub(crate) fn grouped(&self) -> Option<&kafka::groups::grouped::Grouped> {
         match self {
             Self::Kafka(kafka) => kafka.grouped(),
-            Self::File(_) | Self::Hdfs(_) | Self::Search(_) | Self::Discard(_) => None,
+            Self::File(_) | Self::Rolled(_) | Self::Search(_) | Self::Discard(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
             #[cfg(feature = "sim")]
@@ -406,7 +415,7 @@ impl Destination {
         match self {
             Self::Kafka(kafka) => kafka.close(grace),
             Self::File(file) => file.close(grace),
-            Self::Hdfs(hdfs) => hdfs.close(grace),
+            Self::Rolled(rolled) => rolled.close(grace),
             Self::Search(search) => search.close(grace),
             // What it was given the journal has.
             Self::Discard(_) => {}

@@ -3,7 +3,7 @@
 //!
 //! A wrong address would otherwise spread a topic over two clusters, and what the journal says of the
 //! first one's offsets would be taken for the second one's. Pure. Not for: asking (see
-//! [`super::kafka`], [`super::search`], [`super::hdfs`]).
+//! [`super::kafka`], [`super::search`], [`super::rolled`]).
 
 use tributary_common::ids::Name;
 

@@ -58,18 +58,27 @@ impl Kafka {
         Ok(arrived)
     }
 
-    /// How many offsets a topic has taken, over all partitions: cheap to ask while waiting.
+    /// How many offsets a topic has, over all partitions: cheap to ask while waiting.
     ///
     /// # Errors
     /// When the broker does not answer.
     pub fn end_offsets(&self, topic: &str) -> Result<u64> {
+        let (low, high) = self.offsets(topic)?;
+        Ok(high - low)
+    }
+
+    /// How many records of a topic it has dropped, and how many it has taken, over all partitions.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub fn offsets(&self, topic: &str) -> Result<(u64, u64)> {
         let consumer = self.consumer()?;
-        let mut sum = 0;
+        let mut sums = (0, 0);
         for partition in partitions(&consumer, topic)? {
             let (low, high) = consumer.fetch_watermarks(topic, partition, LIMIT)?;
-            sum += u64::try_from(high - low)?;
+            sums = (sums.0 + u64::try_from(low)?, sums.1 + u64::try_from(high)?);
         }
-        Ok(sum)
+        Ok(sums)
     }
 
     /// The brokers of each partition of a topic.

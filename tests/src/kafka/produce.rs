@@ -80,7 +80,7 @@ fn request(topic: &str, partition: i32, batch: &[u8]) -> Result<Vec<u8>> {
     Ok(request)
 }
 
-fn text(body: &mut Vec<u8>, text: &str) -> Result<()> {
+pub(super) fn text(body: &mut Vec<u8>, text: &str) -> Result<()> {
     body.extend(i16::try_from(text.len())?.to_be_bytes());
     body.extend(text.as_bytes());
     Ok(())

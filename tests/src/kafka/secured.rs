@@ -2,14 +2,14 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Result;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 
-use super::{Extra, Kafka, free_port};
+use super::{Extra, Kafka, free_port, tools};
 use crate::{certs::Authority, kerberos::Kdc};
 
 /// Who may log in by SCRAM, and by PLAIN.
@@ -20,7 +20,7 @@ pub const PASSWORD: &str = "alice-pw=1";
 /// Where the further doors are, as `host:port`.
 #[derive(Debug)]
 pub struct Doors {
-    /// `SASL_PLAINTEXT` with SCRAM-SHA-256 and SCRAM-SHA-512.
+    /// `SASL_PLAINTEXT` with SCRAM-SHA-256 (good for [`RELOGIN_MS`]) and SCRAM-SHA-512.
     pub scram: String,
     /// `SASL_SSL` with PLAIN.
     pub plain: String,
@@ -30,7 +30,7 @@ pub struct Doors {
     pub bearer: String,
 }
 
-/// Who comes by a token has to log in again after this.
+/// Who comes by a token, or by SCRAM-SHA-256, has to log in again after this.
 pub const RELOGIN_MS: u32 = 2_000;
 
 /// A token that nobody signed, for [`USER`], which ends so many seconds from now.
@@ -54,11 +54,7 @@ impl Kafka {
     /// As [`Kafka::start`].
     pub fn start_secured(folder: &Path, authority: &Authority) -> Result<(Self, Doors)> {
         fs::create_dir_all(folder)?;
-        let (cert, key) = (folder.join("broker.pem"), folder.join("broker.key"));
-        authority.sign("127.0.0.1", &cert, &key)?;
-        let all = [fs::read(key)?, fs::read(cert)?, fs::read(authority.ca())?];
-        let keystore = folder.join("keystore.pem");
-        fs::write(&keystore, all.concat())?;
+        let keystore = keystore(folder, authority, Authority::sign)?;
 
         let (port, controller) = (free_port()?, free_port()?);
         let door = || anyhow::Ok(format!("127.0.0.1:{}", free_port()?));
@@ -92,6 +88,7 @@ impl Kafka {
             format!(
                 "listener.name.scram.scram-sha-512.sasl.jaas.config={login}.scram.ScramLoginModule required;"
             ),
+            format!("listener.name.scram.scram-sha-256.connections.max.reauth.ms={RELOGIN_MS}"),
             "listener.name.plaintls.sasl.enabled.mechanisms=PLAIN".to_owned(),
             format!(
                 "listener.name.plaintls.plain.sasl.jaas.config={login}.plain.PlainLoginModule \
@@ -121,6 +118,50 @@ impl Kafka {
         let kafka = Self::start_node(folder, 1, (port, controller), &advertised, &extra)?;
         Ok((kafka, doors))
     }
+}
+
+impl Kafka {
+    /// Who may log in by SCRAM, from now on with this password.
+    ///
+    /// # Errors
+    /// When the tool fails.
+    pub fn set_password(&self, user: &str, password: &str) -> Result<()> {
+        let bootstrap = self.bootstrap();
+        let credentials = format!("SCRAM-SHA-256=[password={password}]");
+        let who = ["--entity-type", "users", "--entity-name", user];
+        let mut args = vec!["--bootstrap-server", &bootstrap, "--alter"];
+        args.extend(["--add-config", &credentials]);
+        args.extend(who);
+        tools::run(self.folder(), "kafka.admin.ConfigCommand", &args).map(drop)
+    }
+
+    /// The broker of [`Kafka::start_secured`] has a certificate that ended from its next start on, or a good
+    /// one again.
+    ///
+    /// # Errors
+    /// When its file cannot be written.
+    pub fn certify(&self, authority: &Authority, ended: bool) -> Result<()> {
+        let sign = if ended {
+            Authority::sign_ended
+        } else {
+            Authority::sign
+        };
+        keystore(self.folder(), authority, sign).map(drop)
+    }
+}
+
+/// Writes what a broker shows to its clients.
+fn keystore(
+    folder: &Path,
+    authority: &Authority,
+    sign: impl Fn(&Authority, &str, &Path, &Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let (cert, key) = (folder.join("broker.pem"), folder.join("broker.key"));
+    sign(authority, "127.0.0.1", &cert, &key)?;
+    let all = [fs::read(key)?, fs::read(cert)?, fs::read(authority.ca())?];
+    let keystore = folder.join("keystore.pem");
+    fs::write(&keystore, all.concat())?;
+    Ok(keystore)
 }
 
 impl Kafka {

@@ -64,6 +64,8 @@ fn murmur2(data: &[u8]) -> u32 {
 /// Where the records of a keyed batch go, and what of them is there.
 pub(super) struct Spread<'a> {
     topic: &'a Topic,
+    /// How many it has; all of a batch goes by the same number.
+    partitions: i32,
     stream: StreamId,
     present: BTreeMap<i32, Present>,
     seen: BTreeMap<i32, u32>,
@@ -90,6 +92,7 @@ impl<'a> Spread<'a> {
     ) -> Self {
         let mut spread = Self {
             topic,
+            partitions: topic.partitions(),
             stream,
             present: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -105,7 +108,7 @@ impl<'a> Spread<'a> {
 
     fn partition_of(&self, record: &Record<'_>) -> i32 {
         match record.key {
-            Some(key) => partition_of_key(key, self.topic.partitions()),
+            Some(key) => partition_of_key(key, self.partitions),
             None => self.topic.partition_of(self.stream),
         }
     }
@@ -168,10 +171,10 @@ impl Convoy {
             let Some(flight) = row.flights.pop_front() else {
                 return;
             };
-            let behind = row
+            let after = row
                 .broken
                 .then(|| Failure::Unavailable("an earlier batch of the topic failed".to_owned()));
-            row.broken |= !flight.end(behind);
+            row.broken |= !flight.end(after);
         }
     }
 }

@@ -294,7 +294,13 @@ mod tests {
             done: Done::new(move |outcome| told.send(outcome).unwrap_or_default()),
         };
         let shared = rig.kafka.shared();
-        let flight = Flight::new((shared, &topic), (2, None), 500, std::iter::empty(), job);
+        let flight = Flight::new(
+            (shared, &topic),
+            (2, None),
+            500,
+            std::iter::empty(),
+            (job, 0),
+        );
         let spares = Spares::new();
         let lent = Lent::new(flight, decoded, &spares);
 

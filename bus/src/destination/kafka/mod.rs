@@ -19,11 +19,13 @@
 //! A batch that failed may be there in part; its topic is closed and looked through again before
 //! anything more is produced.
 //!
-//! Rooms: [`settings`], [`topic`], [`subset`], [`open`], [`readback`], [`letters`], [`owner`], [`lend`], [`keyed`], [`pace`], [`careful`],
+//! Rooms: [`settings`], [`topics`], [`topic`], [`subset`], [`stops`], [`open`], [`create`], [`grow`], [`readback`], [`letters`], [`owner`], [`lend`], [`keyed`], [`pace`], [`careful`],
 //! [`produced`], [`watch`]; [`verbatim`]; [`groups`].
 
 mod careful;
+mod create;
 pub(crate) mod groups;
+mod grow;
 mod keyed;
 mod lend;
 mod letters;
@@ -34,13 +36,15 @@ mod produced;
 mod producer;
 mod readback;
 mod settings;
+mod stops;
 mod subset;
 mod topic;
+mod topics;
 mod verbatim;
 mod watch;
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -55,21 +59,24 @@ use rdkafka::ClientConfig;
 use tokio::time::Instant;
 use tributary_common::{
     header::BatchHeader,
-    ids::{BatchId, Class, Name, StreamId},
+    ids::{BatchId, Class, Name},
     report::DestinationHealth,
     wire::Place,
 };
 
 use self::{
     careful::{Careful, Settler},
+    create::Creating,
     groups::{Groups, grouped::Grouped},
     lend::Spares,
     letters::Mail,
     open::Opener,
-    owner::{KEYED, Message, Work, Worker},
+    owner::{Message, Worker},
     produced::Context,
     producer::Producer,
+    stops::Stops,
     topic::Topic,
+    topics::{Known, Producers, ToOpen, Topics},
     verbatim::bearer::Bearer,
     watch::{Health, Watcher},
 };
@@ -82,6 +89,7 @@ use crate::{
     dead::{Filter, Letters},
     done::DestinationNo,
     journal::{Journal, format::Record},
+    route::Table,
 };
 
 /// Threads that open batches. Each gives librdkafka about a million records a second.
@@ -95,14 +103,6 @@ fn tokens(options: &BTreeMap<String, String>) -> Result<Option<Bearer>, security
     }
 }
 
-/// A topic as the destination knows it.
-enum Known {
-    /// Being opened; jobs wait, in order. Bounded by the byte permits that they carry.
-    Opening(Vec<Job>),
-    /// Ready.
-    Open(Arc<Topic>),
-}
-
 /// Who produces, as the configuration says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProducerKind {
@@ -110,32 +110,6 @@ pub enum ProducerKind {
     Rdkafka,
     /// Ours, batch by batch.
     Verbatim,
-}
-
-/// The way to the producer's threads. Bounded by the byte permits that the jobs carry.
-enum Producers {
-    /// The threads that give librdkafka its records.
-    Rdkafka(Vec<Sender<Message>>),
-    /// Our own.
-    Verbatim(verbatim::Handle),
-    /// The destination is closed.
-    Closed,
-}
-
-impl Producers {
-    /// False when the batch was dropped, which answers it.
-    fn give(&self, work: Work) -> bool {
-        match self {
-            Self::Rdkafka(owners) => {
-                let partition = work.partition.unsigned_abs() as usize;
-                let owner = (work.topic.target as usize).wrapping_add(partition);
-                let owner = owners.get(owner % owners.len().max(1));
-                owner.is_some_and(|owner| owner.send(Message::Work(work)).is_ok())
-            }
-            Self::Verbatim(producer) => producer.take(work),
-            Self::Closed => false,
-        }
-    }
 }
 
 /// The queue of a thread that opens batches, both ends.
@@ -156,9 +130,6 @@ fn producers(kind: ProducerKind) -> (Producers, Vec<Owner>, Option<verbatim::Uns
         }
     }
 }
-
-/// The queue of a thread that opens topics, by the group that it is for.
-type ToOpen = (Option<Class>, Sender<Arc<str>>);
 
 /// The way to a thread that sends dead letters once more, by their numbers.
 type Replays = Sender<Vec<u64>>;
@@ -206,27 +177,20 @@ fn start_owners(
     Ok(())
 }
 
+/// The other end of such a queue.
+type Opening = (Option<Class>, Receiver<Arc<str>>);
+
 /// A queue of topics to open; or one for each group, so that none waits for brokers of another.
-fn openers(grouped: Option<&Grouped>) -> (Vec<ToOpen>, Vec<Receiver<Arc<str>>>) {
+fn openers(grouped: Option<&Grouped>) -> (Vec<ToOpen>, Vec<Opening>) {
     let classes: Vec<Option<Class>> = match grouped {
         Some(grouped) => grouped.classes().map(Some).collect(),
         None => vec![None],
     };
     let queues = classes.into_iter().map(|class| {
         let (opener, to_open) = crossbeam_channel::unbounded();
-        ((class, opener), to_open)
+        ((class, opener), (class, to_open))
     });
     queues.unzip()
-}
-
-/// Topics, and the ways to the threads.
-struct Topics {
-    known: HashMap<Arc<str>, Known>,
-    /// Where streams of topics are that were closed, of which the journal does not know it yet.
-    pins: HashMap<Arc<str>, HashMap<StreamId, i32>>,
-    producers: Producers,
-    /// Bounded by the byte permits that the jobs carry. One; or one for each group, by its class.
-    openers: Vec<ToOpen>,
 }
 
 /// What all threads of the destination share.
@@ -251,6 +215,10 @@ pub(super) struct Shared {
     careful: Careful,
     /// What a partition is for, in bytes a second of slow streams.
     partition_rate: u64,
+    /// Streams of which a batch was refused.
+    stops: Arc<Stops>,
+    /// Topics that are missing.
+    creating: Creating,
 }
 
 /// The present producer.
@@ -318,7 +286,7 @@ impl Shared {
                 Known::Opening(jobs) => jobs.push(job),
                 Known::Open(topic) => {
                     let topic = Arc::clone(topic);
-                    topics.give(&topic, job);
+                    topics.give(&topic, job, self.stops.number());
                 }
             },
             Entry::Vacant(place) => {
@@ -343,7 +311,7 @@ impl Shared {
             .insert(Arc::clone(&topic.name), Known::Open(Arc::clone(&topic)));
         if let Some(Known::Opening(jobs)) = before {
             for job in jobs {
-                topics.give(&topic, job);
+                topics.give(&topic, job, self.stops.number());
             }
         }
     }
@@ -368,6 +336,7 @@ impl Shared {
         {
             topics.known.remove(&topic.name);
             topics.keep_pins(topic);
+            topics.closed.push(Arc::clone(topic));
         }
     }
 
@@ -416,6 +385,13 @@ impl Shared {
             .commit(resolved, false, Box::new(|_written| {}));
     }
 
+    /// The topics that are closed, and of which something is on its way still.
+    fn closed_topics(&self) -> Vec<Arc<Topic>> {
+        let mut topics = self.topics();
+        topics.closed.retain(|topic| topic.on_the_way() > 0);
+        topics.closed.clone()
+    }
+
     /// The open topics.
     fn open_topics(&self) -> Vec<Arc<Topic>> {
         let topics = self.topics();
@@ -424,39 +400,6 @@ impl Shared {
             Known::Opening(_jobs) => None,
         });
         open.collect()
-    }
-}
-
-impl Topics {
-    fn new(producers: Producers, openers: Vec<ToOpen>) -> Self {
-        Self {
-            known: HashMap::new(),
-            pins: HashMap::new(),
-            producers,
-            openers,
-        }
-    }
-
-    /// What the journal does not know yet of where a topic's streams are outlives its closing.
-    fn keep_pins(&mut self, topic: &Topic) {
-        self.pins
-            .insert(Arc::clone(&topic.name), topic.unnoted_pins());
-    }
-
-    /// Gives a batch to the owner of its partition. Called under the lock, which keeps the order.
-    fn give(&mut self, topic: &Arc<Topic>, job: Job) {
-        let header = Arc::clone(&job.batch.header);
-        let partition = topic.entered(&header);
-        let partition = if header.keyed { KEYED } else { partition };
-        let work = Work {
-            topic: Arc::clone(topic),
-            partition,
-            job,
-        };
-        if !self.producers.give(work) {
-            // The destination is closed; the job was dropped, which answers it.
-            topic.left(&header);
-        }
     }
 }
 
@@ -530,6 +473,8 @@ impl Kafka {
             mail: Arc::new(Mail::new(letters)),
             careful: Careful::default(),
             partition_rate: cluster.partition_rate,
+            stops: Arc::default(),
+            creating: Creating::new(cluster),
         });
         let failed = || format!("failed to start destination {name}: check its options");
         let producer = Arc::new(Slot::default());
@@ -542,8 +487,9 @@ impl Kafka {
             anyhow::Ok(())
         };
         start_owners(owners, (&shared, &producer), &mut start)?;
-        for incoming in to_open {
+        for (class, incoming) in to_open {
             let opener = Opener {
+                class,
                 shared: Arc::clone(&shared),
                 producer: Arc::clone(&producer),
                 incoming,
@@ -612,6 +558,11 @@ impl Kafka {
     /// Its resource groups, where it has some.
     pub(crate) fn grouped(&self) -> Option<&Grouped> {
         self.shared.grouped.as_ref()
+    }
+
+    /// Rules that count from now on, and the place of this destination in them.
+    pub(crate) fn route_by(&self, rules: &Arc<Table>, place: usize) {
+        self.shared.creating.go_by(rules, place);
     }
 
     pub(crate) fn gone(&self) -> Option<String> {

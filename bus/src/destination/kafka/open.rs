@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -17,11 +18,12 @@ use rdkafka::{
     producer::Producer as _,
 };
 use tokio::time::Instant;
-use tributary_common::wire::RefuseReason;
+use tributary_common::{ids::Class, wire::RefuseReason};
 
 use super::{
     super::{Failure, which},
     Shared, Slot,
+    grow::Rounds,
     readback::{self, FoundBatches},
     subset::Subset,
     topic::Topic,
@@ -52,6 +54,8 @@ enum Attempt {
 pub(super) struct Opener {
     pub(super) shared: Arc<Shared>,
     pub(super) producer: Arc<Slot>,
+    /// The group whose topics it opens, where there are groups.
+    pub(super) class: Option<Class>,
     pub(super) incoming: Receiver<Arc<str>>,
 }
 
@@ -61,12 +65,15 @@ struct Waiting {
     at: Instant,
     /// Since when the cluster says that it does not know the topic.
     unknown: Option<Instant>,
+    /// It is there, or nobody says that it is to be created.
+    looked_for: bool,
 }
 
 impl Opener {
     /// Works until the destination closes.
     pub(super) fn run(self) {
         let mut waiting: Vec<Waiting> = Vec::new();
+        let mut rounds = Rounds::of(&self.shared.settings, Instant::now());
         loop {
             match self.incoming.recv_timeout(AGAIN_AFTER) {
                 Ok(topic) => {
@@ -74,9 +81,14 @@ impl Opener {
                         topic,
                         at: Instant::now(),
                         unknown: None,
+                        looked_for: false,
                     });
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(rounds) = rounds.as_mut().filter(|_rounds| waiting.is_empty()) {
+                        self.look_for_more(rounds);
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if self.shared.is_closing() {
@@ -93,7 +105,11 @@ impl Opener {
     /// Tries one topic; gives it back when it has to wait.
     fn attempt(&self, mut one: Waiting) -> Option<Waiting> {
         let name = &self.shared.name;
-        let attempt = match self.open(&one.topic) {
+        let attempt = match self.create_as_routed(&mut one) {
+            Ok(()) => self.open(&one.topic),
+            Err(attempt) => attempt,
+        };
+        let attempt = match attempt {
             Attempt::Unknown => self.create(&one.topic),
             attempt => attempt,
         };
@@ -109,7 +125,7 @@ impl Opener {
             }
             Attempt::Unknown if one.unknown.is_some_and(|at| at.elapsed() >= UNKNOWN_FOR) => {
                 let detail = format!(
-                    "{name} has no topic {} and its brokers do not make it; create it",
+                    "{name} has no topic {} and its brokers do not make it; create it, or give its route create = {{}}",
                     one.topic
                 );
                 tracing::error!(destination = %name, topic = &*one.topic, "a topic is missing and the brokers do not make it");
@@ -132,6 +148,24 @@ impl Opener {
         })
     }
 
+    /// A missing topic that its route says is to be created is; the next try finds it.
+    fn create_as_routed(&self, one: &mut Waiting) -> Result<(), Attempt> {
+        if one.looked_for {
+            return Ok(());
+        }
+        let name = &self.shared.name;
+        match self.shared.creating.create(&one.topic) {
+            Ok(created) => {
+                if created {
+                    tracing::info!(destination = %name, topic = &*one.topic, "a topic was created, as its route says");
+                }
+                one.looked_for = true;
+                Ok(())
+            }
+            Err(why) => Err(self.not_created(&one.topic, why)),
+        }
+    }
+
     /// A missing topic of a cluster with groups is created in its own; the next try finds it.
     fn create(&self, topic: &str) -> Attempt {
         let Some(grouped) = &self.shared.grouped else {
@@ -139,10 +173,14 @@ impl Opener {
         };
         match grouped.create(topic) {
             Ok(()) => Attempt::Later("it was just created".to_owned()),
-            Err(Disobeyed::Later(error)) => {
-                Attempt::Later(format!("it cannot be created: {error:#}"))
-            }
-            Err(Disobeyed::Refused(why)) => {
+            Err(why) => self.not_created(topic, why),
+        }
+    }
+
+    fn not_created(&self, topic: &str, why: Disobeyed) -> Attempt {
+        match why {
+            Disobeyed::Later(error) => Attempt::Later(format!("it cannot be created: {error:#}")),
+            Disobeyed::Refused(why) => {
                 let name = &self.shared.name;
                 let detail = format!("{name} does not let this node create topic {topic}: {why}");
                 Attempt::Refused(Failure::Rejected(RefuseReason::Destination, detail))
@@ -187,16 +225,14 @@ impl Opener {
             Some(target) => {
                 // Partitions that the journal does not know were never written to by this node.
                 let mut from: BTreeMap<i32, i64> = (0..partitions).map(|p| (p, i64::MAX)).collect();
-                from.extend(
-                    target
-                        .positions
-                        .iter()
-                        .map(|(&p, position)| (p, position.from())),
-                );
+                let positions = target.positions.iter();
+                // The topic may have been made anew, with fewer of them.
+                let there = positions.filter(|&(&p, _position)| p < partitions);
+                from.extend(there.map(|(&p, position)| (p, position.from())));
                 self.look(name, &from)
             }
             None => self
-                .ends(name, partitions)
+                .ends(name, 0..partitions)
                 .map(|ends| (ends, HashMap::new())),
         };
         let (ends, found) = match looked {
@@ -239,6 +275,49 @@ impl Opener {
         records.collect()
     }
 
+    /// Looks whether topics have more partitions than when they were opened.
+    fn look_for_more(&self, rounds: &mut Rounds) {
+        if self.shared.health().down.is_some() {
+            return;
+        }
+        let own = || {
+            let mut open = self.shared.open_topics();
+            let grouped = self.shared.grouped.as_ref();
+            let group = |name: &str| grouped.map(|grouped| grouped.group_of(name));
+            open.retain(|topic| group(&topic.name) == self.class);
+            open
+        };
+        for name in rounds.due(Instant::now(), own) {
+            let mut open = self.shared.open_topics().into_iter();
+            let Some(topic) = open.find(|topic| topic.name == name) else {
+                continue;
+            };
+            if let Err(why) = self.grow(&topic) {
+                let destination = &self.shared.name;
+                tracing::debug!(%destination, topic = &*name, why, "nobody knows whether the topic has more partitions");
+            }
+        }
+    }
+
+    /// Takes the partitions that a topic has got. The error is why not, this time.
+    fn grow(&self, topic: &Topic) -> Result<(), String> {
+        let before = topic.partitions();
+        let now = match self.partitions(&topic.name) {
+            Ok(now) if now > before => now,
+            Ok(_as_before) => return Ok(()),
+            Err(Attempt::Later(why)) => return Err(why),
+            Err(_not_there) => return Err("it is not there".to_owned()),
+        };
+        let ends = self.ends(&topic.name, before..now);
+        let ends = ends.map_err(|error| error.to_string())?;
+        let records = self.positions(topic.target, &ends, false);
+        let noted = self.shared.journal.commit_and_wait(records);
+        noted.map_err(|error| error.to_string())?;
+        topic.grow(now);
+        tracing::info!(destination = %self.shared.name, topic = &*topic.name, partitions = now, before, "a topic has more partitions");
+        Ok(())
+    }
+
     fn look(
         &self,
         name: &str,
@@ -269,11 +348,11 @@ impl Opener {
         Ok((look.ends, look.found))
     }
 
-    fn ends(&self, name: &str, partitions: i32) -> KafkaResult<BTreeMap<i32, i64>> {
+    fn ends(&self, name: &str, partitions: Range<i32>) -> KafkaResult<BTreeMap<i32, i64>> {
         let Some(producer) = self.producer.get() else {
             return Err(KafkaError::Canceled);
         };
-        let ends = (0..partitions).map(|partition| {
+        let ends = partitions.map(|partition| {
             let (_low, high) = producer
                 .client()
                 .fetch_watermarks(name, partition, REQUEST)?;

@@ -27,6 +27,7 @@ use super::{
     pace::{Key, Limits, Line, Pace},
     produced::{Flight, failure_of},
     producer::Hold,
+    stops::behind,
     topic::Topic,
 };
 
@@ -51,6 +52,8 @@ pub(super) struct Work {
     pub(super) topic: Arc<Topic>,
     pub(super) partition: i32,
     pub(super) job: Job,
+    /// When it was given, among the others (see [`super::stops`]).
+    pub(super) no: u64,
 }
 
 /// One thread's state.
@@ -96,7 +99,7 @@ impl Worker {
                 Message::Room(_) | Message::Close => None,
             });
         for work in lines.values_mut().flat_map(Line::drain).chain(late) {
-            give_back(
+            self.shared.give_back(
                 work,
                 Failure::Unavailable("this node is stopping".to_owned()),
             );
@@ -108,9 +111,9 @@ impl Worker {
         // Until all is given what is there.
         let mut hold = None;
         while let Some((work, opened, pace)) = line.next() {
-            if work.topic.is_closed() || self.shared.is_closing() {
+            if work.topic.is_closed() || self.shared.is_closing() || self.shared.holds(&work) {
                 let why = "the topic is being looked at".to_owned();
-                give_back(work, Failure::Unavailable(why));
+                self.shared.give_back(work, Failure::Unavailable(why));
                 continue;
             }
             let Some(work) = self.shared.unless_ended(work) else {
@@ -120,7 +123,7 @@ impl Worker {
             let decoded = match opened {
                 Ok(decoded) => decoded,
                 Err(failure) => {
-                    give_back(work, failure);
+                    self.shared.give_back(work, failure);
                     continue;
                 }
             };
@@ -174,6 +177,7 @@ impl Worker {
             topic,
             mut partition,
             job,
+            no,
         } = work;
         let (mut skip, mut known) = (0, None);
         if let Some(found) = found {
@@ -200,7 +204,7 @@ impl Worker {
             (partition, Some(pace)),
             left,
             known.into_iter(),
-            job,
+            (job, no),
         );
         // It goes to Kafka with the headers of the first record; the first one that is left has the id.
         let mut first = Some(id);
@@ -218,7 +222,7 @@ impl Worker {
     fn produce_keyed(&self, work: Work, pace: Arc<Pace>, decoded: Decoded) {
         let (dead, found) = (self.shared.dead_of(&work.job), self.shared.found(&work));
         let alive = Alive::new(&decoded, dead.clone());
-        let Work { topic, job, .. } = work;
+        let Work { topic, job, no, .. } = work;
         let header = &job.batch.header;
         let (id, stream) = (header.id(), header.stream);
         let mut spread = Spread::new(&topic, stream, &alive, &found);
@@ -228,7 +232,7 @@ impl Worker {
             (KEYED, Some(pace)),
             left,
             spread.places(),
-            job,
+            (job, no),
         );
         topic.convoy.join(&flight);
         if left == 0 {
@@ -315,8 +319,24 @@ pub(super) fn refused(error: RDKafkaErrorCode) -> Failure {
     }
 }
 
-/// Answers a batch that was not given to a producer.
-pub(super) fn give_back(work: Work, failure: Failure) {
-    work.topic.left(&work.job.batch.header);
-    work.job.done.tell(Err(failure));
+impl Shared {
+    /// Whether a batch stands behind one that was refused. A letter that goes out again does not.
+    pub(super) fn holds(&self, work: &Work) -> bool {
+        work.job.replay.is_none() && self.stops.holds(work.job.batch.header.stream, work.no)
+    }
+
+    /// Answers a batch that was not given to a producer. Behind a refused one it is refused too, whatever it
+    /// fails for: what may come again by itself would be in the topic before that one.
+    pub(super) fn give_back(&self, work: Work, failure: Failure) {
+        let failure = match failure {
+            Failure::Unavailable(_) if self.holds(&work) => behind(),
+            failure => failure,
+        };
+        let header = &work.job.batch.header;
+        work.topic.left(header);
+        let refused = matches!(failure, Failure::Rejected(..)) && work.job.replay.is_none();
+        let untold = refused.then(|| self.stops.refused(header.stream));
+        work.job.done.tell(Err(failure));
+        drop(untold);
+    }
 }

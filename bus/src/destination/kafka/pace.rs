@@ -339,6 +339,7 @@ mod tests {
             topic: Arc::clone(topic),
             partition: 0,
             job,
+            no: 0,
         }
     }
 

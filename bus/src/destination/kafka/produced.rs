@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
     },
     time::Duration,
@@ -26,7 +26,7 @@ use rdkafka::{
 use tokio::time::Instant;
 use tributary_common::{
     header::BatchHeader,
-    ids::{BatchId, Class},
+    ids::{BatchId, Class, StreamId},
     wire::{Place, RefuseReason},
 };
 
@@ -37,6 +37,7 @@ use super::{
     lend::Lent,
     pace::{self, Pace},
     readback::token,
+    stops::{Untold, behind},
     topic::Topic,
     watch::THROTTLED_FOR,
 };
@@ -53,6 +54,8 @@ pub(super) struct Flight {
     header: Arc<BatchHeader>,
     /// It is a letter that goes out once more.
     replay: Option<Replay>,
+    /// When it was given, among the others (see [`super::stops`]).
+    no: u64,
     given: Instant,
     /// Where it counts for a request of librdkafka.
     pace: Option<Arc<Pace>>,
@@ -150,6 +153,8 @@ struct Ended {
     failure: Option<Failure>,
     /// The partitions that never take a record of it, whichever.
     unfit: BTreeSet<i32>,
+    /// It is refused, and what is behind it in its stream with it.
+    untold: Option<Untold>,
 }
 
 impl Flight {
@@ -160,7 +165,7 @@ impl Flight {
         (partition, pace): (i32, Option<Arc<Pace>>),
         records: u32,
         known: impl Iterator<Item = (i32, i64, i64)>,
-        job: Job,
+        (job, no): (Job, u64),
     ) -> Arc<Self> {
         let bytes = pace::cost(&job.batch.header);
         if let Some(pace) = &pace {
@@ -183,6 +188,7 @@ impl Flight {
             partition,
             header: Arc::clone(&job.batch.header),
             replay: job.replay,
+            no,
             given: Instant::now(),
             pace,
             bytes,
@@ -193,6 +199,7 @@ impl Flight {
                 job: Some(job),
                 failure: None,
                 unfit: BTreeSet::new(),
+                untold: None,
             }),
         })
     }
@@ -210,6 +217,22 @@ impl Flight {
     /// What is said of it.
     pub(super) fn header(&self) -> &Arc<BatchHeader> {
         &self.header
+    }
+
+    /// The stream whose order it is part of; none of a letter that goes out again.
+    pub(super) fn stream(&self) -> Option<StreamId> {
+        self.replay.is_none().then_some(self.header.stream)
+    }
+
+    /// Whether it stands behind a batch that was refused.
+    pub(super) fn is_held(&self) -> bool {
+        let holds = |stream| self.shared.stops.holds(stream, self.no);
+        self.stream().is_some_and(holds)
+    }
+
+    /// It is refused: its stream is held until that is told.
+    fn stop(&self) -> Option<Untold> {
+        Some(self.shared.stops.refused(self.stream()?))
     }
 
     /// A record is at an offset.
@@ -243,16 +266,29 @@ impl Flight {
             return self.failed(Failure::Unavailable(why), 1);
         }
         if unfit {
-            let mut ended = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ended = self.ended();
             ended.unfit.insert(partition);
+            // It may come again piece by piece: that is decided at its end.
+            ended.failure.get_or_insert(failure);
+            drop(ended);
+            return self.count(1);
         }
         self.failed(failure, 1);
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Ended> {
+        // Its changes are whole.
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `records` will not land.
     pub(super) fn failed(&self, failure: Failure, records: u32) {
         {
-            let mut ended = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ended = self.ended();
+            if matches!(failure, Failure::Rejected(..)) && ended.untold.is_none() {
+                // Before anything behind it is given.
+                ended.untold = self.stop();
+            }
             ended.failure.get_or_insert(failure);
         }
         self.count(records);
@@ -263,14 +299,15 @@ impl Flight {
         if self.left.fetch_sub(records, Ordering::AcqRel) != records {
             return;
         }
-        if let Some(pace) = &self.pace {
-            pace.left(self.bytes);
-        }
         match self.lot {
             Lot::One { .. } => {
                 self.end(None);
             }
             Lot::Keyed(_) => self.topic.convoy.advance(),
+        }
+        // Behind its end: where that closes its topic or stops its stream, nothing is given before.
+        if let Some(pace) = &self.pace {
+            pace.left(self.bytes);
         }
     }
 
@@ -279,13 +316,14 @@ impl Flight {
         self.left.load(Ordering::Acquire) == 0
     }
 
-    /// Ends the batch, which has all its answers. `behind` says that it has to come again whatever
-    /// they are. False when it does.
-    pub(super) fn end(&self, behind: Option<Failure>) -> bool {
-        let (job, failure, unfit) = {
-            let mut ended = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-            let failure = ended.failure.take().or(behind);
-            (ended.job.take(), failure, std::mem::take(&mut ended.unfit))
+    /// Ends the batch, which has all its answers. `after` says that it has to come again whatever
+    /// they are. False when its topic is to be looked through.
+    pub(super) fn end(&self, after: Option<Failure>) -> bool {
+        let (job, failure, unfit, untold) = {
+            let mut ended = self.ended();
+            let failure = ended.failure.take().or(after);
+            let unfit = std::mem::take(&mut ended.unfit);
+            (ended.job.take(), failure, unfit, ended.untold.take())
         };
         let Some(job) = job else { return true };
         let failure = match failure {
@@ -314,12 +352,21 @@ impl Flight {
             }
             Some(failure) => {
                 let comes_again = matches!(failure, Failure::Unavailable(_));
-                if comes_again || !self.lot.parts(self.partition).is_empty() {
+                let look = comes_again || !self.lot.parts(self.partition).is_empty();
+                if look {
                     // A part of it may be there: look before anything more is produced.
                     self.shared.suspect(&self.topic);
                 }
+                // What may come again by itself would be in the topic before the one that was refused.
+                let failure = match comes_again && self.is_held() {
+                    true => behind(),
+                    false => failure,
+                };
+                let refused = untold.is_none() && matches!(failure, Failure::Rejected(..));
+                let untold = if refused { self.stop() } else { untold };
                 job.done.tell(Err(failure));
-                !comes_again
+                drop(untold);
+                !look
             }
         }
     }
@@ -389,6 +436,18 @@ pub(super) fn failure_of(error: &KafkaError) -> Failure {
 /// Only a hint: what follows from it is decided by what the topic does and the cluster says.
 const LOST_LEADER: &str = "METADATAUPDATE";
 
+/// What librdkafka logs when a topic has another number of partitions. A hint as well: what it has for one that
+/// is gone it keeps.
+const PARTITIONS: &str = "PARTCNT";
+
+/// Whether librdkafka says that a number has become less: `… changed from 4 to 1`.
+fn is_fewer(message: &str) -> bool {
+    let mut numbers = message.rsplit(' ').step_by(2);
+    let mut next = || numbers.next()?.parse::<u32>().ok();
+    let (now, before) = (next(), next());
+    now.is_some() && now < before
+}
+
 /// Takes librdkafka's calls.
 pub(super) struct Context {
     pub(super) shared: Arc<Shared>,
@@ -411,7 +470,7 @@ impl ClientContext for Context {
     }
 
     fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
-        if fac == LOST_LEADER {
+        if fac == LOST_LEADER || (fac == PARTITIONS && is_fewer(log_message)) {
             self.shared.health().lost_leader = true;
         }
         log(self.shared.name.as_str(), level, fac, log_message);
@@ -484,5 +543,17 @@ pub(super) fn log(destination: &str, level: RDKafkaLogLevel, facility: &str, mes
         RDKafkaLogLevel::Debug => {
             tracing::debug!(target: "librdkafka", destination, facility, "{message}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_fewer;
+
+    #[test]
+    fn a_topic_with_fewer_partitions_is_known_by_what_librdkafka_says() {
+        let says = |count: &str| is_fewer(&format!("Topic web partition count changed {count}"));
+        assert!(says("from 4 to 1"));
+        assert!(!says("from 1 to 4") && !says("from 4 to 4") && !says("") && !is_fewer(""));
     }
 }

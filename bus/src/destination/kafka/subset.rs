@@ -93,13 +93,10 @@ impl Subset {
         mut known: HashMap<StreamId, i32>,
         now: Instant,
     ) -> Self {
-        let mut order: Vec<i32> = (0..partitions.max(1)).collect();
-        let seed = xxh3_64(topic.as_bytes());
-        order.sort_by_key(|partition| xxh3_64_with_seed(&partition.to_le_bytes(), seed));
         // The topic may have been made anew, with fewer of them.
         known.retain(|_stream, partition| (0..partitions).contains(partition));
         Self {
-            order,
+            order: in_order(topic, partitions),
             rate: rate.max(1),
             used: 1,
             needed: [1; 2],
@@ -112,11 +109,13 @@ impl Subset {
         }
     }
 
+    /// There are more partitions. Who is somewhere stays there.
+    pub(super) fn grow(&mut self, topic: &str, partitions: i32) {
+        self.order = in_order(topic, partitions);
+    }
+
     /// A batch of a stream comes, with so many bytes of lines: where it goes.
     pub(super) fn enter(&mut self, stream: StreamId, bytes: u64, now: Instant) -> i32 {
-        if let [only] = self.order[..] {
-            return only;
-        }
         self.turn(now);
         let count = i32::try_from(self.order.len()).unwrap_or(i32::MAX);
         // Both are asked for a few times in a stream's life.
@@ -242,6 +241,14 @@ impl Subset {
         });
         self.since = now;
     }
+}
+
+/// All partitions of a topic, those first that slow streams share.
+fn in_order(topic: &str, partitions: i32) -> Vec<i32> {
+    let mut order: Vec<i32> = (0..partitions.max(1)).collect();
+    let seed = xxh3_64(topic.as_bytes());
+    order.sort_by_key(|partition| xxh3_64_with_seed(&partition.to_le_bytes(), seed));
+    order
 }
 
 /// The partition among these that is a stream's: when there are more of them, few streams get another.
@@ -383,6 +390,33 @@ mod tests {
             "{moved:?}"
         );
         assert_eq!(subset.unnoted(StreamId(stream)), Some(moved[1]));
+    }
+
+    #[test]
+    fn a_topic_that_grows_leaves_streams_where_they_are_and_gives_new_ones_the_new_partitions() {
+        for before in [1, 4] {
+            let mut now = Instant::now();
+            let mut subset = of(before, HashMap::new(), now);
+            let mut all = |subset: &mut Subset, streams: std::ops::Range<u64>| -> Vec<i32> {
+                now += Duration::from_secs(1);
+                let bytes = |stream| if stream % 2 == 0 { 100 } else { BIG };
+                let pass = |stream| pass(subset, stream, bytes(stream), now);
+                streams.map(pass).collect()
+            };
+            let known = all(&mut subset, 0..100);
+            subset.grow("web", 16);
+            assert_eq!(subset.order, in_order("web", 16));
+            for _second in 0..100 {
+                assert_eq!(all(&mut subset, 0..100), known);
+            }
+            let new = all(&mut subset, 100..300);
+            assert!(new.iter().any(|&at| at >= before));
+            assert_eq!(
+                subset.unnoted(StreamId(0)),
+                Some(known[0]),
+                "it outlives the process"
+            );
+        }
     }
 
     #[test]

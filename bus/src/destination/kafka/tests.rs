@@ -2,7 +2,10 @@
 //! (`it/bus_on_kafka.rs`); by hand: `TRIBUTARY_TEST_KAFKA=host:port cargo test -p tributary-bus --
 //! --ignored`.
 
-use std::{collections::HashSet, sync::mpsc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::mpsc,
+};
 
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,

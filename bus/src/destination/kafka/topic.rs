@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -36,9 +36,8 @@ pub(super) struct Topic {
     pub(super) name: Arc<str>,
     /// Its number in the journal.
     pub(super) target: u32,
-    /// How many partitions it had when it was opened. A change counts after the next opening, so
-    /// that a stream keeps its partition.
-    partitions: i32,
+    /// How many partitions it has. It gets more while it is open (see [`super::grow`]), never fewer.
+    partitions: AtomicI32,
     /// Batches that were given and not answered.
     on_the_way: AtomicU64,
     progress: AtomicBool,
@@ -63,7 +62,7 @@ impl Topic {
         Self {
             name,
             target,
-            partitions,
+            partitions: AtomicI32::new(partitions),
             on_the_way: AtomicU64::new(0),
             progress: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -91,12 +90,20 @@ impl Topic {
 
     /// How many partitions it has.
     pub(super) fn partitions(&self) -> i32 {
-        self.partitions
+        self.partitions.load(Ordering::Relaxed)
+    }
+
+    /// It has more partitions, of which the journal knows. A stream that has one keeps it.
+    pub(super) fn grow(&self, partitions: i32) {
+        self.partitions.store(partitions, Ordering::Relaxed);
+        if let Some(mut subset) = self.subset() {
+            subset.grow(&self.name, partitions);
+        }
     }
 
     /// The partition of a stream that shares none.
     pub(super) fn partition_of(&self, stream: StreamId) -> i32 {
-        subset::own_partition(stream, self.partitions)
+        subset::own_partition(stream, self.partitions())
     }
 
     /// A batch was given: the partition that it goes to, unless its records have keys.

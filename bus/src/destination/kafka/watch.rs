@@ -21,7 +21,11 @@ use rdkafka::{
 use tokio::time::Instant;
 
 use super::{
-    super::Condition, Known, Producers, Shared, Slot, groups::grouped::Grouped, readback::Quiet,
+    super::Condition,
+    Shared, Slot,
+    groups::grouped::Grouped,
+    readback::Quiet,
+    topics::{Known, Producers},
 };
 
 /// How often is looked.
@@ -199,7 +203,7 @@ impl Watcher {
         while !self.shared.is_closing() {
             std::thread::sleep(LOOK_EVERY);
             self.shared.end_replayed();
-            let fatal = self.shared.health().fatal;
+            let fatal = self.shared.health().fatal || self.is_fatal();
             if fatal && replaced.is_none_or(|at| at.elapsed() >= REPLACE_EVERY) {
                 self.replace();
                 replaced = Some(Instant::now());
@@ -250,6 +254,16 @@ impl Watcher {
             };
             self.decide(all_stalled, gone);
         }
+    }
+
+    /// Whether librdkafka's producer has given itself up: asked for, as it does not always come to say so.
+    fn is_fatal(&self) -> bool {
+        let fatal = |producer: Arc<super::Producer>| producer.client().fatal_error();
+        let Some((code, why)) = self.producer.get().and_then(fatal) else {
+            return false;
+        };
+        self.shared.health().last_error = format!("{code}: {why}");
+        true
     }
 
     /// Whether a question was not answered, and batches were meanwhile: the broker that was asked hangs, and
@@ -312,6 +326,18 @@ impl Watcher {
                 }
                 None if topic.on_the_way() > 0 || topic.is_well() => well += 1,
                 None => {}
+            }
+        }
+        // librdkafka keeps what it has for a partition that is gone, and never answers it.
+        for topic in self.shared.closed_topics() {
+            if let Some(quiet) = topic.stalled() {
+                let text = format!(
+                    "{} has not answered what was on its way to topic {} for {} s",
+                    self.shared.name,
+                    topic.name,
+                    quiet.as_secs()
+                );
+                stalled.entry(topic.name.to_string()).or_insert(text);
             }
         }
         // With groups each topic is judged by itself: another one may only have nothing to do.

@@ -21,7 +21,7 @@ use super::{
         super::{Done, Job},
         KafkaConfig,
         verbatim::{
-            admin::{Admin, Disobeyed, Map, Placement, TopicMap},
+            admin::{Admin, Disobeyed, Map, NewTopic, Placement, TopicMap},
             security::Security,
         },
     },
@@ -166,7 +166,7 @@ impl Grouped {
         wait(async {
             let map = self.admin.map(&[]).await?;
             let places = self.groups.place(topic, class, &map.brokers);
-            self.admin.create(topic, &places).await?;
+            self.admin.create(topic, NewTopic::At(&places)).await?;
             tracing::info!(destination = %self.name, topic, %class, group = %self.groups.group_of(class), replicas = ?places, "a topic was created inside its group");
             Ok(())
         })
@@ -360,7 +360,9 @@ impl Grouped {
 }
 
 /// Waits for the cluster, on a thread that may.
-fn wait<T, E: From<anyhow::Error>>(asked: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+pub(in super::super) fn wait<T, E: From<anyhow::Error>>(
+    asked: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

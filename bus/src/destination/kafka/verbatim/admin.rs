@@ -3,7 +3,7 @@
 //!
 //! Each call connects anew to whichever broker answers first, so that one that hangs holds up nobody;
 //! a controller that has to be asked itself (before Kafka was its own quorum) is. A call ends within [`WITHIN`].
-//! Used by [`super::super::groups`]. Not for: producing.
+//! Used by [`super::super::groups`] and [`super::super::create`]. Not for: producing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,6 +30,7 @@ use super::{
     proto::{self, Range},
     security::Security,
 };
+use crate::route::Create;
 
 /// A call may take so long.
 const WITHIN: Duration = Duration::from_secs(8);
@@ -110,6 +111,15 @@ pub(in super::super) enum Disobeyed {
     Later(#[from] anyhow::Error),
 }
 
+/// How a new topic is to be.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) enum NewTopic<'a> {
+    /// With the replicas of each partition on these brokers.
+    At(&'a [Vec<i32>]),
+    /// As a route says; the cluster chooses the brokers.
+    As(Create),
+}
+
 /// A topic, and for each partition by its number the brokers that are to have it.
 pub(in super::super) type Placement = (String, Vec<(i32, Vec<i32>)>);
 
@@ -168,24 +178,35 @@ impl Admin {
         within(asked).await
     }
 
-    /// Creates a topic with its replicas where they are said to be. One that is there already is fine.
+    /// Creates a topic. One that is there already is fine.
     ///
     /// # Errors
     /// [`Disobeyed`].
     pub(in super::super) async fn create(
         &self,
         topic: &str,
-        places: &[Vec<i32>],
+        new: NewTopic<'_>,
     ) -> Result<(), Disobeyed> {
+        let (
+            places,
+            Create {
+                partitions,
+                replicas,
+            },
+        ) = match new {
+            NewTopic::At(places) => (places, Create::default()),
+            NewTopic::As(create) => (&[][..], create),
+        };
         let assignments = places.iter().zip(0..).map(|(replicas, no)| {
             CreatableReplicaAssignment::default()
                 .with_partition_index(no)
                 .with_broker_ids(ids(replicas))
         });
+        // -1: as the assignments say, or the brokers (from Kafka 2.4 on).
         let new = CreatableTopic::default()
             .with_name(proto::name(topic))
-            .with_num_partitions(-1)
-            .with_replication_factor(-1)
+            .with_num_partitions(partitions.unwrap_or(-1))
+            .with_replication_factor(replicas.unwrap_or(-1))
             .with_assignments(assignments.collect());
         let body = CreateTopicsRequest::default()
             .with_topics(vec![new])
@@ -213,6 +234,8 @@ impl Admin {
                 ResponseError::TopicAuthorizationFailed
                 | ResponseError::ClusterAuthorizationFailed
                 | ResponseError::InvalidTopicException
+                | ResponseError::InvalidPartitions
+                | ResponseError::InvalidReplicationFactor
                 | ResponseError::PolicyViolation,
             ) => Err(Disobeyed::Refused(text(
                 answer.error_code,

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use tributary_common::{
     batch::{BatchError, Codec, Draft, Encoder, Headers, ID_HEADER, Merger, Record, Sealed},
-    ids::{BatchId, Class},
+    ids::{BatchId, Class, StreamId},
     wire::RefuseReason,
 };
 
@@ -114,6 +114,25 @@ impl Cargo {
                     offset += i64::from(part.records);
                 }
             }
+        }
+    }
+
+    /// The streams whose order it is part of, in no order. A letter that goes out again is of none.
+    pub(super) fn streams(&self) -> Vec<StreamId> {
+        match &self.inside {
+            Inside::One(flight, _places) => flight.stream().into_iter().collect(),
+            Inside::Merged(parts) => {
+                let parts = parts.iter();
+                parts.flat_map(|part| part.cargo.streams()).collect()
+            }
+        }
+    }
+
+    /// Whether it stands behind a batch that was refused. For one that was not merged.
+    pub(super) fn is_held(&self) -> bool {
+        match &self.inside {
+            Inside::One(flight, _places) => flight.is_held(),
+            Inside::Merged(_) => false,
         }
     }
 
@@ -320,7 +339,7 @@ mod tests {
         let records = packed.sealed.records();
         let whose = (kafka.shared(), topic);
         topic.entered(&job.batch.header);
-        let flight = Flight::new(whose, (2, None), records, std::iter::empty(), job);
+        let flight = Flight::new(whose, (2, None), records, std::iter::empty(), (job, 0));
         (Cargo::parcel(&flight, topic, 2, packed), outcome, id)
     }
 

@@ -12,6 +12,7 @@
 //! Not for: the order and the sequences within a partition (see [`super::lane`]).
 
 mod leaders;
+mod verdicts;
 
 use std::{
     cmp::Reverse,
@@ -25,7 +26,7 @@ use tributary_common::backoff::Backoff;
 
 use super::{
     broker::{Asked, Broker, Haste, Kind, Link},
-    lane::{CutNo, Lane, MAX_ON_THE_WAY, Parcel, Producer, Ready, RequestNo, Verdict},
+    lane::{Lane, MAX_ON_THE_WAY, Parcel, Producer, Ready, RequestNo, Streams, Verdict},
     meaning::{Meaning, meaning_of},
     says::{Against, Command, Part, PartAnswer},
 };
@@ -100,6 +101,7 @@ pub(super) struct Cluster<T> {
     next_no: u64,
     random: fastrand::Rng,
     commands: VecDeque<Command<T>>,
+    streams: Streams<T>,
 }
 
 fn pause() -> Backoff {
@@ -108,7 +110,12 @@ fn pause() -> Backoff {
 
 impl<T: Clone> Cluster<T> {
     /// A cluster of which only some addresses are known.
-    pub(super) fn new(bootstrap: &[String], random: fastrand::Rng, now: Instant) -> Self {
+    pub(super) fn new(
+        bootstrap: &[String],
+        streams: Streams<T>,
+        random: fastrand::Rng,
+        now: Instant,
+    ) -> Self {
         let question = || Question {
             due: now,
             asked: false,
@@ -127,6 +134,7 @@ impl<T: Clone> Cluster<T> {
             next_no: 0,
             random,
             commands: VecDeque::new(),
+            streams,
         };
         for (addr, no) in bootstrap.iter().zip(1..) {
             cluster.add_broker((-no, Haste::Common), addr.clone(), now);
@@ -184,7 +192,7 @@ impl<T: Clone> Cluster<T> {
         self.slots.push(Slot {
             topic: Arc::clone(topic),
             partition,
-            lane: Lane::new(pause()),
+            lane: Lane::new(pause(), self.streams),
             leader: None,
             haste: Haste::Common,
             at: None,
@@ -621,44 +629,6 @@ impl<T: Clone> Cluster<T> {
             self.judge(rest, meaning, "");
             self.touch(lane, now);
         }
-    }
-
-    fn judge(&mut self, verdict: Verdict<T>, meaning: Meaning, why: &str) {
-        let why = why.to_owned();
-        let command = match verdict {
-            Verdict::Again if why.is_empty() => return,
-            // Only an answer cuts.
-            Verdict::Again | Verdict::Cut(_) => Command::Trouble(why),
-            Verdict::Taken(parcel, offset) => Command::Taken { parcel, offset },
-            Verdict::Refused(parcel) => Command::Refused {
-                parcel,
-                meaning,
-                why,
-            },
-            Verdict::Broken(parcels) => {
-                // The next ones begin with an id that the broker has never seen.
-                self.producer = None;
-                Command::GiveBack { parcels, why }
-            }
-        };
-        self.commands.push_back(command);
-    }
-
-    /// The batch of a partition that is taken apart.
-    pub(super) fn cutting(&self, lane: LaneNo, cut: CutNo) -> Option<&Parcel<T>> {
-        self.slots.get(lane)?.lane.cutting(cut)
-    }
-
-    /// What is left of a batch that was taken apart; where that is nothing it is given back.
-    pub(super) fn cut(
-        &mut self,
-        (lane, cut): (LaneNo, CutNo),
-        pieces: Vec<Parcel<T>>,
-        now: Instant,
-    ) -> Option<Parcel<T>> {
-        let out = self.slots.get_mut(lane)?.lane.cut(cut, pieces);
-        self.touch(lane, now);
-        out
     }
 
     /// Gives everything back and ends all connections; the next batch begins anew.

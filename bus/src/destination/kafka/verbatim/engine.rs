@@ -16,11 +16,7 @@ use tributary_common::{
 
 use super::{
     super::{
-        super::Failure,
-        Shared,
-        owner::{Work, give_back},
-        produced::Flight,
-        readback::Found,
+        super::Failure, Shared, owner::Work, produced::Flight, readback::Found, stops::behind,
         watch::THROTTLED_FOR,
     },
     apart::{self, Apart, Rest},
@@ -108,7 +104,12 @@ impl Engine {
             security,
             orders,
             own,
-            cluster: Cluster::new(bootstrap, fastrand::Rng::new(), Instant::now()),
+            cluster: Cluster::new(
+                bootstrap,
+                |cargo| cargo.streams(),
+                fastrand::Rng::new(),
+                Instant::now(),
+            ),
             links: HashMap::new(),
             tasks: JoinSet::new(),
             heard,
@@ -151,7 +152,7 @@ impl Engine {
         while let Ok(order) = self.orders.try_recv() {
             let why = Failure::Unavailable("this node is stopping".to_owned());
             match order {
-                Order::Work(work) => give_back(work, why),
+                Order::Work(work) => self.shared.give_back(work, why),
                 Order::Parcel(parcel) => parcel.cargo.failed(&why),
                 // Given back by the reset.
                 Order::Buried { .. } | Order::Reset => {}
@@ -173,6 +174,8 @@ impl Engine {
     fn order(&mut self, order: Order) {
         match order {
             Order::Work(work) => self.take(work),
+            // Its thread may have made it before a batch before it was refused.
+            Order::Parcel(parcel) if parcel.cargo.is_held() => parcel.cargo.failed(&behind()),
             Order::Parcel(parcel) => self.push(parcel),
             Order::Buried {
                 at,
@@ -195,9 +198,9 @@ impl Engine {
 
     /// Takes a batch without keys.
     fn take(&mut self, work: Work) {
-        if work.topic.is_closed() || self.shared.is_closing() {
+        if work.topic.is_closed() || self.shared.is_closing() || self.shared.holds(&work) {
             let why = "the topic is being looked at".to_owned();
-            return give_back(work, Failure::Unavailable(why));
+            return self.shared.give_back(work, Failure::Unavailable(why));
         }
         let Some(work) = self.shared.unless_ended(work) else {
             return;
@@ -212,7 +215,7 @@ impl Engine {
         let header = &work.job.batch.header;
         let packed = match cargo::seal(&work.job.batch) {
             Ok(packed) => packed,
-            Err(failure) => return give_back(work, failure),
+            Err(failure) => return self.shared.give_back(work, failure),
         };
         let (records, partition) = (header.records, work.partition);
         self.fly(work, (partition, packed), records, None);
@@ -225,13 +228,13 @@ impl Engine {
         records: u32,
         known: Option<(i32, i64, i64)>,
     ) {
-        let Work { topic, job, .. } = work;
+        let Work { topic, job, no, .. } = work;
         let flight = Flight::new(
             (&self.shared, &topic),
             (partition, None),
             records,
             known.into_iter(),
-            job,
+            (job, no),
         );
         self.push(Cargo::parcel(&flight, &topic, partition, packed));
     }
@@ -241,7 +244,7 @@ impl Engine {
     fn take_opened(&mut self, work: Work, found: Option<Found>) {
         let decoded = match work.job.batch.open(&mut self.decoder) {
             Ok(decoded) => decoded,
-            Err(failure) => return give_back(work, failure),
+            Err(failure) => return self.shared.give_back(work, failure),
         };
         let alive = self.shared.alive(&work.job, &decoded);
         let (topic, id) = (&work.topic, work.job.batch.header.id());
@@ -268,7 +271,7 @@ impl Engine {
         let rest = cargo::encode(decoded.codec(), id, alive.records().skip(skip as usize));
         let rest = match rest {
             Ok(rest) => rest,
-            Err(failure) => return give_back(work, failure),
+            Err(failure) => return self.shared.give_back(work, failure),
         };
         self.decoder.recycle(decoded);
         self.fly(work, (partition, rest), left, known);
@@ -436,9 +439,9 @@ impl Engine {
         }
     }
 
-    /// Leaves a batch out that is taken apart.
+    /// Leaves a batch out that is taken apart, with what is behind it of its streams.
     fn refuse(&mut self, at: (LaneNo, CutNo), failure: &Failure) {
-        if let Some(out) = self.cluster.cut(at, Vec::new(), Instant::now()) {
+        for out in self.cluster.refuse(at, Instant::now()) {
             out.cargo.failed(failure);
         }
     }
@@ -485,9 +488,9 @@ impl Engine {
 }
 
 fn refuse(parcel: &Parcel<Arc<Cargo>>, meaning: Meaning, why: String) {
-    let reason = match meaning {
-        Meaning::Refused(reason) => reason,
-        _ => RefuseReason::Corrupt,
-    };
-    parcel.cargo.failed(&Failure::Rejected(reason, why));
+    parcel.cargo.failed(&match meaning {
+        Meaning::Refused(reason) => Failure::Rejected(reason, why),
+        // Its own answer says only that the one before it is missing.
+        _ => behind(),
+    });
 }

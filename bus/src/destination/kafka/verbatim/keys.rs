@@ -14,7 +14,7 @@ use super::{
         super::Failure,
         Shared,
         keyed::Spread,
-        owner::{KEYED, Work, give_back},
+        owner::{KEYED, Work},
         produced::Flight,
     },
     cargo::{self, Cargo},
@@ -29,9 +29,9 @@ pub(super) fn run(
 ) {
     let mut decoder = Decoder::new();
     while let Ok(work) = incoming.recv() {
-        if work.topic.is_closed() || shared.is_closing() {
+        if work.topic.is_closed() || shared.is_closing() || shared.holds(&work) {
             let why = "the topic is being looked at".to_owned();
-            give_back(work, Failure::Unavailable(why));
+            shared.give_back(work, Failure::Unavailable(why));
             continue;
         }
         if let Some(work) = shared.unless_ended(work) {
@@ -48,7 +48,7 @@ fn spread(
 ) {
     let decoded = match work.job.batch.open(decoder) {
         Ok(decoded) => decoded,
-        Err(failure) => return give_back(work, failure),
+        Err(failure) => return shared.give_back(work, failure),
     };
     let header = &work.job.batch.header;
     let (id, stream) = (header.id(), header.stream);
@@ -62,16 +62,16 @@ fn spread(
     });
     let parts = match cargo::spread(decoded.codec(), id, records) {
         Ok(parts) => parts,
-        Err(failure) => return give_back(work, failure),
+        Err(failure) => return shared.give_back(work, failure),
     };
     decoder.recycle(decoded);
-    let Work { topic, job, .. } = work;
+    let Work { topic, job, no, .. } = work;
     let flight = Flight::new(
         (shared, &topic),
         (KEYED, None),
         left,
         places.into_iter(),
-        job,
+        (job, no),
     );
     topic.convoy.join(&flight);
     if left == 0 {

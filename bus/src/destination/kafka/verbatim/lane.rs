@@ -8,14 +8,15 @@
 //! # Operation
 //! Up to five batches are on their way. After a failure, and with a producer that the broker has not
 //! seen yet, only one: a broker takes any sequence of a producer that it does not know, so a second
-//! batch could come before the first. Pure: no I/O, no clock.
+//! batch could come before the first. Behind a refused batch nothing of its stream is sent: that one comes
+//! again. Pure: no I/O, no clock.
 //!
 //! Not for: which broker leads (see [`super::cluster`]).
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use tokio::time::Instant;
-use tributary_common::backoff::Backoff;
+use tributary_common::{backoff::Backoff, ids::StreamId};
 
 use super::{
     broker::Haste,
@@ -39,6 +40,9 @@ pub(super) struct Producer {
     pub(super) id: i64,
     pub(super) epoch: i16,
 }
+
+/// The streams whose order a batch is part of.
+pub(super) type Streams<T> = fn(&T) -> Vec<StreamId>;
 
 /// Bytes of batches that are merged, before a topic says that this is too much: what it takes where
 /// nobody set it.
@@ -90,8 +94,8 @@ pub(super) enum Verdict<T> {
     Again,
     /// It is in the log, from this offset.
     Taken(Parcel<T>, i64),
-    /// It is never taken.
-    Refused(Parcel<T>),
+    /// They are not taken until somebody allows it: what was refused, and what is behind it of its streams.
+    Refused(Vec<Parcel<T>>),
     /// It is to be taken apart: [`Lane::cut`] takes what is left of it.
     Cut(CutNo),
     /// Nobody knows what is there: all of these are to be looked for.
@@ -118,6 +122,8 @@ struct Numbered<T> {
     renumbered: bool,
     /// An answer to it was lost: the broker may have it.
     in_doubt: bool,
+    /// A batch before it in its stream was refused: it is not to be sent again.
+    doomed: bool,
     damaged: u32,
 }
 
@@ -141,10 +147,11 @@ pub(super) struct Lane<T> {
     not_before: Option<Instant>,
     backoff: Backoff,
     next_cut: CutNo,
+    streams: Streams<T>,
 }
 
 impl<T: Clone> Lane<T> {
-    pub(super) fn new(backoff: Backoff) -> Self {
+    pub(super) fn new(backoff: Backoff, streams: Streams<T>) -> Self {
         Self {
             waiting: VecDeque::new(),
             run: Run::default(),
@@ -158,6 +165,7 @@ impl<T: Clone> Lane<T> {
             not_before: None,
             backoff,
             next_cut: 0,
+            streams,
         }
     }
 
@@ -273,6 +281,7 @@ impl<T: Clone> Lane<T> {
             state: State::Sent(request),
             renumbered: false,
             in_doubt: false,
+            doomed: false,
             damaged: 0,
         });
         Some(Shipment {
@@ -318,6 +327,9 @@ impl<T: Clone> Lane<T> {
         one.state = State::Again;
         match meaning {
             _ if self.broken => {}
+            _ if one.doomed && one.in_doubt => self.broken = true,
+            // What came behind it meanwhile did not know of that.
+            _ if one.doomed => return Verdict::Refused(self.refuse(at)),
             Meaning::Moved | Meaning::Later => self.pause(now, random),
             Meaning::OutOfOrder if !first || one.renumbered => {}
             Meaning::Damaged if one.damaged + 1 < DAMAGED_TRIES => {
@@ -335,9 +347,7 @@ impl<T: Clone> Lane<T> {
                 }
                 return Verdict::Cut(cut);
             }
-            Meaning::Refused(_) if !one.in_doubt => {
-                return self.leave_out(at).map_or(Verdict::Again, Verdict::Refused);
-            }
+            Meaning::Refused(_) if !one.in_doubt => return Verdict::Refused(self.refuse(at)),
             Meaning::Taken
             | Meaning::TooLarge
             | Meaning::Damaged
@@ -398,6 +408,7 @@ impl<T: Clone> Lane<T> {
                 state: State::Again,
                 renumbered: false,
                 in_doubt: false,
+                doomed: false,
                 damaged,
             };
             self.numbered.insert(at, piece);
@@ -409,6 +420,43 @@ impl<T: Clone> Lane<T> {
             self.move_up(at, i64::from(end) - i64::from(sequence));
         }
         (at == begins).then_some(whole.parcel)
+    }
+
+    /// Leaves out the batch that is taken apart under this number, and what is behind it of its streams.
+    /// [`Lane::settle`] is to be asked then.
+    pub(super) fn refuse_cut(&mut self, cut: CutNo) -> Vec<Parcel<T>> {
+        let at = self.cut_at(cut);
+        at.map_or_else(Vec::new, |at| self.refuse(at))
+    }
+
+    /// Takes out a refused batch, and what is behind it of its streams, which must not be in the log before it
+    /// comes again. What is on its way of that has an answer still to come.
+    fn refuse(&mut self, mut at: usize) -> Vec<Parcel<T>> {
+        let mut out: Vec<Parcel<T>> = self.leave_out(at).into_iter().collect();
+        let of = |parcel: &Parcel<T>| (self.streams)(&parcel.cargo);
+        let mut streams: HashSet<StreamId> = out.iter().flat_map(of).collect();
+        while let Some(one) = self.numbered.get_mut(at) {
+            let of = (self.streams)(&one.parcel.cargo);
+            if !of.iter().any(|stream| streams.contains(stream)) {
+                at += 1;
+                continue;
+            }
+            // Merged ones bring in the other streams that they are of.
+            streams.extend(of);
+            match one.state {
+                State::Sent(_) => (one.doomed, at) = (true, at + 1),
+                State::Again if one.in_doubt => (self.broken, at) = (true, at + 1),
+                State::Again | State::Cutting(_) => out.extend(self.leave_out(at)),
+            }
+        }
+        let is_behind = |one: &Waiting<T>| {
+            let of = (self.streams)(&one.parcel.cargo);
+            of.iter().any(|stream| streams.contains(stream))
+        };
+        let behind = extract(&mut self.waiting, is_behind);
+        out.extend(behind.into_iter().map(|one| one.parcel));
+        self.gather();
+        out
     }
 
     /// Takes everything out; the next batch begins with a new producer.
@@ -449,6 +497,18 @@ impl<T: Clone> Lane<T> {
     }
 }
 
+/// Takes out those of which it is true; both keep their order.
+fn extract<V>(from: &mut VecDeque<V>, is_out: impl Fn(&V) -> bool) -> Vec<V> {
+    let mut out = Vec::new();
+    for one in std::mem::take(from) {
+        match is_out(&one) {
+            true => out.push(one),
+            false => from.push_back(one),
+        }
+    }
+    out
+}
+
 /// A sequence so many records further; after the largest comes 0.
 fn moved(sequence: i32, records: i64) -> i32 {
     const COUNT: i64 = 1 << 31;
@@ -457,186 +517,4 @@ fn moved(sequence: i32, records: i64) -> i32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tributary_common::wire::RefuseReason;
-
-    use super::*;
-
-    const US: Option<Producer> = Some(Producer { id: 7, epoch: 0 });
-
-    fn lane(batches: u32) -> Lane<u32> {
-        let mut lane = Lane::new(Backoff::new(
-            Duration::from_millis(1),
-            Duration::from_millis(1),
-        ));
-        (0..batches).for_each(|cargo| lane.push(parcel(cargo), Instant::now()));
-        lane
-    }
-
-    fn parcel(cargo: u32) -> Parcel<u32> {
-        Parcel {
-            cargo,
-            records: 10,
-            bytes: 1,
-            haste: Haste::Common,
-            small: None,
-            batches: 1,
-        }
-    }
-
-    fn piece(cargo: u32, records: u32) -> Parcel<u32> {
-        Parcel {
-            records,
-            ..parcel(cargo)
-        }
-    }
-
-    /// Sends all that may go; (batch, sequence) of each, in requests from `request` on.
-    fn send(lane: &mut Lane<u32>, request: RequestNo) -> Vec<(u32, i32)> {
-        let now = Instant::now() + Duration::from_secs(60);
-        (request..)
-            .map_while(|no| lane.send(no, US, now, |_run| unreachable!("none is small")))
-            .map(|one| (one.cargo, one.sequence))
-            .collect()
-    }
-
-    fn answer(lane: &mut Lane<u32>, request: RequestNo, meaning: Meaning) -> Verdict<u32> {
-        let mut random = fastrand::Rng::with_seed(1);
-        lane.answered(request, meaning, 0, (Instant::now(), &mut random))
-    }
-
-    #[test]
-    fn a_broker_that_does_not_know_the_producer_gets_one_batch_then_five() {
-        let mut lane = lane(9);
-        assert_eq!(send(&mut lane, 0), [(0, 0)]);
-        answer(&mut lane, 0, Meaning::Taken);
-        let five = [(1, 10), (2, 20), (3, 30), (4, 40), (5, 50)];
-        assert_eq!(send(&mut lane, 1), five);
-        answer(&mut lane, 1, Meaning::Taken);
-        assert_eq!(send(&mut lane, 6), [(6, 60)]);
-    }
-
-    #[test]
-    fn after_a_failure_the_same_batches_go_with_their_sequences_one_by_one() {
-        let mut lane = lane(4);
-        send(&mut lane, 0);
-        answer(&mut lane, 0, Meaning::Taken);
-        send(&mut lane, 1);
-        assert_eq!(answer(&mut lane, 1, Meaning::Later), Verdict::Again);
-        assert!(send(&mut lane, 9).is_empty(), "answers are missing");
-        assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), Verdict::Again);
-        lane.lost(3);
-        assert_eq!(send(&mut lane, 10), [(1, 10)]);
-        answer(&mut lane, 10, Meaning::Taken);
-        assert_eq!(send(&mut lane, 11), [(2, 20)]);
-    }
-
-    #[test]
-    fn behind_a_refused_batch_the_others_move_up() {
-        let mut lane = lane(3);
-        send(&mut lane, 0);
-        answer(&mut lane, 0, Meaning::Taken);
-        send(&mut lane, 1);
-        let refused = Meaning::Refused(RefuseReason::Destination);
-        assert_eq!(answer(&mut lane, 1, refused), Verdict::Refused(parcel(1)));
-        assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), Verdict::Again);
-        assert_eq!(send(&mut lane, 3), [(2, 10)]);
-    }
-
-    #[test]
-    fn a_lost_batch_whose_sequence_has_changed_is_looked_for() {
-        let mut lane = lane(3);
-        send(&mut lane, 0);
-        answer(&mut lane, 0, Meaning::Taken);
-        send(&mut lane, 1);
-        let refused = Meaning::Refused(RefuseReason::Destination);
-        answer(&mut lane, 1, refused);
-        assert_eq!(lane.lost(2), Verdict::Broken(vec![parcel(2)]));
-    }
-
-    #[test]
-    fn the_pieces_of_a_batch_have_its_sequences() {
-        let mut lane = lane(2);
-        send(&mut lane, 0);
-        answer(&mut lane, 0, Meaning::Taken);
-        lane.push(parcel(2), Instant::now());
-        send(&mut lane, 1);
-        assert_eq!(answer(&mut lane, 1, Meaning::TooLarge), Verdict::Cut(0));
-        assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), Verdict::Again);
-        assert!(send(&mut lane, 3).is_empty(), "it is being cut");
-        assert_eq!(lane.cutting(0), Some(&parcel(1)));
-        assert_eq!(lane.cut(0, vec![piece(11, 4), piece(12, 6)]), None);
-        assert_eq!(send(&mut lane, 4), [(11, 10)]);
-        answer(&mut lane, 4, Meaning::Taken);
-        assert_eq!(send(&mut lane, 5), [(12, 14)]);
-        answer(&mut lane, 5, Meaning::Taken);
-        assert_eq!(send(&mut lane, 6), [(2, 20)]);
-    }
-
-    #[test]
-    fn behind_a_batch_that_lost_records_the_others_move_up_whatever_order_they_are_mended_in() {
-        let mut lane = lane(4);
-        send(&mut lane, 0);
-        answer(&mut lane, 0, Meaning::Taken);
-        assert_eq!(send(&mut lane, 1), [(1, 10), (2, 20), (3, 30)]);
-        // Brokers look at the records before they look at the sequence.
-        assert_eq!(answer(&mut lane, 1, Meaning::Unfit), Verdict::Cut(0));
-        assert_eq!(answer(&mut lane, 2, Meaning::Unfit), Verdict::Cut(1));
-        assert_eq!(answer(&mut lane, 3, Meaning::OutOfOrder), Verdict::Again);
-        assert_eq!(lane.cut(1, Vec::new()), Some(parcel(2)), "nothing is left");
-        assert!(send(&mut lane, 4).is_empty(), "the first one is not mended");
-        assert_eq!(lane.cut(0, vec![piece(1, 7)]), None);
-        assert_eq!(lane.cut(0, vec![piece(9, 7)]), None, "it is mended already");
-        assert_eq!(send(&mut lane, 4), [(1, 10)]);
-        answer(&mut lane, 4, Meaning::Taken);
-        assert_eq!(send(&mut lane, 5), [(3, 17)]);
-        answer(&mut lane, 5, Meaning::Taken);
-        lane.push(parcel(5), Instant::now());
-        assert_eq!(send(&mut lane, 6), [(5, 27)]);
-    }
-
-    #[test]
-    fn a_record_is_damaged_for_good_only_when_it_is_so_again_and_again() {
-        let mut lane = lane(1);
-        let mut request = 0;
-        let mut damaged = |lane: &mut Lane<u32>| {
-            send(lane, request);
-            request += 1;
-            answer(lane, request - 1, Meaning::Damaged)
-        };
-        for _try in 1..DAMAGED_TRIES {
-            assert_eq!(damaged(&mut lane), Verdict::Again);
-        }
-        assert_eq!(damaged(&mut lane), Verdict::Cut(0));
-        lane.cut(0, vec![piece(11, 9), piece(12, 1)]);
-        assert_eq!(damaged(&mut lane), Verdict::Cut(1), "of several records");
-        lane.cut(1, Vec::new());
-        for _try in 1..DAMAGED_TRIES {
-            assert_eq!(damaged(&mut lane), Verdict::Again);
-        }
-        assert_eq!(damaged(&mut lane), Verdict::Cut(2));
-    }
-
-    #[test]
-    fn what_the_broker_forgot_is_given_back_to_be_looked_for() {
-        let mut lane = lane(3);
-        send(&mut lane, 0);
-        answer(&mut lane, 0, Meaning::Taken);
-        send(&mut lane, 1);
-        assert_eq!(answer(&mut lane, 1, Meaning::OutOfOrder), Verdict::Again);
-        let all = Verdict::Broken(vec![parcel(1), parcel(2)]);
-        assert_eq!(answer(&mut lane, 2, Meaning::OutOfOrder), all);
-        assert!(lane.is_empty());
-        lane.push(parcel(5), Instant::now());
-        assert_eq!(send(&mut lane, 7), [(5, 0)]);
-    }
-
-    #[test]
-    fn sequences_begin_again_after_the_largest() {
-        assert_eq!(moved(i32::MAX, 1), 0);
-        assert_eq!(moved(i32::MAX - 1, 5), 3);
-        assert_eq!(moved(3, -5), i32::MAX - 1);
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! The state machine against a model of a cluster: whatever brokers, leaders and connections do, each
-//! batch is in the log once, in order, at the place that was told, but for the records that are never taken.
+//! batch is in the log once, in the order of its stream, at the place that was told, but for the records that are
+//! never taken.
 //!
 //! The model keeps Kafka's rules for sequences: a batch follows the one before, a repeat among the last
 //! five is answered with its place, and a producer that a partition does not know may begin anywhere.
@@ -12,7 +13,7 @@ use std::{
 
 use proptest::prelude::*;
 use tokio::time::Instant;
-use tributary_common::ids::Class;
+use tributary_common::ids::{Class, StreamId};
 
 use super::{
     broker::Haste,
@@ -25,6 +26,8 @@ use super::{
 const BROKERS: BrokerNo = 3;
 const PARTITIONS: i32 = 3;
 const BATCHES: u32 = 25;
+/// Of a partition; its batches are of one after the other.
+const STREAMS: u32 = 3;
 /// Some batches are too large, some have a record that is never taken, and some cannot be opened.
 const TOO_LARGE: u32 = 11;
 const REFUSED: u32 = 7;
@@ -38,21 +41,30 @@ type Records = (i32, u32, u32, u32);
 /// A batch, or several that were merged.
 type Cargo = Vec<Records>;
 
+fn stream_of(batch: u32) -> usize {
+    (batch % STREAMS) as usize
+}
+
+fn streams(cargo: &Cargo) -> Vec<StreamId> {
+    let streams = cargo.iter().map(|one| stream_of(one.1) as u64);
+    streams.map(StreamId).collect()
+}
+
 fn records_of(batch: u32) -> u32 {
     1 + batch % 6
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Partition {
     leader: Option<BrokerNo>,
     /// Batch and record at each offset.
     log: Vec<(u32, u32)>,
     /// What the leader knows of producers: the next sequence; sequence and offset of the last five.
     producers: HashMap<i64, (i32, VecDeque<(i32, i64)>)>,
-    /// The next batch that is given.
-    next: u32,
-    /// Given and not answered.
-    outstanding: u32,
+    /// The next batch of each stream that is given.
+    next: Vec<u32>,
+    /// Given and not answered: in so many pieces.
+    outstanding: BTreeMap<u32, u32>,
     /// Batches whose guilty record is a dead letter.
     dead: BTreeSet<u32>,
 }
@@ -108,6 +120,8 @@ struct World {
     gone: Option<BrokerNo>,
     /// Merged batches that were taken.
     merged: usize,
+    /// Batches that were refused as a whole.
+    refused: usize,
     topic: Arc<str>,
 }
 
@@ -120,12 +134,21 @@ impl World {
                 no,
                 Partition {
                     leader: Some(no % BROKERS),
-                    ..Partition::default()
+                    log: Vec::new(),
+                    producers: HashMap::new(),
+                    next: (0..STREAMS).collect(),
+                    outstanding: BTreeMap::new(),
+                    dead: BTreeSet::new(),
                 },
             )
         };
         Self {
-            cluster: Cluster::new(&["b0".to_owned(), "b1".to_owned()], random.fork(), now),
+            cluster: Cluster::new(
+                &["b0".to_owned(), "b1".to_owned()],
+                streams,
+                random.fork(),
+                now,
+            ),
             partitions: (0..PARTITIONS).map(partition).collect(),
             links: BTreeMap::new(),
             random,
@@ -134,6 +157,7 @@ impl World {
             faults,
             gone: None,
             merged: 0,
+            refused: 0,
             topic: "t".into(),
         }
     }
@@ -144,12 +168,14 @@ impl World {
 
     /// Gives the next batch of a partition, or what is missing of it.
     fn give(&mut self, no: i32) {
+        let stream = self.random.usize(..STREAMS as usize);
         let partition = self.partitions.get_mut(&no).unwrap();
-        if partition.next >= BATCHES {
+        let batch = partition.next[stream];
+        // One that was refused and has not been told yet is not given before.
+        if batch >= BATCHES || partition.outstanding.contains_key(&batch) {
             return;
         }
-        let batch = partition.next;
-        partition.next += 1;
+        partition.next[stream] += STREAMS;
         let there = partition
             .log
             .iter()
@@ -161,7 +187,7 @@ impl World {
         if first == end {
             return;
         }
-        partition.outstanding += 1;
+        *partition.outstanding.entry(batch).or_default() += 1;
         let parcel = parcel(vec![(no, batch, first, end - first)]);
         self.cluster.push(&self.topic, no, parcel, self.now);
     }
@@ -188,7 +214,10 @@ impl World {
                 Command::AskLeaders { link, no, .. } => self.ask(link, no, Question::Leaders),
                 Command::AskProducer { link, no } => self.ask(link, no, Question::Producer),
                 Command::Taken { parcel, offset } => self.taken(&parcel, offset),
-                Command::Refused { parcel, .. } => panic!("nobody refuses {parcel:?} as a whole"),
+                Command::Refused { parcel, .. } => {
+                    self.refused += 1;
+                    self.give_again(parcel.cargo);
+                }
                 Command::Cut { lane, cut, against } => {
                     let cargo = self.cluster.cutting(lane, cut).unwrap().cargo.clone();
                     let named: Vec<u32> = against.records.iter().map(|one| one.0).collect();
@@ -208,7 +237,9 @@ impl World {
                         [(no, batch, first, count)] => {
                             let half = count.div_ceil(2);
                             let pieces = [(first, half), (first + half, count - half)];
-                            self.partitions.get_mut(&no).unwrap().outstanding += 1;
+                            let outstanding =
+                                &mut self.partitions.get_mut(&no).unwrap().outstanding;
+                            *outstanding.entry(batch).or_default() += 1;
                             pieces.map(|(first, count)| vec![(no, batch, first, count)])
                         }
                         _ => {
@@ -226,14 +257,20 @@ impl World {
                 Command::GiveBack { parcels, .. } => {
                     // They come again, in order, when it was seen what is there.
                     let all = parcels.into_iter().flat_map(|parcel| parcel.cargo);
-                    for (no, batch, ..) in all {
-                        let partition = self.partitions.get_mut(&no).unwrap();
-                        partition.next = partition.next.min(batch);
-                        partition.outstanding -= 1;
-                    }
+                    self.give_again(all.collect());
                 }
                 Command::Trouble(_why) => {}
             }
+        }
+    }
+
+    /// Each of these comes again, and what is behind it in its stream comes behind it.
+    fn give_again(&mut self, cargo: Cargo) {
+        for (no, batch, ..) in cargo {
+            let partition = self.partitions.get_mut(&no).unwrap();
+            let next = &mut partition.next[stream_of(batch)];
+            *next = batch.min(*next);
+            partition.answered(batch);
         }
     }
 
@@ -250,7 +287,7 @@ impl World {
             };
             partition.dead.extend(here.map(|_record| batch));
             match count {
-                0 => partition.outstanding -= 1,
+                0 => partition.answered(batch),
                 count => left.push((no, batch, first, count)),
             }
         }
@@ -266,7 +303,7 @@ impl World {
         let mut at = usize::try_from(offset).unwrap();
         for &(no, batch, first, count) in &parcel.cargo {
             let partition = self.partitions.get_mut(&no).unwrap();
-            partition.outstanding -= 1;
+            partition.answered(batch);
             for record in first..first + count {
                 assert_eq!(partition.log.get(at), Some(&(batch, record)));
                 at += 1;
@@ -344,13 +381,14 @@ impl World {
 
     fn append(&mut self, broker: BrokerNo, part: &Part<Cargo>) -> PartAnswer {
         let (before, after) = (self.fault(), self.fault());
-        let forgets = self.fault() && self.fault();
+        let (forgets, denies) = (self.fault() && self.fault(), self.fault());
         let some_error = [5, 7, 19, 56][self.random.usize(..4)];
         let names = self.random.bool();
         let partition = self.partitions.get_mut(&part.partition).unwrap();
         let (code, offset) = match () {
             () if partition.leader != Some(broker) => (6, -1),
             () if before => (some_error, -1),
+            () if denies => (29, -1),
             () if forgets => (59, -1),
             () => match partition.take(&part.shipment) {
                 // It is in the log, but not yet with enough replicas.
@@ -440,11 +478,20 @@ impl World {
 
     fn is_done(&self) -> bool {
         let mut all = self.partitions.values();
-        all.all(|one| one.next == BATCHES && one.outstanding == 0)
+        all.all(|one| one.next.iter().all(|&next| next >= BATCHES) && one.outstanding.is_empty())
     }
 }
 
 impl Partition {
+    /// A piece of a batch has its answer.
+    fn answered(&mut self, batch: u32) {
+        let pieces = self.outstanding.get_mut(&batch).unwrap();
+        *pieces -= 1;
+        if *pieces == 0 {
+            self.outstanding.remove(&batch);
+        }
+    }
+
     /// Appends a batch as a leader does, or says why not.
     fn take(&mut self, shipment: &Shipment<Cargo>) -> Result<i64, i16> {
         let cargo = &shipment.cargo;
@@ -541,7 +588,12 @@ proptest! {
                 (first..end).map(move |record| (batch, record))
             });
             let wanted: Vec<(u32, u32)> = wanted.collect();
-            prop_assert_eq!(&partition.log, &wanted, "partition {}", no);
+            for stream in 0..STREAMS as usize {
+                let of = |all: &[(u32, u32)]| -> Vec<(u32, u32)> {
+                    all.iter().copied().filter(|one| stream_of(one.0) == stream).collect()
+                };
+                prop_assert_eq!(of(&partition.log), of(&wanted), "partition {} stream {}", no, stream);
+            }
         }
     }
 }
@@ -555,4 +607,15 @@ fn batches_that_wait_are_merged() {
     };
     let merged: usize = (0..8).map(merged).sum();
     assert!(merged > 20, "only {merged}");
+}
+
+#[test]
+fn batches_are_refused_with_what_is_behind_them() {
+    let refused = |seed| {
+        let mut world = World::new(seed, 60);
+        (0..600).for_each(|_step| world.step());
+        world.refused
+    };
+    let refused: usize = (0..8).map(refused).sum();
+    assert!(refused > 20, "only {refused}");
 }

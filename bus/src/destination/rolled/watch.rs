@@ -1,4 +1,4 @@
-//! Asks again and again whether HDFS is there, and says when that changes.
+//! Asks again and again whether the place of the files is there, and says when that changes.
 //!
 //! Whether it takes files a folder's own file finds out.
 
@@ -10,22 +10,22 @@ use std::{
 use tokio::time::sleep;
 use tributary_common::ids::Name;
 
-use super::{Shared, cluster::Cluster, lock};
+use super::{Shared, lock, store::Store};
 
-/// How often the NameNode is asked whether it is there.
+/// How often it is asked whether it is there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Its answer may take so long.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Does so until its runtime ends.
-pub(super) async fn watch(name: Name, cluster: Arc<Cluster>, shared: Arc<Shared>) {
+pub(super) async fn watch(name: Name, store: Arc<Store>, shared: Arc<Shared>) {
     let mut first = true;
     loop {
-        let found = cluster.check(LOOK_LIMIT).await.err();
-        shared.other.store(cluster.is_other(), Ordering::Relaxed);
+        let found = store.check(LOOK_LIMIT).await.err();
+        shared.other.store(store.is_other(), Ordering::Relaxed);
         let before = std::mem::replace(&mut *lock(&shared.absent), found.clone());
         match (&found, before) {
-            (None, Some(_)) => tracing::info!(destination = %name, "HDFS is there"),
+            (None, Some(_)) => tracing::info!(destination = %name, "{} is there", store.noun()),
             (Some(why), before) if first || before.is_none() => {
                 tracing::error!(destination = %name, "the destination is down: {why}");
             }

@@ -1,7 +1,7 @@
-//! Which HDFS this is: a small file with an id, which the first node leaves that writes there.
+//! Which HDFS or disk this is: a small file with an id, which the first node leaves that writes there.
 //!
-//! A cluster has an id of its own, but tells it to no client of files. Without one a wrong address would spread
-//! a topic over two clusters, and what was complete in one of them would be looked for in the other, not
+//! A cluster has an id of its own, but tells it to no client of files. Without one a wrong address, or a disk that is not
+//! mounted, would spread a topic over two places, and what was complete in one of them would be looked for in the other, not
 //! found, and written again. So the file is looked for before a file is begun, named or settled, and read
 //! whenever it is another one than before. Where the user may not write the file, or a quota leaves no room for it, the cluster
 //! stays unknown. Not for: what follows from an id (see [`super::super::which`]).
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use tributary_common::ids::Name;
 
 use super::{
-    cluster::{Cluster, Stamp, is_for_good},
     lock,
+    store::{Stamp, Store, is_for_good},
 };
 use crate::{
     destination::which,
@@ -73,21 +73,21 @@ impl Mark {
         lock(&self.state)
     }
 
-    /// Looks whether this is the HDFS that it was. One that has no mark gets one.
+    /// Looks whether this is the place that it was. One that has no mark gets one.
     ///
     /// # Errors
     /// It is another one, or cannot be asked within `limit`.
-    pub(super) async fn check(&self, cluster: &Cluster, limit: Duration) -> Result<(), String> {
-        let Some(stamp) = cluster.look(&self.path, limit).await? else {
-            return self.missing(cluster, limit).await;
+    pub(super) async fn check(&self, store: &Store, limit: Duration) -> Result<(), String> {
+        let Some(stamp) = store.look(&self.path, limit).await? else {
+            return self.missing(store, limit).await;
         };
         if self.state().seen == Some(stamp) {
             return Ok(());
         }
-        self.read(cluster, stamp).await
+        self.read(store, stamp).await
     }
 
-    /// Whether it was another HDFS when it was looked for last.
+    /// Whether it was another one when it was looked for last.
     pub(super) fn is_other(&self) -> bool {
         self.state().other
     }
@@ -98,13 +98,14 @@ impl Mark {
         why
     }
 
-    async fn read(&self, cluster: &Cluster, stamp: Stamp) -> Result<(), String> {
+    async fn read(&self, store: &Store, stamp: Stamp) -> Result<(), String> {
         let path = &self.path;
-        let bytes = cluster.get(path).await?;
+        let bytes = store.get(path).await?;
         let id = id_in(&bytes).ok_or_else(|| {
             self.other(format!(
-                "{path} in HDFS is to say which HDFS this is, and holds no id: put back what it said, or delete it where \
-                 no node has written yet"
+                "{path} is to say which {} this is, and holds no id: put back what it said, or delete it where \
+                 no node has written yet",
+                store.noun()
             ))
         })?;
         self.meet(&id)?;
@@ -138,8 +139,12 @@ impl Mark {
     }
 
     /// There is none: one is left, unless there was one.
-    async fn missing(&self, cluster: &Cluster, limit: Duration) -> Result<(), String> {
-        let path = &self.path;
+    async fn missing(&self, store: &Store, limit: Duration) -> Result<(), String> {
+        let (path, what) = (&self.path, store.noun());
+        let question = match what {
+            "HDFS" => "is the address right?",
+            _ => "is it mounted?",
+        };
         let (known, was_here) = {
             let memory = self.journal.memory();
             let mut targets = memory.targets_of(self.no).into_iter();
@@ -149,8 +154,9 @@ impl Mark {
         let id = match known {
             Some(id) if was_here => {
                 return Err(self.other(format!(
-                    "{path} is not there, which said that this is HDFS {id}: is the address right? If it is, put the file \
-                     back (echo {id} | hdfs dfs -put - {path}); give another HDFS another name"
+                    "{path} is not there, which said that this is {what} {id}: {question} If it is, put the file \
+                     back ({}); give another {what} another name",
+                    store.by_hand(&id, path)
                 )));
             }
             Some(id) => id,
@@ -160,35 +166,35 @@ impl Mark {
         if refused.is_some_and(|at| at.elapsed() < AGAIN) {
             return Ok(());
         }
-        match self.leave(cluster, &id).await {
+        match self.leave(store, &id).await {
             Ok(()) => {}
             Err(why) if is_for_good(&why) => {
                 if self.state().refused.replace(Instant::now()).is_none() {
-                    tracing::warn!(destination = %self.name, "another HDFS behind this address could not be told from this one, for {path} cannot be written: {why}");
+                    tracing::warn!(destination = %self.name, "another {what} behind this address could not be told from this one, for {path} cannot be written: {why}");
                 }
                 return Ok(());
             }
             Err(why) => return Err(why),
         }
-        match cluster.look(path, limit).await? {
-            Some(stamp) => self.read(cluster, stamp).await,
+        match store.look(path, limit).await? {
+            Some(stamp) => self.read(store, stamp).await,
             None => Err(format!("{path} was written, and is not there")),
         }
     }
 
     /// Leaves the file, whole or not at all; one that another node has left meanwhile stays.
-    async fn leave(&self, cluster: &Cluster, id: &str) -> Result<(), String> {
+    async fn leave(&self, store: &Store, id: &str) -> Result<(), String> {
         let temporary = format!("{}.{:016x}", self.path, fastrand::u64(..));
         let left = async {
-            cluster
+            store
                 .put(&temporary, format!("{id}\n").into_bytes())
                 .await?;
-            cluster.rename(&temporary, &self.path).await
+            store.rename(&temporary, &self.path).await
         };
         let Err(why) = left.await else { return Ok(()) };
         // It is of no use to anybody, also where it stays.
-        drop(cluster.delete(&temporary).await);
-        match cluster.length(&self.path).await {
+        drop(store.delete(&temporary).await);
+        match store.length(&self.path).await {
             Ok(Some(_)) => Ok(()),
             Ok(None) | Err(_) => Err(why),
         }

@@ -1,7 +1,7 @@
 //! The destination's thread: which batch goes into which file, when a file is complete, what the
 //! journal says of it, and who is answered.
 //!
-//! It never waits for HDFS: each file is a task of a small runtime (see [`super::upload`]), and the
+//! It never waits for what it writes to: each file is a task of a small runtime (see [`super::upload`]), and the
 //! thread hears of its end. Compressing happens here; batches come opened (see [`super::open`]).
 
 use std::{
@@ -27,8 +27,7 @@ use tributary_common::{
 
 use self::chain::{Chain, File, Held, Open, Stage};
 use super::{
-    HdfsConfig, Shared, Waiting,
-    cluster::Cluster,
+    RolledConfig, Shared, Waiting,
     encode::Encoder,
     lock,
     manifest::{Batches, Draft},
@@ -38,6 +37,7 @@ use super::{
     points::{Point, pass_in_thread},
     settled::Settled,
     small::{Small, Turn},
+    store::Store,
     upload::{Ending, Piece, Upload},
     watch::watch,
 };
@@ -86,9 +86,9 @@ pub(super) struct Worker {
     no: DestinationNo,
     node: NodeId,
     life: Epoch,
-    config: HdfsConfig,
+    config: RolledConfig,
     journal: Journal,
-    cluster: Arc<Cluster>,
+    store: Arc<Store>,
     shared: Arc<Shared>,
     runtime: Runtime,
     inbox: Receiver<Message>,
@@ -114,19 +114,19 @@ impl Worker {
     /// Settings that make no address; no threads left.
     pub(super) fn start(
         (name, no): (&Name, DestinationNo),
-        config: &HdfsConfig,
+        config: &RolledConfig,
         node: &NodeId,
         journal: &Journal,
         shared: &Arc<Shared>,
     ) -> anyhow::Result<(Sender<Order>, JoinHandle<()>)> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
-            .thread_name(format!("hdfs-io-{name}"))
+            .thread_name(format!("files-io-{name}"))
             .enable_all()
             .build()
             .context("failed to start a thread")?;
         let mark = Mark::new((name, no), journal, &config.path);
-        let cluster = Cluster::new(config, mark, runtime.handle())
+        let store = Store::new(config, mark, runtime.handle())
             .with_context(|| format!("failed to start destination {name}"))?;
         let life = journal.memory().epoch;
         let opening = open::start(name)?;
@@ -139,7 +139,7 @@ impl Worker {
             life,
             config: config.clone(),
             journal: journal.clone(),
-            cluster: Arc::new(cluster),
+            store: Arc::new(store),
             shared: Arc::clone(shared),
             runtime,
             inbox: opening.inbox,
@@ -155,20 +155,16 @@ impl Worker {
             opener: opening.opener,
             closing: None,
         };
-        *lock(&shared.absent) = Some("the NameNode was not asked yet".to_owned());
+        *lock(&shared.absent) = Some("it was not asked yet".to_owned());
         worker.begin_recovery(settled);
-        let looking = watch(
-            name.clone(),
-            Arc::clone(&worker.cluster),
-            Arc::clone(shared),
-        );
+        let looking = watch(name.clone(), Arc::clone(&worker.store), Arc::clone(shared));
         worker.tasks.spawn_on(looking, worker.runtime.handle());
         let thread = std::thread::Builder::new()
-            .name(format!("hdfs-{name}"))
+            .name(format!("files-{name}"))
             .spawn(move || {
                 worker.run();
                 if opening.thread.join().is_err() {
-                    tracing::error!("the thread that opens batches for HDFS panicked");
+                    tracing::error!("the thread that opens batches for files panicked");
                 }
             })
             .context("failed to start a thread")?;
@@ -220,7 +216,7 @@ impl Worker {
             }
         }
         // What is not complete is settled by the next life. Whoever waits is told so by the drop; by then
-        // nothing of this one is asked of HDFS any more.
+        // nothing of this one is asked of the place any more.
         self.runtime.shutdown_timeout(END_LIMIT);
     }
 
@@ -368,7 +364,7 @@ impl Worker {
         let no = self
             .journal
             .memory()
-            .target(self.no, &self.cluster.full(&names.path()));
+            .target(self.no, &self.store.full(&names.path()));
         self.journal
             .commit_and_wait(vec![Record::Opened { target: no }])
             .map_err(|error| error.to_string())?;
@@ -420,7 +416,7 @@ impl Worker {
     fn upload(&self, names: Names) -> Upload {
         Upload {
             destination: self.name.clone(),
-            cluster: Arc::clone(&self.cluster),
+            store: Arc::clone(&self.store),
             shared: Arc::clone(&self.shared),
             names,
         }
@@ -602,7 +598,7 @@ impl Worker {
         metrics::counter!("tributary_bus_files_total", "destination" => self.name.to_string())
             .increment(1);
         tracing::debug!(destination = %self.name, file = names.path(), batches = held.len(), "a file is complete");
-        let path = self.cluster.full(&names.path());
+        let path = self.store.full(&names.path());
         for one in held {
             one.done.tell(Ok(self.place(&path, one.range)));
         }

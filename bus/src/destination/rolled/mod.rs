@@ -1,11 +1,11 @@
-//! Batches as lines in compressed files of HDFS, each of which appears whole or not at all.
+//! Batches as lines in compressed files, in HDFS or on a disk of this machine, each of which appears whole or not at all.
 //!
 //! # Constraints
 //! A batch is answered only when the file with its lines has its final name and the journal says so;
 //! until then the node's spill has it. So everything for this destination goes to the spill first,
 //! the agents are acknowledged from there, and what is on its way here costs no memory of batches.
 //! Each record is in exactly one file that has its final name, also when the node is killed at any
-//! moment, and when a call to the NameNode had no answer.
+//! moment, and when a call had no answer.
 //!
 //! # Operation
 //! For each folder at most one file takes batches, under a name that nobody reads. It is complete when it
@@ -27,10 +27,10 @@
 //! |---|---|
 //! | `open` | the thread that opens batches |
 //! | `worker` | the thread: which batch goes into which file, when a file is complete, and the journal; `chain`: the files of a folder |
-//! | `upload` | the way of one file through HDFS, as a task that only waits |
-//! | `watch` | whether HDFS is there |
-//! | `mark` | whether it is the HDFS that it was |
-//! | `cluster` | calls to HDFS with a time limit, and their failures in words |
+//! | `upload` | the way of one file to its name, as a task that only waits |
+//! | `watch` | whether the place is there |
+//! | `mark` | whether it is the place that it was |
+//! | `store` | the place; `cluster`: calls to HDFS, `folder`: calls to a disk, each with a time limit, and their failures in words |
 //! | `encode`, `manifest`, `names` | the bytes of a file, of its manifest, and their names |
 //! | `small` | which topics are so slow that they share files |
 //! | `settled` | batches that are in files of an earlier life |
@@ -40,6 +40,7 @@
 
 mod cluster;
 mod encode;
+mod folder;
 mod manifest;
 mod mark;
 mod names;
@@ -47,6 +48,7 @@ mod open;
 mod points;
 mod settled;
 mod small;
+mod store;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -85,9 +87,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// The destination's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HdfsConfig {
-    /// A NameNode or a name service.
-    pub url: String,
+pub struct RolledConfig {
+    /// Where the files lie.
+    pub place: Place,
     /// The folder of a batch.
     pub path: Template,
     /// When a file is complete.
@@ -97,6 +99,40 @@ pub struct HdfsConfig {
     pub merge_below: u64,
     /// How files are compressed.
     pub compression: Compression,
+}
+
+/// Where files lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In an HDFS.
+    Hdfs(Hdfs),
+    /// On a disk of this machine.
+    Local,
+}
+
+impl Place {
+    /// Its kind in the configuration.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Hdfs(_) => "hdfs",
+            Self::Local => "file",
+        }
+    }
+
+    /// What tells it from others of its kind.
+    pub(crate) fn address(&self) -> Option<&str> {
+        match self {
+            Self::Hdfs(hdfs) => Some(&hdfs.url),
+            Self::Local => None,
+        }
+    }
+}
+
+/// An HDFS, and who writes there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hdfs {
+    /// A NameNode or a name service.
+    pub url: String,
     /// Who writes, where there is no Kerberos.
     pub user: String,
     /// Who writes, where there is.
@@ -117,7 +153,7 @@ pub struct Kerberos {
 /// When a file is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Roll {
-    /// At so many bytes in HDFS.
+    /// At so many bytes as they are stored.
     pub size: u64,
     /// So long after its first batch.
     pub after: Duration,
@@ -146,7 +182,7 @@ struct Trouble {
 /// What the destination, its thread and its tasks share.
 #[derive(Debug, Default)]
 struct Shared {
-    /// Why the NameNode cannot be asked.
+    /// Why the place cannot be asked.
     absent: Mutex<Option<String>>,
     /// It is there, and another one than it was.
     other: AtomicBool,
@@ -252,22 +288,23 @@ impl Drop for Waiting {
 
 /// The destination.
 #[derive(Debug)]
-pub(crate) struct HdfsSink {
+pub(crate) struct RolledSink {
     name: Name,
+    kind: &'static str,
     no: DestinationNo,
     shared: Arc<Shared>,
     inbox: Sender<Order>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl HdfsSink {
-    /// Starts the thread. Nothing is asked of HDFS before that returns.
+impl RolledSink {
+    /// Starts the thread. Nothing is asked of the place before that returns.
     ///
     /// # Errors
     /// Settings that do not make an address: mend them.
     pub(crate) fn start(
         name: &Name,
-        config: &HdfsConfig,
+        config: &RolledConfig,
         node: &NodeId,
         journal: &Journal,
     ) -> anyhow::Result<Self> {
@@ -276,6 +313,7 @@ impl HdfsSink {
         let (inbox, thread) = Worker::start((name, no), config, node, journal, &shared)?;
         Ok(Self {
             name: name.clone(),
+            kind: config.place.kind(),
             no,
             shared,
             inbox,
@@ -337,7 +375,7 @@ impl HdfsSink {
         });
         DestinationHealth {
             name: self.name.clone(),
-            kind: "hdfs".to_owned(),
+            kind: self.kind.to_owned(),
             state: state.to_owned(),
             detail,
             dead: None,
@@ -373,7 +411,7 @@ impl HdfsSink {
             std::thread::sleep(Duration::from_millis(5));
         }
         if thread.join().is_err() {
-            tracing::error!(destination = %self.name, "the thread of an HDFS destination panicked");
+            tracing::error!(destination = %self.name, "the thread of a destination panicked");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What earlier lives left: files that were begun, the batches in those of them that are complete, and
 //! what the journal may forget.
 //!
-//! Called by the destination's thread. Not for: what is asked of HDFS for it (see [`super::super::upload`]).
+//! Called by the destination's thread. Not for: what is asked of the place for it (see [`super::super::upload`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ impl Worker {
         let targets = self.journal.memory().targets_of(self.no);
         let mut left = Vec::new();
         for (no, target) in targets.into_iter().filter(|(_no, target)| target.open) {
-            match self.cluster.path_of(&target.name).and_then(Names::of_path) {
+            match self.store.path_of(&target.name).and_then(Names::of_path) {
                 Some(names) => left.push((no, names)),
                 None => {
                     tracing::warn!(destination = %self.name, file = &*target.name, "a file that was begun is at another address than the destination has now; what was to be in it is written here");
@@ -40,8 +40,8 @@ impl Worker {
         if left.is_empty() {
             return;
         }
-        let (cluster, shared, name) = (
-            Arc::clone(&self.cluster),
+        let (store, shared, name) = (
+            Arc::clone(&self.store),
             Arc::clone(&self.shared),
             self.name.clone(),
         );
@@ -51,7 +51,7 @@ impl Worker {
             let mut settled = Vec::new();
             for (no, names) in left {
                 loop {
-                    match left_by_earlier_life(&cluster, &names).await {
+                    match left_by_earlier_life(&store, &names).await {
                         Ok(manifest) => break settled.push((no, manifest)),
                         Err(why) => {
                             let before = lock(&shared.recovering).replace(why.clone());

@@ -1,4 +1,4 @@
-//! What needs no HDFS: bytes, names, manifests, words. The rest is shown with a real one
+//! What needs no place to write to: bytes, names, manifests, words. The rest is shown with a real one
 //! (`it/hdfs.rs`).
 
 use std::io::Read as _;

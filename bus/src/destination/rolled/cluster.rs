@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions, file::FileWriter};
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{HdfsConfig, Kerberos, manifest::MAX_BYTES, mark::Mark};
+use super::{Hdfs, Kerberos, manifest::MAX_BYTES, store::Stamp};
 
 /// Hadoop's key for how long a call may take, in ms; and how long it may where that is not said: a
 /// NameNode that starts anew makes its clients wait for half a minute.
@@ -26,15 +26,10 @@ const FAILOVER: [(&str, &str); 3] = [
 const AUTHENTICATION: &str = "hadoop.security.authentication";
 const KERBEROS: &str = "kerberos";
 
-/// What tells a file from another one under its path: its time in ms, its length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp(u64, usize);
-
 /// An HDFS.
 #[derive(Debug)]
 pub(super) struct Cluster {
     client: Client,
-    mark: Mark,
     url: String,
     limit: Duration,
 }
@@ -50,7 +45,7 @@ impl Cluster {
     ///
     /// # Errors
     /// Settings that make no address.
-    pub(super) fn new(config: &HdfsConfig, mark: Mark, runtime: &Handle) -> anyhow::Result<Self> {
+    pub(super) fn new(config: &Hdfs, runtime: &Handle) -> anyhow::Result<Self> {
         let mut options: BTreeMap<String, String> = config.options.clone();
         let limit = options.get(LIMIT_KEY).and_then(|ms| ms.parse().ok());
         for (key, value) in FAILOVER {
@@ -85,7 +80,6 @@ impl Cluster {
         })?;
         Ok(Self {
             client,
-            mark,
             url: config.url.trim_end_matches('/').to_owned(),
             limit: limit.map_or(CALL_LIMIT, Duration::from_millis),
         })
@@ -101,26 +95,9 @@ impl Cluster {
         full.strip_prefix(&self.url)
     }
 
-    /// Whether the NameNode answers within `limit`, and is of the HDFS that it was.
-    ///
-    /// # Errors
-    /// Why not.
-    pub(super) async fn check(&self, limit: Duration) -> Result<(), String> {
-        // Its future takes many KiB, and each file has one.
-        Box::pin(self.mark.check(self, limit)).await
-    }
-
-    /// Whether it was another HDFS when it was checked last.
-    pub(super) fn is_other(&self) -> bool {
-        self.mark.is_other()
-    }
-
-    /// [`Self::check`], with as much time as any call has.
-    ///
-    /// # Errors
-    /// Why not.
-    pub(super) async fn check_in_time(&self) -> Result<(), String> {
-        self.check(self.limit).await
+    /// How long a call may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// A file that is there; `None` when there is none.
@@ -192,16 +169,6 @@ impl Cluster {
             .await
     }
 
-    /// Writes a small file whole.
-    ///
-    /// # Errors
-    /// Why not; a part of it may be there.
-    pub(super) async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), String> {
-        let mut writer = self.create(path).await?;
-        writer.write(bytes.into()).await?;
-        writer.close().await
-    }
-
     /// Reads a small file whole.
     ///
     /// # Errors
@@ -262,17 +229,6 @@ pub(super) fn sentence(doing: &str, error: &HdfsError) -> String {
     let said = said.lines().next().unwrap_or_default();
     let meaning = meaning(said);
     format!("failed to {doing}: {meaning}{said}")
-}
-
-/// Whether a failure, in words, is one that only a person changes: a file that may not be written.
-pub(super) fn is_for_good(why: &str) -> bool {
-    [
-        "QuotaExceeded",
-        "AccessControlException",
-        "AuthorizationException",
-    ]
-    .iter()
-    .any(|word| why.contains(word))
 }
 
 /// What a server's words mean, for whoever does not know them.

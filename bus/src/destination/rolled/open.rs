@@ -116,7 +116,7 @@ pub(super) fn start(name: &Name) -> anyhow::Result<Started> {
     let spares = bounded(SPARES);
     let (own, opener) = (Opener::with(spares.clone()), Opener::with(spares));
     let thread = std::thread::Builder::new()
-        .name(format!("hdfs-open-{name}"))
+        .name(format!("files-open-{name}"))
         .spawn(move || own.run(&incoming, &opened))
         .context("failed to start a thread")?;
     Ok(Started {

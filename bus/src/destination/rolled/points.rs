@@ -1,4 +1,4 @@
-//! Where a test stops the node on a file's way, to kill it there, or to break HDFS meanwhile.
+//! Where a test stops the node on a file's way, to kill it there, or to break the place meanwhile.
 //!
 //! Debug builds only: with `TRIBUTARY_STOP_AT=renamed` in the environment files that come to that point go
 //! no further, and neither do their tasks or thread; with `TRIBUTARY_STOP_UNTIL=PATH` files go on
@@ -14,11 +14,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The points, in the order in which a file passes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Point {
-    /// The journal says that the file begins; HDFS knows nothing of it.
+    /// The journal says that the file begins; the place knows nothing of it.
     Begun,
     /// The temporary file is there.
     Created,
-    /// All its bytes are given to HDFS.
+    /// All its bytes are given away.
     Written,
     /// It is closed.
     Closed,

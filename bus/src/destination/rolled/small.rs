@@ -19,7 +19,7 @@ use tributary_common::{
     ids::{Class, Topic},
 };
 
-use super::HdfsConfig;
+use super::RolledConfig;
 use crate::template::Template;
 
 /// A topic that gave nothing for so many times as long as a file stays open is forgotten.
@@ -56,7 +56,7 @@ pub(super) struct Small {
 
 impl Small {
     /// `None` where every topic has files of its own.
-    pub(super) fn new(config: &HdfsConfig) -> Option<Self> {
+    pub(super) fn new(config: &RolledConfig) -> Option<Self> {
         (config.merge_below > 0).then(|| Self {
             path: config.path.clone(),
             below: config.merge_below,
@@ -122,10 +122,8 @@ fn shared_name(class: Class) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::{
-        super::{Compression, Roll},
+        super::{Compression, Place, Roll},
         *,
     };
     use crate::testing;
@@ -133,8 +131,8 @@ mod tests {
     const OVER: Duration = Duration::from_secs(600);
 
     fn guard(below: u64) -> Option<Small> {
-        Small::new(&HdfsConfig {
-            url: "hdfs://nn:8020".to_owned(),
+        Small::new(&RolledConfig {
+            place: Place::Local,
             path: Template::parse("/logs/{topic}/dt={date}").unwrap(),
             roll: Roll {
                 size: 1 << 20,
@@ -142,9 +140,6 @@ mod tests {
             },
             merge_below: below,
             compression: Compression::None,
-            user: String::new(),
-            kerberos: None,
-            options: BTreeMap::new(),
         })
     }
 

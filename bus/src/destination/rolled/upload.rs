@@ -1,8 +1,8 @@
-//! The way of one file through HDFS, and what became of it.
+//! The way of one file to its name, and what became of it.
 //!
 //! A task for each file, which only waits; the bytes come from the destination's thread. Its answer is
 //! always definite: the file has its final name and is whole, or it is not there and never will be.
-//! For a call without an answer that takes asking until HDFS answers again.
+//! For a call without an answer that takes asking until the place answers again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use tributary_common::ids::Name;
 
 use super::{
     Shared, Waiting,
-    cluster::Cluster,
     manifest::{Batches, Manifest},
     names::Names,
     points::{Point, pass},
+    store::Store,
 };
 
 /// Between two tries to settle a file: at first, at most.
@@ -48,7 +48,7 @@ pub(super) enum Ending {
 #[derive(Debug, Clone)]
 pub(super) struct Upload {
     pub(super) destination: Name,
-    pub(super) cluster: Arc<Cluster>,
+    pub(super) store: Arc<Store>,
     pub(super) shared: Arc<Shared>,
     pub(super) names: Names,
 }
@@ -77,10 +77,10 @@ impl Upload {
         turn: oneshot::Receiver<()>,
     ) -> Result<(), String> {
         let given_up = || GIVEN_UP.to_owned();
-        let (cluster, names) = (&self.cluster, &self.names);
+        let (store, names) = (&self.store, &self.names);
         pass(Point::Begun).await;
-        cluster.check_in_time().await?;
-        let mut writer = cluster.create(&names.temporary()).await?;
+        store.check_in_time().await?;
+        let mut writer = store.create(&names.temporary()).await?;
         pass(Point::Created).await;
         let manifest = loop {
             match pieces.recv().await {
@@ -95,11 +95,11 @@ impl Upload {
         pass(Point::Written).await;
         writer.close().await?;
         pass(Point::Closed).await;
-        cluster.put(&names.manifest(), manifest).await?;
+        store.put(&names.manifest(), manifest).await?;
         pass(Point::Described).await;
         turn.await.map_err(|_dropped| given_up())?;
-        cluster.check_in_time().await?;
-        cluster.rename(&names.temporary(), &names.path()).await?;
+        store.check_in_time().await?;
+        store.rename(&names.temporary(), &names.path()).await?;
         pass(Point::Renamed).await;
         Ok(())
     }
@@ -113,7 +113,7 @@ impl Upload {
         }
         let mut wait = AGAIN.0;
         loop {
-            match is_complete(&self.cluster, &self.names).await {
+            match is_complete(&self.store, &self.names).await {
                 Ok(true) => return Ending::Complete,
                 Ok(false) => return Ending::Gone(why),
                 Err(error) => {
@@ -130,15 +130,15 @@ impl Upload {
 ///
 /// # Errors
 /// When that cannot be said now.
-async fn is_complete(cluster: &Cluster, names: &Names) -> Result<bool, String> {
-    // In another HDFS it would not be there, either.
-    cluster.check_in_time().await?;
+async fn is_complete(store: &Store, names: &Names) -> Result<bool, String> {
+    // In another place it would not be there, either.
+    store.check_in_time().await?;
     // In this order: without the temporary file no rename can be carried out any more.
-    cluster.delete(&names.temporary()).await?;
-    if cluster.length(&names.path()).await?.is_some() {
+    store.delete(&names.temporary()).await?;
+    if store.length(&names.path()).await?.is_some() {
         return Ok(true);
     }
-    cluster.delete(&names.manifest()).await?;
+    store.delete(&names.manifest()).await?;
     Ok(false)
 }
 
@@ -147,10 +147,10 @@ async fn is_complete(cluster: &Cluster, names: &Names) -> Result<bool, String> {
 /// # Errors
 /// When that cannot be said now.
 pub(super) async fn left_by_earlier_life(
-    cluster: &Cluster,
+    store: &Store,
     names: &Names,
 ) -> Result<Option<Vec<Batches>>, String> {
-    if !is_complete(cluster, names).await? {
+    if !is_complete(store, names).await? {
         return Ok(None);
     }
     let path = names.manifest();
@@ -160,7 +160,7 @@ pub(super) async fn left_by_earlier_life(
             names.path()
         )
     };
-    let bytes = cluster.get(&path).await.map_err(unreadable)?;
+    let bytes = store.get(&path).await.map_err(unreadable)?;
     let batches = Manifest::parse(&bytes).and_then(|manifest| manifest.batches());
     batches.map(Some).map_err(unreadable)
 }
