@@ -16,7 +16,8 @@ ROOT=$PWD
 TOOLS=$ROOT/.tools
 export PATH="$TOOLS/bin:$PATH"
 REQUIREMENTS=deploy/setup/tools.txt    # pinned by hash
-JARS=(kafka java-logging hdfs opensearch)   # tests/servers/<name>/pom.xml -> .tools/<name>/lib/
+# tests/servers/<name>/pom.xml -> .tools/<name>/lib/
+JARS=(kafka kafka-2.1.1 kafka-2.8.2 kafka-3.9.1 java-logging hdfs opensearch)
 NODE_MIN=20.19.0                       # what the console's builder asks for
 JAVA_MIN=17                            # what Kafka asks for
 export PIP_ROOT_USER_ACTION=ignore     # what pip installs here goes into .tools/
@@ -111,7 +112,7 @@ look_for_servers() {
     for name in "${JARS[@]}"; do
         if ! stamp_is "$name" "$(sum_of "tests/servers/$name/pom.xml")" ||
             [ -z "$(ls "$TOOLS/$name"/lib/*.jar 2>/dev/null)" ]; then
-            plan "install_jars_${name//-/_}" "$(sed -n 's/.*<name>\(.*\)<.name>.*/\1/p' \
+            plan "install_jars_${name//[-.]/_}" "$(sed -n 's/.*<name>\(.*\)<.name>.*/\1/p' \
                 "tests/servers/$name/pom.xml"), from Maven Central into .tools/$name/lib/"
         fi
     done
@@ -216,6 +217,9 @@ install_jars_kafka() { jars kafka; }
 install_jars_java_logging() { jars java-logging; }
 install_jars_hdfs() { jars hdfs; }
 install_jars_opensearch() { jars opensearch; }
+install_jars_kafka_2_1_1() { jars kafka-2.1.1; }
+install_jars_kafka_2_8_2() { jars kafka-2.8.2; }
+install_jars_kafka_3_9_1() { jars kafka-3.9.1; }
 
 # tool NAME VERSION: the ready binary where PyPI has one for this machine, else compiled.
 tool() {

@@ -23,6 +23,7 @@ mod live;
 mod managed;
 mod merged;
 mod names;
+mod old_kafkas;
 mod person;
 mod post;
 mod real_writers;

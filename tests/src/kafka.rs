@@ -5,6 +5,7 @@
 
 mod acl;
 mod consume;
+pub mod old;
 mod produce;
 pub mod secured;
 mod tools;
