@@ -1,5 +1,7 @@
 //! A folder per scenario below `target/it/<process>/`: removed when the scenario passes, kept and
 //! named when it fails. Folders of runs that have ended are removed by the next run.
+//!
+//! A scenario that hangs ends the whole run by name: a test runner that waits for ever says nothing.
 
 use std::{
     fs,
@@ -9,12 +11,19 @@ use std::{
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
+        mpsc::{self, RecvTimeoutError, Sender},
     },
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 
 use crate::say;
+
+/// A scenario that runs so long hangs: the longest of the gate take two minutes on a quiet machine. The soak's, which
+/// are ten minutes of outage, are within it, too.
+const HANGS: Duration = Duration::from_secs(25 * 60);
 
 /// The repository's root.
 #[must_use]
@@ -33,7 +42,9 @@ pub fn scenario(name: &str, body: impl FnOnce(&Path) -> Result<()>) -> Result<()
         path: create(name)?,
         done: false,
     };
+    let ends = watch(name.to_owned());
     let result = body(&folder.path);
+    drop(ends);
     match result {
         Ok(()) => folder.remove(),
         Err(error) => {
@@ -43,6 +54,21 @@ pub fn scenario(name: &str, body: impl FnOnce(&Path) -> Result<()>) -> Result<()
             )))
         }
     }
+}
+
+/// Ends this process when what it gives is still there after [`HANGS`].
+fn watch(name: String) -> Sender<()> {
+    let (ends, ended) = mpsc::channel();
+    thread::spawn(move || {
+        if ended.recv_timeout(HANGS) == Err(RecvTimeoutError::Timeout) {
+            let minutes = HANGS.as_secs() / 60;
+            say(&format!(
+                "scenario '{name}' hangs: it runs for {minutes} minutes; the run ends here, its files are kept"
+            ));
+            process::exit(101);
+        }
+    });
+    ends
 }
 
 /// A new folder that stays until a later run removes it; for what the whole run shares.
