@@ -614,9 +614,13 @@ impl Reader {
 
     /// A file can be read (again).
     pub(super) fn readable_again(&mut self, stream: usize, path: &Path) {
-        let Some(channel) = self.streams.get(stream).map(|known| known.channel) else {
-            return;
-        };
+        if let Some(channel) = self.streams.get(stream).map(|known| known.channel) {
+            self.readable_at(channel, path);
+        }
+    }
+
+    /// As [`Self::readable_again`], for a file that may have no stream yet.
+    pub(super) fn readable_at(&mut self, channel: usize, path: &Path) {
         if !self.not_tailed.is_empty()
             && self
                 .not_tailed

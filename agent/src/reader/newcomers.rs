@@ -8,16 +8,19 @@
 //! A copy may be written over the one before: a file with the name of a copy that was emptied, or began
 //! empty, is judged as a newcomer when its first bytes come.
 //!
+//! One that cannot be opened waits as well while it may be a copy: taken for a file of its own it would be read
+//! a second time.
+//!
 //! Not for: what happens to the cut-off generation (see [`super::copies`]).
 
-use std::{path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use tokio::time::Instant;
 use tributary_common::ids::GenerationId;
 
 use super::{
     Reader,
-    copies::{Copy, UNLIKE, folder_of},
+    copies::{Copy, REMEMBER, UNLIKE, folder_of},
     near::like_beginning,
 };
 use crate::{
@@ -44,6 +47,8 @@ pub(super) struct Undecided {
     /// The generation that it resembles; none while it is empty.
     pub(super) like: Option<(usize, GenerationId)>,
     pub(super) decide_at: Instant,
+    /// Since when it cannot be opened.
+    pub(super) closed_since: Option<Instant>,
     /// It was a known file whose content went.
     pub(super) reborn: Option<Box<Reborn>>,
 }
@@ -88,8 +93,7 @@ impl Reader {
             }
             Ok(seen) => seen,
             Err(error) if is_absence(&error) => return,
-            // It begins all the same: reading it is tried again in its turn.
-            Err(_) => return self.new_file(channel, &path, &info, now),
+            Err(error) => return self.closed_newcomer(channel, path, info, &error, now),
         };
         let same =
             |waiting: &&mut Undecided| waiting.info.key == info.key && waiting.channel == channel;
@@ -120,9 +124,56 @@ impl Reader {
                     info,
                     like,
                     decide_at,
+                    closed_since: None,
                     reborn: None,
                 });
             }
+        }
+    }
+
+    /// A newcomer cannot be opened. Where it may be a copy, it waits until it can; otherwise it begins, and reading it
+    /// is tried again in its turn.
+    fn closed_newcomer(
+        &mut self,
+        channel: usize,
+        path: LogPath,
+        info: FileInfo,
+        error: &io::Error,
+        now: Instant,
+    ) {
+        let waits = |waiting: &Undecided| waiting.info.key == info.key && waiting.channel == channel;
+        if self.undecided.iter().any(waits) {
+            return;
+        }
+        let was_cut_off = self.cut_off.iter().any(|cut| cut.channel == channel);
+        if !was_cut_off && self.near(channel, &path).is_empty() {
+            return self.new_file(channel, &path, &info, now);
+        }
+        self.tell_unreadable(channel, &path, error);
+        self.undecided.push(Undecided {
+            channel,
+            path,
+            info,
+            like: None,
+            decide_at: now + WAIT_FOR_CUT,
+            closed_since: Some(now),
+            reborn: None,
+        });
+    }
+
+    /// A file that waits to be judged cannot be opened: it waits on, for as long as an original that is cut off is
+    /// remembered, and is one of its own then.
+    fn still_closed(&mut self, mut one: Undecided, error: &io::Error, now: Instant) {
+        let since = *one.closed_since.get_or_insert(now);
+        self.tell_unreadable(one.channel, &one.path, error);
+        if now.saturating_duration_since(since) < REMEMBER {
+            one.decide_at = now + WAIT_FOR_CUT;
+            return self.undecided.push(one);
+        }
+        self.abandon(one.like);
+        match one.reborn {
+            Some(reborn) => self.begin_again(*reborn, one.channel, &one.path, &one.info, now),
+            None => self.new_file(one.channel, &one.path, &one.info, now),
         }
     }
 
@@ -162,6 +213,13 @@ impl Reader {
     }
 
     fn decide_one(&mut self, one: Undecided, now: Instant) {
+        let found = match self.find_again(&one.path, &one.info) {
+            Ok(found) => found,
+            Err(error) => return self.still_closed(one, &error, now),
+        };
+        if one.closed_since.is_some() {
+            self.readable_at(one.channel, &one.path);
+        }
         let Undecided {
             channel,
             path,
@@ -171,7 +229,7 @@ impl Reader {
             ..
         } = one;
         let was_at = path;
-        let Some((path, seen, file)) = self.find_again(&was_at, &info) else {
+        let Some((path, seen, file)) = found else {
             return self.abandon(like);
         };
         // A look at the original of another one found that this is a copy.
@@ -227,6 +285,7 @@ impl Reader {
                     info: seen,
                     like,
                     decide_at,
+                    closed_since: None,
                     reborn,
                 });
             }
@@ -286,6 +345,7 @@ impl Reader {
             info: FileInfo { size: 0, ..info },
             like: None,
             decide_at: now + wait,
+            closed_since: None,
             reborn: Some(Box::new(Reborn { was, tail })),
         });
         true
@@ -328,22 +388,33 @@ impl Reader {
     }
 
     /// A newcomer by its path, or by another one beside it: the next rotation may have renamed it.
+    ///
+    /// # Errors
+    /// When it is there and cannot be opened.
     fn find_again(
         &mut self,
         path: &LogPath,
         info: &FileInfo,
-    ) -> Option<(LogPath, FileInfo, LogFile)> {
+    ) -> io::Result<Option<(LogPath, FileInfo, LogFile)>> {
         let open = |path: &Path| {
-            let file = open_file(path).ok()?;
-            let seen = file.info().ok()?;
-            (seen.key == info.key).then_some((seen, file))
+            let opened = open_file(path).and_then(|file| Ok((file.info()?, file)));
+            match opened {
+                Ok((seen, file)) => Ok((seen.key == info.key).then_some((seen, file))),
+                Err(error) if is_absence(&error) => Ok(None),
+                Err(error) => match handle::of_path(path) {
+                    Ok(seen) if seen.key == info.key => Err(error),
+                    Ok(_) | Err(_) => Ok(None),
+                },
+            }
         };
-        if let Some((seen, file)) = open(path) {
-            return Some((path.clone(), seen, file));
+        if let Some((seen, file)) = open(path)? {
+            return Ok(Some((path.clone(), seen, file)));
         }
-        let path = self.folders.find(folder_of(path), info.inode, info.key)?;
-        let (seen, file) = open(&path)?;
-        Some((path.into(), seen, file))
+        let Some(path) = self.folders.find(folder_of(path), info.inode, info.key) else {
+            return Ok(None);
+        };
+        let found = open(&path)?;
+        Ok(found.map(|(seen, file)| (path.into(), seen, file)))
     }
 
     /// A copy that a cut-off generation waited for is gone.
