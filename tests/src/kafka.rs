@@ -342,7 +342,11 @@ impl Kafka {
         for result in results {
             result.map_err(|(name, code)| anyhow!("failed to create topic {name}: {code}"))?;
         }
-        Ok(())
+        // The controller has it; the other brokers hear of it later, and refuse whoever asks before.
+        poll::until("the new topic to have leaders", START_LIMIT, || {
+            Ok(self.offsets(new.name).ok())
+        })
+        .map(drop)
     }
 
     /// A client's configuration with nothing but the address.
