@@ -141,7 +141,8 @@ impl Reader {
         error: &io::Error,
         now: Instant,
     ) {
-        let waits = |waiting: &Undecided| waiting.info.key == info.key && waiting.channel == channel;
+        let waits =
+            |waiting: &Undecided| waiting.info.key == info.key && waiting.channel == channel;
         if self.undecided.iter().any(waits) {
             return;
         }
