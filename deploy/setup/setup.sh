@@ -245,10 +245,11 @@ esac
 
 look_for_compilers
 look_for_rust
-if [ "$1" = deb ]; then
+if [ "$1" = deb ] || { [ "$1" = test ] && have dpkg; }; then
     need dpkg-shlibdeps dpkg-dev
     look_for_tool cargo-deb 3.8.0
-else
+fi
+if [ "$1" != deb ]; then
     look_for_node
     look_for_console_packages
 fi
