@@ -221,18 +221,26 @@ impl Reader {
         if one.closed_since.is_some() {
             self.readable_at(one.channel, &one.path);
         }
+        match found {
+            Some(found) => self.decide_found(one, found, now),
+            None => self.abandon(one.like),
+        }
+    }
+
+    fn decide_found(
+        &mut self,
+        one: Undecided,
+        (path, seen, file): (LogPath, FileInfo, LogFile),
+        now: Instant,
+    ) {
         let Undecided {
             channel,
-            path,
+            path: was_at,
             info,
             like,
             reborn,
             ..
         } = one;
-        let was_at = path;
-        let Some((path, seen, file)) = found else {
-            return self.abandon(like);
-        };
         // A look at the original of another one found that this is a copy.
         if self.by_key.contains_key(&(channel, seen.key)) {
             if path == was_at {
