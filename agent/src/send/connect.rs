@@ -203,10 +203,8 @@ impl Sender {
         home
     }
 
-    /// Between one and two times the configured while from now: the agents of a site do not come home
-    /// all at once.
     fn look_later(&mut self, now: Instant) -> Instant {
-        now + self.return_after.mul_f64(1.0 + self.rng.f64())
+        now + once_to_twice(self.return_after, &mut self.rng)
     }
 
     /// Looks for a better node when it is time.
@@ -245,5 +243,37 @@ impl Sender {
             }
             Some(_) | None => home.look_at = Some(self.look_later(now)),
         }
+    }
+}
+
+/// Between one and two times the configured while, each as likely: the agents of a site do not come home all at once.
+fn once_to_twice(configured: Duration, random: &mut fastrand::Rng) -> Duration {
+    configured.mul_f64(1.0 + random.f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_of_a_site_come_home_one_after_the_other() {
+        let configured = Duration::from_secs(60);
+        let mut in_each_tenth = [0; 10];
+        for agent in 0..10_000 {
+            let mut random = fastrand::Rng::with_seed(agent);
+            let after = once_to_twice(configured, &mut random);
+            assert!(
+                (configured..2 * configured).contains(&after),
+                "{after:?} of {agent}"
+            );
+            in_each_tenth[((after - configured).as_secs() / 6) as usize] += 1;
+        }
+        // A thousand each: never a herd.
+        assert!(
+            in_each_tenth
+                .iter()
+                .all(|count| (800..1_200).contains(count)),
+            "{in_each_tenth:?}"
+        );
     }
 }

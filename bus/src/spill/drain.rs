@@ -40,6 +40,21 @@ pub(crate) struct Progress {
     pub(crate) held_to_bytes_per_s: Option<u64>,
 }
 
+impl Progress {
+    /// `drained` bytes have gone in the time since the rate was last begun anew, and so many are left.
+    fn note(&mut self, elapsed: Duration, drained: u64, left: u64) {
+        if elapsed >= RATE_OVER || self.bytes_per_s == 0 {
+            let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+            self.bytes_per_s = drained.saturating_mul(1000) / ms.max(1);
+        }
+        self.eta_s = match (left, self.bytes_per_s) {
+            (0, _) => Some(0),
+            (_, 0) => None,
+            (left, rate) => Some(left.div_ceil(rate)),
+        };
+    }
+}
+
 /// A batch on its way, as the pace sees it.
 struct OnTheWay {
     batch: BatchId,
@@ -232,21 +247,36 @@ impl Drain {
             .progress
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if elapsed >= RATE_OVER || progress.bytes_per_s == 0 {
-            let ms = u64::try_from(elapsed.as_millis())
-                .unwrap_or(u64::MAX)
-                .max(1);
-            progress.bytes_per_s = (drained - before).saturating_mul(1000) / ms;
-            if elapsed >= RATE_OVER {
-                self.rate = (Instant::now(), drained);
-            }
+        progress.note(elapsed, drained - before, backlog.bytes);
+        // What it did not do before it began says nothing about how fast it is.
+        let has_not_begun = progress.bytes_per_s == 0 && drained == before;
+        if elapsed >= RATE_OVER || has_not_begun {
+            self.rate = (Instant::now(), drained);
         }
-        progress.eta_s = match (backlog.bytes, progress.bytes_per_s) {
-            (0, _) => Some(0),
-            (_, 0) => None,
-            (bytes, rate) => Some(bytes.div_ceil(rate)),
-        };
         progress.window_bytes = self.pace.window();
         progress.held_to_bytes_per_s = self.spill.beside().rate();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_the_disk_will_be_empty_is_said_by_the_rate_of_the_last_seconds() {
+        let mut progress = Progress::default();
+        let mut check = |ms, drained, left, want: (u64, Option<u64>)| {
+            progress.note(Duration::from_millis(ms), drained, left);
+            assert_eq!((progress.bytes_per_s, progress.eta_s), want);
+        };
+        // Nothing goes: nobody knows.
+        check(250, 0, 9_000, (0, None));
+        check(500, 1_000, 9_000, (2_000, Some(5)));
+        // The rate is of whole seconds, what is left of now.
+        check(750, 6_000, 3_000, (2_000, Some(2)));
+        check(5_000, 7_500, 1_501, (1_500, Some(2)));
+        check(250, 1_501, 0, (1_500, Some(0)));
+        // It stands still with something left.
+        check(5_000, 0, 800, (0, None));
     }
 }
